@@ -1,0 +1,46 @@
+"""The exception tree of the runtime.
+
+    ExecServerError
+    ├── EngineError            an operation could not be done; says why in words for people
+    │   ├── InvalidArgument    an argument is well-typed but unusable (an empty argv, a bad URL)
+    │   ├── InvalidRequest     the state or a rule forbids it (a duplicate process id)
+    │   ├── NotFound           the thing named does not exist
+    │   └── OperationFailed    everything else the operating system or a peer made fail
+    ├── ProtocolViolation      the peer broke the protocol; the connection ends
+    └── UsageError             the person at the command line asked for something impossible
+
+JSON-RPC codes appear only at the connection edge, where a revision maps these classes to its own
+error table. An ``OSError`` may pass through the engine unwrapped: its errno is the information.
+"""
+
+
+class ExecServerError(Exception):
+    """Root of every error this package raises on purpose."""
+
+
+class EngineError(ExecServerError):
+    """An operation could not be done; ``str(error)`` is the message for the client."""
+
+
+class InvalidArgument(EngineError):  # noqa: N818
+    """An argument is well-typed but unusable: an empty argv, a relative path, a bad URL."""
+
+
+class InvalidRequest(EngineError):  # noqa: N818
+    """The state or a rule forbids the request: a duplicate process id, a copy into itself."""
+
+
+class NotFound(EngineError):  # noqa: N818
+    """The thing named does not exist."""
+
+
+class OperationFailed(EngineError):  # noqa: N818
+    """The operating system or a remote peer made the operation fail."""
+
+
+class ProtocolViolation(ExecServerError):  # noqa: N818
+    """The peer broke the protocol in a way that ends the connection."""
+
+
+class UsageError(ExecServerError):
+    """The command line asks for something impossible; ends with exit code 1 or 2, no traceback."""
