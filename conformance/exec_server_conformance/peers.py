@@ -1,0 +1,263 @@
+"""Real codex binaries to measure against: fetched with npm, run with a private home.
+
+A *peer* is a released ``codex`` binary whose ``codex exec-server`` speaks the protocol. It is
+fetched as the npm package ``@openai/codex@X.Y.Z-linux-x64`` with the ordinary npm client, which
+knows the registry and checks the integrity of what it downloads. Only the binary is kept, as
+``<directory>/X.Y.Z/codex``; the directory (``.peers`` unless told otherwise) is never committed.
+
+Command line::
+
+    python -m exec_server_conformance.peers fetch [VERSION ...]    # default: DEFAULT_VERSIONS
+    python -m exec_server_conformance.peers path VERSION           # prints the binary's path
+    python -m exec_server_conformance.peers command VERSION        # prints a command to run it
+
+Exit codes: 0 done, 1 the release or its binary does not exist, 2 usage, 3 npm or its registry
+cannot be had.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import os
+import platform
+import re
+import shlex
+import shutil
+import subprocess
+import sys
+import tarfile
+import tempfile
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+DEFAULT_VERSIONS = ("0.121.0", "0.130.0", "0.139.0")
+"""Releases that the v1 sessions are replayed against: the first, one in the middle, the last."""
+
+DEFAULT_DIRECTORY = Path(".peers")
+"""Where the binaries live, relative to the working directory."""
+
+PACKAGE = "@openai/codex"
+
+STDIO_SINCE = (0, 130, 0)
+"""First release whose exec-server can speak over stdin and stdout."""
+
+NPM_TIMEOUT_SECONDS = 900
+"""A package is 70 to 130 MB; a connection too slow for that in a quarter of an hour is no use."""
+
+_VERSION = re.compile(r"\d+\.\d+\.\d+")
+_ARCHITECTURES = {"x86_64": "x64", "aarch64": "arm64"}
+_UNKNOWN_PACKAGE = re.compile(r"\b(E404|ETARGET)\b")
+_COPY_BYTES = 1 << 20
+
+
+class PeerError(Exception):
+    """Base of everything that can go wrong with a peer; the text is for the user."""
+
+
+class PeerMissing(PeerError):  # noqa: N818 - a state of the folder, not a failure of an operation
+    """The binary has not been fetched."""
+
+
+class NoSuchRelease(PeerError):  # noqa: N818 - says what is the case
+    """The release does not exist for this platform, or holds no binary."""
+
+
+class NpmUnavailable(PeerError):  # noqa: N818 - says what is the case
+    """npm is not installed, or its registry cannot be reached."""
+
+
+def parse_version(version: str) -> tuple[int, int, int]:
+    """Return ``X.Y.Z`` as numbers; ValueError for any other form."""
+    if not _VERSION.fullmatch(version):
+        raise ValueError(f"not a release number of the form X.Y.Z: {version!r}")
+    major, minor, patch = (int(part) for part in version.split("."))
+    return major, minor, patch
+
+
+def transports(version: str) -> tuple[str, ...]:
+    """Return the transports that a release speaks: ``ws``, and ``stdio`` from 0.130.0 on."""
+    return ("ws", "stdio") if parse_version(version) >= STDIO_SINCE else ("ws",)
+
+
+def fetch(version: str, directory: Path = DEFAULT_DIRECTORY) -> Path:
+    """Fetch one release unless it is there already; return the binary's path.
+
+    The binary appears under its final name complete or not at all, also when two fetches race.
+    Raises NoSuchRelease and NpmUnavailable.
+    """
+    parse_version(version)
+    target = _target(version, directory)
+    if target.exists():
+        return target
+    npm = shutil.which("npm")
+    if npm is None:
+        raise NpmUnavailable("npm is not installed: real codex binaries are fetched with npm")
+    directory.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix=f"fetch-{version}-", dir=directory) as scratch:
+        archive = _pack(npm, version, Path(scratch))
+        unpacked = Path(scratch) / "unpacked"
+        unpacked.mkdir()
+        _extract_binary(archive, unpacked / target.name)
+        # A rename onto a non-empty directory fails, so a racing fetch that won stays in place.
+        with contextlib.suppress(OSError):
+            unpacked.rename(target.parent)
+    return binary(version, directory)
+
+
+def binary(version: str, directory: Path = DEFAULT_DIRECTORY) -> Path:
+    """Return the absolute path of a fetched binary; PeerMissing when it is not there."""
+    parse_version(version)
+    target = _target(version, directory)
+    if not target.exists():
+        raise PeerMissing(
+            f"codex {version} is not in {target.parent}: "
+            f"run `python -m exec_server_conformance.peers fetch {version}`"
+        )
+    return target
+
+
+def environment(version: str, directory: Path = DEFAULT_DIRECTORY) -> dict[str, str]:
+    """Return the variables a peer needs over the caller's: a home of its own.
+
+    codex reads and writes ``CODEX_HOME``, and refuses to keep helper programs in a home below
+    the directory for temporary files: a peers directory in there gets a home in the user's cache.
+    """
+    home = directory.resolve() / "home" / version
+    temporary = Path(tempfile.gettempdir()).resolve()
+    if home.is_relative_to(temporary):
+        cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+        home = cache / "exec-server-conformance" / "home" / version
+    codex_home = home / ".codex"
+    codex_home.mkdir(parents=True, exist_ok=True)
+    return {"HOME": str(home), "CODEX_HOME": str(codex_home)}
+
+
+def command(version: str, directory: Path = DEFAULT_DIRECTORY) -> list[str]:
+    """Return the argument vector that runs a peer's exec-server in its own home.
+
+    ``--listen URL`` may be appended; without it the server listens on a free port of the loopback
+    interface and prints ``ws://IP:PORT``. The program is env(1), which replaces itself by codex:
+    the process started is the server.
+    """
+    settings = [f"{name}={value}" for name, value in environment(version, directory).items()]
+    return ["env", *settings, str(binary(version, directory)), "exec-server"]
+
+
+def _target(version: str, directory: Path) -> Path:
+    return directory.resolve() / version / "codex"
+
+
+def _pack(npm: str, version: str, scratch: Path) -> Path:
+    """Let npm download the package of this platform into ``scratch``; return the archive."""
+    architecture = _ARCHITECTURES.get(platform.machine())
+    if platform.system() != "Linux" or architecture is None:
+        raise NoSuchRelease(f"no codex binary for {platform.system()} {platform.machine()}")
+    package = f"{PACKAGE}@{version}-linux-{architecture}"
+    try:
+        done = subprocess.run(
+            [npm, "pack", package, "--no-update-notifier"],  # into the working directory
+            cwd=scratch,
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+            errors="replace",
+            timeout=NPM_TIMEOUT_SECONDS,
+            check=False,
+        )
+    except subprocess.TimeoutExpired as error:
+        raise NpmUnavailable(f"npm did not deliver {package} in {NPM_TIMEOUT_SECONDS} s") from error
+    if done.returncode != 0:
+        detail = _npm_complaint(done.stderr)
+        if _UNKNOWN_PACKAGE.search(done.stderr):
+            raise NoSuchRelease(f"npm knows no {package}: {detail}")
+        raise NpmUnavailable(f"npm could not fetch {package}: {detail}")
+    archives = list(scratch.glob("*.tgz"))
+    if len(archives) != 1:
+        raise NoSuchRelease(f"npm delivered {len(archives)} archives for {package}, not one")
+    return archives[0]
+
+
+def _npm_complaint(stderr: str) -> str:
+    """Return what npm said went wrong, in one line."""
+    errors = re.findall(r"^npm (?:error|ERR!) (.*\S)", stderr, re.MULTILINE)
+    said = [line for line in errors if "complete log of this run" not in line]
+    return "; ".join(said[:4]) or "it gave no reason"
+
+
+def _extract_binary(archive: Path, destination: Path) -> None:
+    """Write the one file of the archive that is the codex program to ``destination``."""
+    with tarfile.open(archive) as package:
+        programs = [
+            member
+            for member in package
+            if member.isfile() and re.fullmatch(r"package/vendor/.+/codex", member.name)
+        ]
+        source = package.extractfile(programs[0]) if len(programs) == 1 else None
+        if source is None:
+            raise NoSuchRelease(f"{archive.name} holds {len(programs)} codex programs, not one")
+        with source, destination.open("wb") as program:
+            shutil.copyfileobj(source, program, _COPY_BYTES)
+    destination.chmod(0o755)
+
+
+def _version_argument(text: str) -> str:
+    try:
+        parse_version(text)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(str(error)) from error
+    return text
+
+
+def _arguments(argv: Sequence[str] | None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        prog="python -m exec_server_conformance.peers",
+        description="Fetch real codex binaries with npm, and tell how to run them.",
+    )
+    parser.add_argument(
+        "--directory",
+        type=Path,
+        default=DEFAULT_DIRECTORY,
+        metavar="DIR",
+        help="where the binaries live (default: %(default)s)",
+    )
+    actions = parser.add_subparsers(dest="action", required=True)
+    fetching = actions.add_parser("fetch", help="fetch releases that are not there yet")
+    fetching.add_argument(
+        "versions",
+        nargs="*",
+        type=_version_argument,
+        metavar="VERSION",
+        help=f"releases (default: {' '.join(DEFAULT_VERSIONS)})",
+    )
+    for action, help_text in (
+        ("path", "print the path of a fetched binary"),
+        ("command", "print the shell command that runs a release's exec-server"),
+    ):
+        printing = actions.add_parser(action, help=help_text)
+        printing.add_argument("version", type=_version_argument, metavar="VERSION")
+    return parser.parse_args(argv)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command line; return the exit code."""
+    arguments = _arguments(argv)
+    try:
+        if arguments.action == "fetch":
+            for version in arguments.versions or DEFAULT_VERSIONS:
+                print(f"codex {version}: {fetch(version, arguments.directory)}", flush=True)
+        elif arguments.action == "path":
+            print(binary(arguments.version, arguments.directory))
+        else:
+            print(shlex.join(command(arguments.version, arguments.directory)))
+    except PeerError as error:
+        print(f"peers: {error}", file=sys.stderr)
+        return 3 if isinstance(error, NpmUnavailable) else 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
