@@ -1,0 +1,242 @@
+"""JSON-RPC messages as this protocol frames them: bytes in, messages out, and back. No I/O.
+
+The envelope differs from JSON-RPC 2.0 in that no ``jsonrpc`` member is written (and any is
+ignored when read). A client message is one of
+
+* a **request**: ``method`` and a usable ``id`` (a string or a signed 64-bit integer);
+* a **notification**: ``method`` and no usable ``id``;
+* **malformed** input: not JSON, or JSON of another form; answered with id -1, the connection
+  stays open;
+* a **violation**: a response or error object; the server never asked, so the connection ends.
+
+The common case is decoded in one pass, ``params`` left as raw bytes for the method's own decoder.
+Everything else is classified by a slow path that sees duplicate members too.
+"""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING, Any, Final
+
+import msgspec
+import pybase64
+
+from exec_server.errors import ExecServerError, ProtocolViolation
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+RequestId = int | str
+
+MALFORMED_ID: Final = -1
+"""The id of the answer to input from which no id could be read."""
+
+_ID_MIN: Final = -(2**63)
+_ID_MAX: Final = 2**63 - 1
+
+MAX_DEPTH: Final = 127
+"""Nested arrays and objects a message may have; the real servers refuse the next level."""
+
+_NULL: Final = msgspec.Raw(b"null")
+
+
+class MalformedMessage(ExecServerError):  # noqa: N818
+    """Input that is no JSON-RPC message; ``str(error)`` says what was found."""
+
+
+class Message(msgspec.Struct, gc=False):
+    """A request, or with ``id`` unset a notification, whose params are still undecoded JSON."""
+
+    method: str
+    id: int | str | msgspec.UnsetType = msgspec.UNSET
+    params: msgspec.Raw = _NULL
+    trace: msgspec.Raw = _NULL
+
+
+class _Response(msgspec.Struct, gc=False):
+    id: int | str
+    result: Any
+
+
+class _Notification(msgspec.Struct, gc=False):
+    method: str
+    params: Any
+
+
+class _ErrorObject(msgspec.Struct, gc=False):
+    code: int
+    message: str
+
+
+class _ErrorResponse(msgspec.Struct, gc=False):
+    error: _ErrorObject
+    id: int | str
+
+
+_decode_message = msgspec.json.Decoder(Message).decode
+_encode = msgspec.json.Encoder().encode
+
+
+def parse(data: bytes) -> Message:
+    """Decode one message.
+
+    Raises MalformedMessage for input to be answered with id -1, and ProtocolViolation for a
+    response or error object, which ends the connection.
+    """
+    try:
+        if not data.isascii():
+            data.decode()
+        if data.count(b"{") + data.count(b"[") > MAX_DEPTH:
+            _check_depth(data)
+        message = _decode_message(data)
+    except msgspec.ValidationError:
+        return _classify(data)
+    except msgspec.DecodeError as error:
+        raise MalformedMessage(_json_error(error)) from None
+    except UnicodeDecodeError as error:
+        raise MalformedMessage(f"invalid UTF-8 at byte {error.start}") from None
+    identifier = message.id
+    if (
+        (type(identifier) is int and not _ID_MIN <= identifier <= _ID_MAX)
+        or data.count(b'"id"') > 1
+        or data.count(b'"method"') > 1
+        or data.count(b'"params"') > 1
+        or (message.trace is not _NULL and bytes(message.trace)[:1] not in (b"{", b"n"))
+    ):
+        return _classify(data)
+    return message
+
+
+def _json_error(error: Exception) -> str:
+    text = str(error).removeprefix("JSON is malformed: ")
+    return f"invalid JSON: {text}"
+
+
+def _check_depth(data: bytes) -> None:
+    """Refuse a message nested deeper than MAX_DEPTH, strings not counted."""
+    depth = 0
+    in_string = escaped = False
+    for byte in data:
+        if in_string:
+            if escaped:
+                escaped = False
+            elif byte == 0x5C:
+                escaped = True
+            elif byte == 0x22:
+                in_string = False
+        elif byte == 0x22:
+            in_string = True
+        elif byte in (0x7B, 0x5B):
+            depth += 1
+            if depth > MAX_DEPTH:
+                raise MalformedMessage(f"nesting is deeper than {MAX_DEPTH} levels")
+        elif byte in (0x7D, 0x5D):
+            depth -= 1
+
+
+class _Members(list[tuple[str, Any]]):
+    """The members of a JSON object in order, duplicates kept."""
+
+
+def _usable_id(value: object) -> bool:
+    return type(value) is str or (type(value) is int and _ID_MIN <= value <= _ID_MAX)
+
+
+def _classify(data: bytes) -> Message:
+    """Say what kind of message an unusual one is; the rules are the real servers', v1."""
+    try:
+        value = json.loads(data, object_pairs_hook=_Members)
+    except ValueError as error:
+        # An integer of thousands of digits, which only this parser refuses.
+        raise MalformedMessage(f"invalid JSON: {error}") from None
+    if type(value) is not _Members:
+        raise MalformedMessage(f"expected a JSON object, got {_kind(value)}")
+    members = dict(value)
+    names = [name for name, _ in value]
+    if names.count("method") > 1 or names.count("params") > 1:
+        raise MalformedMessage("duplicate member `method` or `params`")
+    method = members.get("method")
+    usable_id = names.count("id") == 1 and _usable_id(members["id"])
+    if type(method) is str:
+        params = msgspec.Raw(_member_bytes(data, "params")) if "params" in members else _NULL
+        trace = members.get("trace")
+        if usable_id and (trace is None or type(trace) is _Members):
+            return Message(method=method, id=members["id"], params=params)
+        return Message(method=method, params=params)
+    if usable_id and "result" in members:
+        raise ProtocolViolation(f"unexpected client response for request id {members['id']!r}")
+    if usable_id and type(members.get("error")) is _Members:
+        failure = dict(members["error"])
+        if type(failure.get("code")) is int and type(failure.get("message")) is str:
+            raise ProtocolViolation(f"unexpected client error for request id {members['id']!r}")
+    if "method" in members:
+        raise MalformedMessage(f"expected `method` to be a string, got {_kind(method)}")
+    raise MalformedMessage("expected a request or notification with a `method` member")
+
+
+def _member_bytes(data: bytes, name: str) -> bytes:
+    """The JSON text of one member of the object, which is known to be there once."""
+    decoded = msgspec.json.decode(data, type=dict[str, msgspec.Raw])
+    return bytes(decoded[name])
+
+
+def _kind(value: object) -> str:
+    if value is None:
+        return "null"
+    for kind, name in (
+        (bool, "a boolean"),
+        (int, "a number"),
+        (float, "a number"),
+        (str, "a string"),
+        (_Members, "an object"),
+    ):
+        if isinstance(value, kind):
+            return name
+    return "an array"
+
+
+def response(identifier: RequestId, result: object) -> bytes:
+    """The answer to a request; ``result`` is a model of the revision's generated package."""
+    return _encode(_Response(identifier, result))
+
+
+def error_response(identifier: RequestId, code: int, message: str) -> bytes:
+    """The error answer to a request, or with MALFORMED_ID to unreadable input."""
+    return _encode(_ErrorResponse(_ErrorObject(code, message), identifier))
+
+
+def notification(method: str, params: object) -> bytes:
+    """A server notification; ``params`` is a model of the revision's generated package."""
+    return _encode(_Notification(method, params))
+
+
+def split_at_empty(message: bytes, member: str) -> tuple[bytes, bytes]:
+    """Cut an encoded message inside the empty string value of ``member``.
+
+    A large base64 value is spliced in between the two parts without ever passing through the
+    JSON encoder. The cut is unambiguous: inside a JSON string a quote is always escaped, so
+    ``"member":""`` can only be the member itself; the last one is meant.
+    """
+    marker = b'"%b":""' % member.encode()
+    cut = message.rindex(marker) + len(marker) - 1
+    return message[:cut], message[cut:]
+
+
+def has_canonical_base64(params: msgspec.Raw, member: str, value: bytes) -> bool:
+    """Whether the base64 text of a decoded params member has zero trailing bits.
+
+    The decoder checks alphabet and padding; RFC 4648 section 3.5 also wants the unused bits of
+    the last symbol to be zero, which needs a look at the text itself.
+    """
+    rest = len(value) % 3
+    if rest == 0:
+        return True
+    text: str = msgspec.json.decode(
+        msgspec.json.decode(params, type=dict[str, msgspec.Raw])[member], type=str
+    )
+    return text.endswith(pybase64.b64encode_as_string(value[-rest:]))
+
+
+def join_pieces(pieces: Sequence[bytes]) -> bytes:
+    """The whole message from its pieces, for transports and tests that want one object."""
+    return pieces[0] if len(pieces) == 1 else b"".join(pieces)

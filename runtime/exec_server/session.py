@@ -1,0 +1,168 @@
+"""Sessions: what belongs to a client rather than to one of its connections.
+
+A session owns processes. One connection at a time is attached to it and receives the processes'
+notifications. When that connection ends the session is detached: its processes go on, their
+output is retained, and it can be resumed until its time is over; then its processes are killed.
+"""
+
+from __future__ import annotations
+
+import uuid
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Final, Protocol
+
+from exec_server.engine.process import ProcessTable
+from exec_server.errors import InvalidRequest
+
+if TYPE_CHECKING:
+    import asyncio
+    from collections.abc import Sequence
+
+    from exec_server.engine.guardian import Guardian
+    from exec_server.engine.process import ExitStatus, OutputChunk, Process
+
+DETACHED_SECONDS: Final = 10.0
+"""How long a detached session can be resumed; v1's value."""
+
+RETENTION_SECONDS: Final = 30.0
+"""How long a closed process can still be read; v1's value."""
+
+RETAINED_BYTES: Final = 1024 * 1024
+"""Output retained for process/read, per process; every revision's value."""
+
+
+@dataclass(frozen=True, slots=True)
+class SessionLimits:
+    """What a session keeps and for how long."""
+
+    detached_seconds: float = DETACHED_SECONDS
+    retention_seconds: float = RETENTION_SECONDS
+    retained_bytes: int = RETAINED_BYTES
+
+
+class Announcer(Protocol):
+    """Turns the events of a process into the notifications of one revision."""
+
+    def output(self, process: Process, chunk: OutputChunk) -> Sequence[bytes]:
+        """The message for a chunk of output, in pieces."""
+        ...
+
+    def exited(self, process: Process, seq: int, status: ExitStatus) -> bytes:
+        """The message for the end of the process."""
+        ...
+
+    def closed(self, process: Process, seq: int) -> bytes:
+        """The message for the end of its output."""
+        ...
+
+
+class Attachment(Protocol):
+    """A connection, as the session it is attached to sees it."""
+
+    def notify(self, pieces: Sequence[bytes]) -> None:
+        """Send a notification."""
+        ...
+
+
+class Session:
+    """The processes of one client, and the connection that hears of them, if any."""
+
+    def __init__(
+        self, loop: asyncio.AbstractEventLoop, guardian: Guardian | None, limits: SessionLimits
+    ) -> None:
+        self.id = str(uuid.uuid4())
+        self.attachment: Attachment | None = None
+        self.processes = ProcessTable(
+            self,
+            loop=loop,
+            guardian=guardian,
+            retained_bytes=limits.retained_bytes,
+            retention_seconds=limits.retention_seconds,
+        )
+
+    def on_output(self, process: Process, chunk: OutputChunk) -> None:
+        """Tell the attached connection; see ProcessEvents."""
+        if self.attachment is not None:
+            self.attachment.notify(_announcer(process).output(process, chunk))
+
+    def on_exited(self, process: Process, seq: int, status: ExitStatus) -> None:
+        """Tell the attached connection; see ProcessEvents."""
+        if self.attachment is not None:
+            self.attachment.notify((_announcer(process).exited(process, seq, status),))
+
+    def on_closed(self, process: Process, seq: int) -> None:
+        """Tell the attached connection; see ProcessEvents."""
+        if self.attachment is not None:
+            self.attachment.notify((_announcer(process).closed(process, seq),))
+
+
+def _announcer(process: Process) -> Announcer:
+    """The revision that started a process also shapes what is told of it."""
+    announcer: Announcer = process.context  # type: ignore[assignment]  # set by every handler
+    return announcer
+
+
+class SessionRegistry:
+    """The sessions of a server."""
+
+    def __init__(
+        self, loop: asyncio.AbstractEventLoop, guardian: Guardian | None, limits: SessionLimits
+    ) -> None:
+        self._loop = loop
+        self._guardian = guardian
+        self._limits = limits
+        self._sessions: dict[str, Session] = {}
+        self._expiries: dict[str, asyncio.TimerHandle] = {}
+        self._ending: set[asyncio.Task[None]] = set()
+
+    def create(self, attachment: Attachment) -> Session:
+        """A new session with a connection attached."""
+        session = Session(self._loop, self._guardian, self._limits)
+        session.attachment = attachment
+        self._sessions[session.id] = session
+        return session
+
+    def resume(self, session_id: str, attachment: Attachment) -> Session:
+        """Attach a connection to a detached session.
+
+        Raises InvalidRequest if there is no such session, or if it has a connection.
+        """
+        session = self._sessions.get(session_id)
+        if session is None:
+            raise InvalidRequest(f"unknown session id {session_id}")
+        if session.attachment is not None:
+            raise InvalidRequest(
+                f"session {session_id} is already attached to another connection"
+            )
+        self._expiries.pop(session_id).cancel()
+        session.attachment = attachment
+        return session
+
+    def detach(self, session: Session) -> None:
+        """Take the connection away and start the time to resume."""
+        session.attachment = None
+        session.processes.resume()
+        if session.id in self._sessions:
+            self._expiries[session.id] = self._loop.call_later(
+                self._limits.detached_seconds, self.end, session
+            )
+
+    def end(self, session: Session) -> None:
+        """Forget a session and kill its processes."""
+        if self._sessions.pop(session.id, None) is None:
+            return
+        expiry = self._expiries.pop(session.id, None)
+        if expiry is not None:
+            expiry.cancel()
+        session.attachment = None
+        session.processes.kill_all()
+        task = self._loop.create_task(session.processes.aclose())
+        self._ending.add(task)
+        task.add_done_callback(self._ending.discard)
+
+    async def aclose(self) -> None:
+        """End every session and wait until no process is left."""
+        for session in list(self._sessions.values()):
+            self.end(session)
+        while self._ending:
+            await next(iter(self._ending))

@@ -1,0 +1,1 @@
+"""Transports: bytes on a socket or a pair of pipes ⇄ whole JSON messages."""

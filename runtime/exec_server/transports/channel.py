@@ -1,0 +1,79 @@
+"""What a transport and a connection know of each other.
+
+A transport owns the bytes: framing, limits, flow control and the way a connection ends. It gives
+whole messages to a Receiver and takes whole messages through the Channel.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Protocol
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+
+class LongMessage(Protocol):
+    """A message produced piece by piece while it is being sent.
+
+    ``length`` is known before the first piece, because a frame header announces it; the pieces
+    add up to exactly that many bytes.
+    """
+
+    length: int
+
+    def next_piece(self) -> bytes:
+        """The next piece, never empty, until ``length`` bytes have been given.
+
+        Raises OSError when the rest cannot be had; the connection is then beyond repair.
+        """
+        ...
+
+    def finish(self) -> None:
+        """Called once, when the last piece was taken or the connection is gone."""
+        ...
+
+
+class Channel(Protocol):
+    """The sending side of a transport, as a connection sees it."""
+
+    peer: str
+    """How the peer is named in messages for people: ``websocket 127.0.0.1:4711``, ``stdio``."""
+
+    def send_reply(self, pieces: Sequence[bytes]) -> None:
+        """Queue one message, ahead of every queued notification."""
+        ...
+
+    def send_long_reply(self, message: LongMessage) -> None:
+        """Queue one message that is produced while it is sent."""
+        ...
+
+    def send_notification(self, pieces: Sequence[bytes]) -> None:
+        """Queue one message behind everything queued."""
+        ...
+
+    def close(self, reason: str, *, violation: bool = False) -> None:
+        """Send what is queued, then end the connection; ``violation``: the peer is at fault."""
+        ...
+
+
+class Receiver(Protocol):
+    """The receiving side of a connection, as a transport sees it."""
+
+    def receive(self, data: bytes) -> None:
+        """Take one whole message."""
+        ...
+
+    def refuse(self, detail: str) -> None:
+        """Answer input that the transport could not turn into a message (id -1)."""
+        ...
+
+    def congested(self, is_congested: bool) -> None:
+        """The queue of unsent bytes went above its high mark, or back below its low mark."""
+        ...
+
+    def ended(self, *, orderly: bool) -> None:
+        """No more messages will come.
+
+        ``orderly``: the peer ended its side and may still read, so pending replies are delivered.
+        """
+        ...

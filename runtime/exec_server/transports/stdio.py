@@ -1,0 +1,163 @@
+"""The stdio transport: one JSON message per line on two descriptors.
+
+Lines end in ``\\n`` (``\\r\\n`` is tolerated); lines of only white space are skipped. A line
+that is not UTF-8 ends the connection, because the byte stream can no longer be trusted; a line over
+the limit is skipped to its end and answered, because its end is still known.
+"""
+
+from __future__ import annotations
+
+import os
+from typing import TYPE_CHECKING, Final
+
+from exec_server.transports.stream import ByteStream
+
+if TYPE_CHECKING:
+    import asyncio
+    from collections.abc import Callable, Sequence
+
+    from exec_server.transports.channel import LongMessage, Receiver
+
+MAX_LINE_BYTES: Final = 64 * 1024 * 1024
+"""The limit of a whole WebSocket message, applied to a line."""
+
+FLUSH_SECONDS: Final = 2.0
+"""How long the peer may take to read the last answers once the connection ends."""
+
+_SPACE: Final = " \t\r\n\v\f\x1c\x1d\x1e\x85"
+_NEWLINE: Final = 0x0A
+
+
+class StdioTransport:
+    """One connection over a pair of descriptors, from start to ``on_closed``."""
+
+    peer = "exec-server stdio"
+
+    def __init__(
+        self,
+        loop: asyncio.AbstractEventLoop,
+        read_fd: int,
+        write_fd: int,
+        on_open: Callable[[StdioTransport], Receiver],
+        on_closed: Callable[[], None],
+    ) -> None:
+        self._loop = loop
+        self._fds = (read_fd, write_fd)
+        self._was_blocking = [os.get_blocking(fd) for fd in self._fds]
+        for fd in self._fds:
+            os.set_blocking(fd, False)
+        self._on_closed = on_closed
+        self._partial = bytearray()
+        self._searched = 0
+        self._skipping = False
+        self._closing = False
+        self._closed = False
+        self._timer: asyncio.TimerHandle | None = None
+        self._stream = ByteStream(loop, read_fd, write_fd, self)
+        self._receiver: Receiver | None = on_open(self)
+        self._stream.start_reading()
+
+    # Channel
+
+    def send_reply(self, pieces: Sequence[bytes]) -> None:
+        """Queue one message ahead of the notifications; see Channel."""
+        if len(pieces) == 1:
+            self._stream.queue_reply((pieces[0] + b"\n",))
+        else:
+            self._stream.queue_reply((*pieces, b"\n"))
+
+    def send_long_reply(self, message: LongMessage) -> None:
+        """Queue one message made while it is sent; see Channel."""
+        self._stream.queue_long_reply(b"", message, b"\n")
+
+    def send_notification(self, pieces: Sequence[bytes]) -> None:
+        """Queue one message behind everything; see Channel."""
+        self._stream.queue_notification((*pieces, b"\n"))
+
+    def close(self, reason: str, *, violation: bool = False) -> None:
+        """Send what is queued, then end; a line protocol has no place for the reason."""
+        if self._closing:
+            return
+        self._closing = True
+        self._stream.stop_reading()
+        self._end(orderly=False)
+        self._timer = self._loop.call_later(FLUSH_SECONDS, self._finish)
+        self._stream.notify_when_empty()
+
+    # StreamOwner
+
+    def bytes_received(self, data: memoryview) -> None:
+        """Cut what was read into lines."""
+        partial = self._partial
+        partial += data
+        start = 0
+        while not self._closing:
+            end = partial.find(_NEWLINE, max(start, self._searched))
+            if end < 0:
+                break
+            if self._skipping:
+                self._skipping = False
+            else:
+                self._deliver(bytes(memoryview(partial)[start:end]))
+            start = end + 1
+        del partial[:start]
+        self._searched = len(partial)
+        if self._searched > MAX_LINE_BYTES or self._skipping:
+            if not self._skipping and self._receiver is not None:
+                self._receiver.refuse(f"line exceeds {MAX_LINE_BYTES} bytes")
+            self._skipping = True
+            partial.clear()
+            self._searched = 0
+
+    def _deliver(self, line: bytes) -> None:
+        if self._receiver is None:
+            return
+        try:
+            text_is_blank = not line.strip() or (len(line) < 64 and not line.decode().strip(_SPACE))
+            if not line.isascii():
+                line.decode()
+        except UnicodeDecodeError as error:
+            self.close(f"invalid UTF-8 at byte {error.start} of a line", violation=True)
+            return
+        if not text_is_blank:
+            self._receiver.receive(line)
+
+    def end_received(self) -> None:
+        """End of input: the last line may lack its newline; pending replies are delivered."""
+        if self._partial and not self._skipping and not self._closing:
+            self._deliver(bytes(self._partial))
+            self._partial.clear()
+        self._end(orderly=True)
+
+    def stream_lost(self) -> None:
+        """The peer closed its reading side."""
+        self._end(orderly=False)
+        self._finish()
+
+    def queue_changed(self, is_congested: bool) -> None:
+        """Tell the connection to hold or release the output of its processes."""
+        if self._receiver is not None:
+            self._receiver.congested(is_congested)
+
+    def all_sent(self) -> None:
+        """The last byte is with the kernel."""
+        self._finish()
+
+    # Ending
+
+    def _end(self, *, orderly: bool) -> None:
+        receiver, self._receiver = self._receiver, None
+        if receiver is not None:
+            receiver.ended(orderly=orderly)
+
+    def _finish(self) -> None:
+        if self._closed:
+            return
+        self._closed = True
+        self._closing = True
+        if self._timer is not None:
+            self._timer.cancel()
+        self._stream.detach()
+        for fd, was_blocking in zip(self._fds, self._was_blocking, strict=True):
+            os.set_blocking(fd, was_blocking)
+        self._on_closed()

@@ -1,0 +1,312 @@
+"""A non-blocking byte stream over file descriptors, with a queue that never copies.
+
+Both transports sit on it: a socket is one descriptor for both directions, stdio is two. Reads go
+into one buffer shared by all streams of the thread (the consumer copies what it keeps); writes
+leave as gathered ``writev`` calls of the very objects that were queued. asyncio's own transports
+allocate for every read and copy what they cannot send at once.
+"""
+
+from __future__ import annotations
+
+import os
+from collections import deque
+from typing import TYPE_CHECKING, Final, Protocol
+
+if TYPE_CHECKING:
+    import asyncio
+    from collections.abc import Sequence
+
+    from exec_server.transports.channel import LongMessage
+
+HIGH_WATER: Final = 256 * 1024
+"""Unsent bytes above which the producers of output are asked to pause."""
+
+LOW_WATER: Final = 64 * 1024
+"""Unsent bytes below which they may go on."""
+
+INPUT_LIMIT: Final = 64 * 1024 * 1024
+"""Unsent bytes above which no more requests are read: a peer that sends without ever reading its
+answers costs this much and no more."""
+
+_GATHER_BYTES: Final = 512 * 1024
+_GATHER_PIECES: Final = 512  # IOV_MAX is 1024 on Linux; a message adds a few pieces at a time
+_JOIN_BELOW: Final = 32 * 1024  # joining small pieces costs less than a vector entry each
+
+_read_buffer: Final = memoryview(bytearray(256 * 1024))
+
+
+class StreamOwner(Protocol):
+    """Whoever gives the bytes of a stream a meaning."""
+
+    def bytes_received(self, data: memoryview) -> None:
+        """Take what was read; the buffer is reused as soon as this returns."""
+        ...
+
+    def end_received(self) -> None:
+        """The peer ended its sending side."""
+        ...
+
+    def stream_lost(self) -> None:
+        """The stream broke or was closed; nothing more can be read or sent."""
+        ...
+
+    def queue_changed(self, is_congested: bool) -> None:
+        """The queue passed HIGH_WATER upwards or LOW_WATER downwards."""
+        ...
+
+    def all_sent(self) -> None:
+        """The queue ran empty after ``notify_when_empty``."""
+        ...
+
+
+class ByteStream:
+    """Reads and writes two descriptors, which may be the same socket.
+
+    The descriptors belong to the caller, who closes them after ``detach``.
+    """
+
+    def __init__(
+        self, loop: asyncio.AbstractEventLoop, read_fd: int, write_fd: int, owner: StreamOwner
+    ) -> None:
+        self._loop = loop
+        self._read_fd = read_fd
+        self._write_fd = write_fd
+        self._owner = owner
+        self._always_ready = False
+        self._reading = False
+        self._throttled = False
+        self._writing = False
+        self._lost = False
+        self._corked = False
+        self._flush_scheduled = False
+        self._congested = False
+        self._notify_when_empty = False
+        # What is being written now: pieces of whole messages, the first possibly cut.
+        self._current: deque[bytes | memoryview] = deque()
+        self._current_bytes = 0
+        self._long: LongMessage | None = None
+        self._long_left = 0
+        # Whole messages that wait; a LongMessage stands for itself, its header before it.
+        self._replies: deque[bytes | LongMessage] = deque()
+        self._notifications: deque[Sequence[bytes]] = deque()
+        self._waiting_bytes = 0
+
+    # Reading
+
+    def start_reading(self) -> None:
+        """Begin, or go on, delivering what the peer sends."""
+        if self._reading or self._lost:
+            return
+        self._reading = True
+        self._throttled = False
+        if not self._always_ready:
+            try:
+                self._loop.add_reader(self._read_fd, self._readable)
+            except PermissionError:
+                # epoll refuses regular files, which never block.
+                self._always_ready = True
+        if self._always_ready:
+            self._loop.call_soon(self._read_ahead)
+
+    def stop_reading(self) -> None:
+        """Leave what the peer sends in the kernel."""
+        self._throttled = False
+        if self._reading:
+            self._reading = False
+            if not self._always_ready:
+                self._loop.remove_reader(self._read_fd)
+
+    def _read_ahead(self) -> None:
+        if self._reading:
+            self._readable()
+            self._loop.call_soon(self._read_ahead)
+
+    def _readable(self) -> None:
+        try:
+            count = os.readv(self._read_fd, (_read_buffer,))
+        except (BlockingIOError, InterruptedError):
+            return
+        except OSError:
+            self._lose()
+            return
+        self._corked = True
+        try:
+            if count:
+                self._owner.bytes_received(_read_buffer[:count])
+            else:
+                self.stop_reading()
+                self._owner.end_received()
+        finally:
+            self._corked = False
+            if not self._lost:
+                self._flush()
+
+    # Writing
+
+    @property
+    def unsent_bytes(self) -> int:
+        """Bytes queued and not yet given to the kernel."""
+        return self._current_bytes + self._waiting_bytes
+
+    def queue_reply(self, pieces: Sequence[bytes]) -> None:
+        """Queue one framed message ahead of the notifications."""
+        if self._lost:
+            return
+        for piece in pieces:
+            self._replies.append(piece)
+            self._waiting_bytes += len(piece)
+        self._after_queueing()
+
+    def queue_long_reply(self, header: bytes, message: LongMessage, trailer: bytes = b"") -> None:
+        """Queue one framed message whose pieces are made while it is being sent."""
+        if self._lost:
+            message.finish()
+            return
+        self._replies.append(header)
+        self._replies.append(message)
+        self._waiting_bytes += len(header)
+        if trailer:
+            self._replies.append(trailer)
+            self._waiting_bytes += len(trailer)
+        self._after_queueing()
+
+    def queue_notification(self, pieces: Sequence[bytes]) -> None:
+        """Queue one framed message behind everything."""
+        if self._lost:
+            return
+        self._notifications.append(pieces)
+        self._waiting_bytes += sum(map(len, pieces))
+        self._after_queueing()
+
+    def notify_when_empty(self) -> None:
+        """Call the owner's ``all_sent`` once the queue is empty, at once if it is."""
+        self._notify_when_empty = True
+        if not self._flush_scheduled and not self._corked:
+            self._schedule_flush()
+
+    def _after_queueing(self) -> None:
+        if self.unsent_bytes > HIGH_WATER and not self._congested:
+            self._congested = True
+            self._owner.queue_changed(True)
+        if self._reading and self.unsent_bytes > INPUT_LIMIT:
+            self.stop_reading()
+            self._throttled = True
+        if not (self._corked or self._flush_scheduled or self._writing):
+            self._schedule_flush()
+
+    def _schedule_flush(self) -> None:
+        # One turn later, so that what one turn produces leaves in one call.
+        self._flush_scheduled = True
+        self._loop.call_soon(self._flush_now)
+
+    def _flush_now(self) -> None:
+        self._flush_scheduled = False
+        if not self._lost:
+            self._flush()
+
+    def _fill_current(self) -> None:
+        """Take pieces for the next write: the message under way, then replies, then the rest."""
+        current = self._current
+        while self._current_bytes < _GATHER_BYTES and len(current) < _GATHER_PIECES:
+            if self._long is not None:
+                piece = self._long.next_piece()
+                self._long_left -= len(piece)
+                if self._long_left == 0:
+                    finished, self._long = self._long, None
+                    finished.finish()
+                current.append(piece)
+                self._current_bytes += len(piece)
+            elif self._replies:
+                item = self._replies.popleft()
+                if isinstance(item, bytes):
+                    self._waiting_bytes -= len(item)
+                    self._current_bytes += len(item)
+                    current.append(item)
+                else:
+                    self._long = item
+                    self._long_left = item.length
+            elif self._notifications:
+                for piece in self._notifications.popleft():
+                    size = len(piece)
+                    self._waiting_bytes -= size
+                    self._current_bytes += size
+                    current.append(piece)
+            else:
+                return
+
+    def _flush(self) -> None:
+        current = self._current
+        while True:
+            try:
+                self._fill_current()
+            except OSError:
+                self._lose()
+                return
+            if not current:
+                break
+            if self._current_bytes < _JOIN_BELOW and len(current) > 1:
+                joined = b"".join(current)
+                current.clear()
+                current.append(joined)
+            try:
+                if len(current) == 1:
+                    written = os.write(self._write_fd, current[0])
+                else:
+                    written = os.writev(self._write_fd, tuple(current))
+            except (BlockingIOError, InterruptedError):
+                self._start_writing()
+                break
+            except OSError:
+                self._lose()
+                return
+            self._current_bytes -= written
+            while written and current:
+                first = current[0]
+                if written >= len(first):
+                    written -= len(first)
+                    current.popleft()
+                else:
+                    current[0] = memoryview(first)[written:]
+                    written = 0
+        if not current and self._writing:
+            self._writing = False
+            self._loop.remove_writer(self._write_fd)
+        if self._congested and self.unsent_bytes <= LOW_WATER:
+            self._congested = False
+            self._owner.queue_changed(False)
+            if self._throttled:
+                self.start_reading()
+        if self._notify_when_empty and not current:
+            self._notify_when_empty = False
+            self._owner.all_sent()
+
+    def _start_writing(self) -> None:
+        if not self._writing:
+            self._writing = True
+            self._loop.add_writer(self._write_fd, self._flush)
+
+    # Ending
+
+    def _lose(self) -> None:
+        self.detach()
+        self._owner.stream_lost()
+
+    def detach(self) -> None:
+        """Stop all reading and writing and drop what is queued; the descriptors stay open."""
+        if self._lost:
+            return
+        self.stop_reading()
+        self._lost = True
+        if self._writing:
+            self._writing = False
+            self._loop.remove_writer(self._write_fd)
+        if self._long is not None:
+            self._long.finish()
+            self._long = None
+        for item in self._replies:
+            if not isinstance(item, bytes):
+                item.finish()
+        self._replies.clear()
+        self._notifications.clear()
+        self._current.clear()
+        self._current_bytes = self._waiting_bytes = 0
