@@ -6,6 +6,7 @@ processor's cache and the allocator's fast path.
 
 from __future__ import annotations
 
+import io
 from typing import TYPE_CHECKING, Final, Protocol
 
 import pybase64
@@ -25,7 +26,7 @@ class ByteSource(Protocol):
         """The next bytes, at most ``max_bytes``; empty at the end."""
         ...
 
-    def close(self) -> None:
+    def close(self) -> object:
         """Release the source."""
         ...
 
@@ -46,6 +47,11 @@ class StreamedBytes(bytes):
         instance.source = source
         instance.size = size
         return instance
+
+    @classmethod
+    def over(cls, data: bytes) -> StreamedBytes:
+        """The stand-in for bytes at hand, so that they too are encoded in small pieces."""
+        return cls.of(io.BytesIO(data), len(data))
 
 
 class Base64Message:

@@ -131,9 +131,7 @@ class SessionRegistry:
         if session is None:
             raise InvalidRequest(f"unknown session id {session_id}")
         if session.attachment is not None:
-            raise InvalidRequest(
-                f"session {session_id} is already attached to another connection"
-            )
+            raise InvalidRequest(f"session {session_id} is already attached to another connection")
         self._expiries.pop(session_id).cancel()
         session.attachment = attachment
         return session

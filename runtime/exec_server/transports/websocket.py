@@ -238,7 +238,7 @@ class WebSocketTransport:
             if plain:
                 payload = apply_mask(
                     data[start + 4 : end],  # type: ignore[arg-type]  # any buffer will do
-                    data[start : start + 4],  # type: ignore[arg-type]
+                    data[start : start + 4],
                 )
                 self._deliver(receiver, payload, is_text=first == _TEXT_FINAL)
             else:
@@ -369,4 +369,3 @@ def _address(sock: socket.socket) -> str:
     except OSError:
         return "unknown"
     return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
-

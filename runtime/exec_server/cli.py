@@ -1,0 +1,164 @@
+"""``codex-exec-server``: parse the command line, listen, serve, exit."""
+
+from __future__ import annotations
+
+import argparse
+import re
+import sys
+from typing import TYPE_CHECKING, Final, NamedTuple
+
+from exec_server.errors import UsageError
+
+if TYPE_CHECKING:
+    import asyncio
+    from collections.abc import Sequence
+
+    from exec_server.engine.guardian import Guardian
+    from exec_server.server import Server
+
+_WEBSOCKET_URL: Final = re.compile(
+    r"ws://(?:(?P<v4>\d{1,3}(?:\.\d{1,3}){3})|\[(?P<v6>[0-9A-Fa-f:.]+)\]):(?P<port>\d{1,5})/?"
+)
+
+
+class Address(NamedTuple):
+    """Where a WebSocket listener binds."""
+
+    host: str
+    port: int
+
+
+def parse_listen_url(url: str) -> Address | None:
+    """An address for ``ws://IP:PORT``, None for ``stdio`` or ``stdio://``.
+
+    Raises UsageError, in the words of the real servers, for anything else.
+    """
+    if url in ("stdio", "stdio://"):
+        return None
+    if not url.startswith("ws://"):
+        raise UsageError(f"unsupported --listen URL `{url}`; expected `ws://IP:PORT` or `stdio`")
+    match = _WEBSOCKET_URL.fullmatch(url)
+    host = (match["v4"] or match["v6"]) if match else ""
+    if match is None or not _is_ip(host) or int(match["port"]) > 65535:
+        raise UsageError(f"invalid websocket --listen URL `{url}`; expected `ws://IP:PORT`")
+    return Address(host, int(match["port"]))
+
+
+def _is_ip(host: str) -> bool:
+    import ipaddress  # noqa: PLC0415 (stdio does not need it)
+
+    try:
+        ipaddress.ip_address(host)
+    except ValueError:
+        return False
+    return True
+
+
+def _seconds(text: str) -> float:
+    value = float(text)
+    if not 0 <= value < float("inf"):
+        raise argparse.ArgumentTypeError(f"expected seconds, 0 or more, got {text!r}")
+    return value
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="codex-exec-server",
+        description="Run processes and serve files for a codex client, over JSON-RPC.",
+        epilog="Exit codes: 0 the client left or the server was told to stop, 1 it could not "
+        "start, 2 wrong usage.",
+    )
+    parser.add_argument(
+        "--listen",
+        metavar="URL",
+        default="stdio://",
+        help="ws://IP:PORT (port 0 picks a free one; the real URL is printed on stdout), "
+        "or stdio:// for one client on stdin and stdout (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--detached-seconds",
+        metavar="N",
+        type=_seconds,
+        default=10.0,
+        help="how long a client that lost its connection may resume its session before its "
+        "processes are killed (default: %(default)g)",
+    )
+    parser.add_argument(
+        "--retention-seconds",
+        metavar="N",
+        type=_seconds,
+        default=30.0,
+        help="how long the output of a finished process can still be read (default: %(default)g)",
+    )
+    parser.add_argument(
+        "--verbose", action="store_true", help="report connections that end badly on stderr"
+    )
+    return parser
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the server; returns the exit code."""
+    options = _parser().parse_args(argv)
+    try:
+        address = parse_listen_url(options.listen)
+    except UsageError as error:
+        print(f"Error: {error}", file=sys.stderr)
+        return 1
+    # Forked before threads, event loop and most imports exist, so that it stays small.
+    from exec_server.engine.guardian import Guardian  # noqa: PLC0415
+
+    guardian = Guardian.start()
+    import asyncio  # noqa: PLC0415
+
+    try:
+        return asyncio.run(_serve(address, options, guardian))
+    except OSError as error:
+        print(f"Error: {error.strerror} (os error {error.errno})", file=sys.stderr)
+        return 1
+
+
+async def _serve(address: Address | None, options: argparse.Namespace, guardian: Guardian) -> int:
+    import asyncio  # noqa: PLC0415
+    import logging  # noqa: PLC0415
+    import signal  # noqa: PLC0415
+
+    from exec_server.handlers.v1 import V1  # noqa: PLC0415
+    from exec_server.server import Server  # noqa: PLC0415
+    from exec_server.session import SessionLimits  # noqa: PLC0415
+
+    logging.basicConfig(
+        format="codex-exec-server: %(message)s",
+        level=logging.INFO if options.verbose else logging.ERROR,
+    )
+    stop = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    for signum in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
+        loop.add_signal_handler(signum, stop.set)
+    limits = SessionLimits(
+        detached_seconds=options.detached_seconds, retention_seconds=options.retention_seconds
+    )
+    server = Server((V1(),), guardian=guardian, limits=limits)
+    if address is None:
+        await _serve_stdio(server, stop)
+    else:
+        await _serve_websocket(server, address, stop)
+    return 0
+
+
+async def _serve_stdio(server: Server, stop: asyncio.Event) -> None:
+    from exec_server.server import serve_stdio  # noqa: PLC0415
+
+    await serve_stdio(server, sys.stdin.fileno(), sys.stdout.fileno(), stop)
+
+
+async def _serve_websocket(server: Server, address: Address, stop: asyncio.Event) -> None:
+    from exec_server.server import WebSocketServer  # noqa: PLC0415
+
+    listener = WebSocketServer(server, address.host, address.port)
+    # codex prints the bare URL on stdout; the standalone server its banner on stderr.
+    print(listener.url, flush=True)
+    print(f"codex-exec-server listening on {listener.url}", file=sys.stderr, flush=True)
+    try:
+        await stop.wait()
+    finally:
+        await listener.aclose()

@@ -1,0 +1,431 @@
+"""One connection: handshake, requests in, answers and notifications out. No I/O of its own.
+
+States, and what ends them::
+
+    new           initialize succeeded       -> initialized
+    initializing  notification initialized   -> ready
+    ready         every method is served
+    ended         by the peer, the transport, or a violation
+
+A request is checked in this order, whatever the state: is the method known (-32601), do its params
+decode (-32602), does the state allow it (-32600); then the method itself speaks. Unknown
+notifications, ``initialized`` before ``initialize``, and responses nobody asked for are violations:
+they end the connection without an answer.
+
+Requests run at once and answer as soon as they are done, so one that waits delays no other. What
+depends on order keeps it: file system calls and process starts pass through one lane, writes to a
+process queue in the process itself.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import errno
+import logging
+import os
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Final, Protocol
+
+import msgspec
+
+from exec_server import jsonrpc
+from exec_server.eager import run_until_blocked
+from exec_server.errors import (
+    EngineError,
+    InvalidArgument,
+    InvalidRequest,
+    NotFound,
+    ProtocolViolation,
+)
+from exec_server.lane import Lane
+from exec_server.long_message import Base64Message, StreamedBytes
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
+
+    from exec_server.session import Session, SessionRegistry
+    from exec_server.transports.channel import Channel
+
+log = logging.getLogger("exec_server")
+
+DRAIN_SECONDS: Final = 2.0
+"""How long requests under way may still take when the peer has ended its side in an orderly way."""
+
+LARGE_BYTES: Final = 32 * 1024
+"""Base64 members above this are spliced into the message instead of passing the JSON encoder."""
+
+INVALID_REQUEST: Final = -32600
+METHOD_NOT_FOUND: Final = -32601
+INVALID_PARAMS: Final = -32602
+INTERNAL_ERROR: Final = -32603
+"""JSON-RPC's own codes; a revision adds its own in ErrorCodes."""
+
+
+@dataclass(frozen=True, slots=True)
+class BoundMethod:
+    """A method of one revision, bound to the handlers of one connection."""
+
+    method: str
+    family: str
+    """How state errors call the group: ``exec``, ``filesystem``, …"""
+    decode: Callable[[msgspec.Raw], Any]
+    call: Callable[[Any], Coroutine[Any, Any, Any]]
+    base64_params: tuple[str, ...] = ()
+    """Wire names of params that are base64 text, for the check the decoder does not make."""
+    in_lane: bool = False
+    """Whether its effects must keep the order of arrival among the others in the lane."""
+    needs_task: bool = False
+    """Whether its first step needs a current task (HTTP libraries do)."""
+    before_handshake: bool = False
+    not_found_code: int = INTERNAL_ERROR
+    """The revision's code for NotFound and, in the ``filesystem`` family, ENOENT."""
+
+
+@dataclass(frozen=True, slots=True)
+class BoundRevision:
+    """One revision of the protocol, bound to one connection."""
+
+    name: str
+    methods: Mapping[str, BoundMethod]
+    large_members: Mapping[type, tuple[str, str]]
+    """Result models with one big base64 member: attribute and wire name."""
+    aclose: Callable[[], Awaitable[None]]
+    """Release what belongs to the connection: streams, open handles."""
+
+
+class Revision(Protocol):
+    """A revision that can be bound to a connection; newest first in the server's list."""
+
+    def bind(self, connection: Connection) -> BoundRevision:
+        """Make the handlers of one connection."""
+        ...
+
+
+class Connection:
+    """Serves one peer over one channel, from the first message to the end.
+
+    ``on_ended`` is called once, when nothing of the connection runs any more.
+    """
+
+    def __init__(
+        self,
+        channel: Channel,
+        sessions: SessionRegistry,
+        revisions: Sequence[Revision],
+        *,
+        keeps_session: bool,
+        on_ended: Callable[[Connection], None],
+    ) -> None:
+        self._loop = asyncio.get_running_loop()
+        self._channel = channel
+        self._sessions = sessions
+        self._keeps_session = keeps_session
+        self._on_ended = on_ended
+        self._session: Session | None = None
+        self._ready = False
+        self._ended = False
+        self._congested = False
+        self._uncongested = asyncio.Event()
+        self._uncongested.set()
+        self._lane = Lane()
+        self._tasks: set[asyncio.Task[Any]] = set()
+        self._queued_starts: dict[str, int] = {}
+        self._closing: asyncio.Task[None] | None = None
+        self._bound = [revision.bind(self) for revision in revisions]
+        self._methods: dict[str, list[BoundMethod]] = {}
+        self._large_members: dict[type, tuple[str, str]] = {}
+        for bound in self._bound:
+            for name, method in bound.methods.items():
+                self._methods.setdefault(name, []).append(method)
+            self._large_members.update(bound.large_members)
+
+    # What handlers use
+
+    @property
+    def session(self) -> Session:
+        """The session of this connection; handlers run only when there is one."""
+        assert self._session is not None
+        return self._session
+
+    def open_session(self, resume_session_id: str | None) -> Session:
+        """Create or resume the session of this connection.
+
+        Raises InvalidRequest if the connection has one already, or if it cannot be resumed; the
+        connection may then try again.
+        """
+        if self._session is not None:
+            raise InvalidRequest("initialize may only be sent once per connection")
+        if resume_session_id is None:
+            self._session = self._sessions.create(self)
+        else:
+            self._session = self._sessions.resume(resume_session_id, self)
+        return self._session
+
+    def notify(self, pieces: Sequence[bytes]) -> None:
+        """Send a notification, in pieces, to the peer."""
+        if not self._ended:
+            self._channel.send_notification(pieces)
+
+    async def wait_uncongested(self) -> None:
+        """Return when the peer has taken most of what was sent to it."""
+        await self._uncongested.wait()
+
+    # Receiver: what the transport brings
+
+    def receive(self, data: bytes) -> None:
+        """Take one message; see Receiver."""
+        if self._ended:
+            return
+        try:
+            message = jsonrpc.parse(data)
+            if message.id is msgspec.UNSET:
+                self._take_notification(message)
+            else:
+                self._take_request(message.id, message)
+        except jsonrpc.MalformedMessage as error:
+            self.refuse(str(error))
+        except ProtocolViolation as error:
+            log.info("%s: %s", self._channel.peer, error)
+            self._channel.close(str(error), violation=True)
+
+    def refuse(self, detail: str) -> None:
+        """Answer unreadable input; see Receiver."""
+        kind = "websocket JSON-RPC" if "websocket" in self._channel.peer else "JSON-RPC"
+        self._send_error(
+            jsonrpc.MALFORMED_ID,
+            INVALID_REQUEST,
+            f"failed to parse {kind} message from {self._channel.peer}: {detail}",
+        )
+
+    def congested(self, is_congested: bool) -> None:
+        """Hold or release the output of the session's processes; see Receiver."""
+        self._congested = is_congested
+        if is_congested:
+            self._uncongested.clear()
+        else:
+            self._uncongested.set()
+        if self._session is not None:
+            if is_congested:
+                self._session.processes.pause()
+            else:
+                self._session.processes.resume()
+
+    def ended(self, *, orderly: bool) -> None:
+        """No more messages; see Receiver."""
+        if self._closing is not None:
+            return
+        self._ended = not orderly
+        session = self._session
+        if session is not None:
+            if self._keeps_session:
+                self._sessions.detach(session)
+            else:
+                # Its processes die now, which also answers the long polls that wait for them.
+                self._sessions.end(session)
+        if not orderly:
+            self._lane.clear()
+            for task in self._tasks:
+                task.cancel()
+        self._uncongested.set()
+        self._closing = self._loop.create_task(self._finish())
+
+    async def _finish(self) -> None:
+        """Let what is under way come to its end, then release what the connection holds."""
+        deadline = self._loop.time() + DRAIN_SECONDS
+        while self._tasks or not self._lane.is_idle:
+            left = deadline - self._loop.time()
+            if left <= 0:
+                break
+            # The lane may be held by a reply that is being sent, which is no task.
+            waiting = self._tasks or {self._loop.create_task(asyncio.sleep(min(left, 0.02)))}
+            await asyncio.wait(waiting, timeout=left, return_when=asyncio.FIRST_COMPLETED)
+        self._lane.clear()
+        for task in list(self._tasks):
+            task.cancel()
+        if self._tasks:
+            await asyncio.wait(self._tasks)
+        for bound in self._bound:
+            await bound.aclose()
+        self._channel.close("the client ended the connection")
+        self._ended = True
+        self._on_ended(self)
+
+    # Messages
+
+    def _take_notification(self, message: jsonrpc.Message) -> None:
+        if message.method != "initialized":
+            raise ProtocolViolation(f"unexpected notification method: {message.method}")
+        if self._session is None:
+            raise ProtocolViolation("received `initialized` notification before `initialize`")
+        self._ready = True
+
+    def _take_request(self, identifier: jsonrpc.RequestId, message: jsonrpc.Message) -> None:
+        candidates = self._methods.get(message.method)
+        if candidates is None:
+            self._send_error(
+                identifier,
+                METHOD_NOT_FOUND,
+                f"exec-server stub does not implement `{message.method}` yet",
+            )
+            return
+        refusal = ""
+        for bound in candidates:
+            try:
+                params = bound.decode(message.params)
+                for member in bound.base64_params:
+                    _check_base64(message.params, member, params)
+            except msgspec.ValidationError as error:
+                refusal = refusal or str(error)
+                continue
+            except msgspec.DecodeError as error:
+                # What only a full decode finds, such as a lone surrogate escape.
+                raise jsonrpc.MalformedMessage(str(error)) from None
+            if not self._ready and not bound.before_handshake:
+                self._send_error(identifier, INVALID_REQUEST, self._state_error(bound.family))
+                return
+            self._begin(identifier, bound, params)
+            return
+        self._send_error(identifier, INVALID_PARAMS, refusal)
+
+    def _state_error(self, family: str) -> str:
+        step = "call initialize" if self._session is None else "send initialized"
+        return f"client must {step} before using {family} methods"
+
+    def _begin(self, identifier: jsonrpc.RequestId, bound: BoundMethod, params: Any) -> None:
+        """Start a request now, or when everything it must not overtake is done."""
+        if bound.in_lane:
+            if self._lane.is_idle:
+                self._lane.submit(lambda: self._run(identifier, bound, params, holds_lane=True))
+                return
+            started_id = _started_process_id(bound, params)
+            if started_id is not None:
+                self._queued_starts[started_id] = self._queued_starts.get(started_id, 0) + 1
+
+            def work() -> bool:
+                if started_id is not None:
+                    self._queued_starts[started_id] -= 1
+                    if not self._queued_starts[started_id]:
+                        del self._queued_starts[started_id]
+                return self._run(identifier, bound, params, holds_lane=True)
+
+            self._lane.submit(work)
+        elif self._queued_starts and getattr(params, "process_id", None) in self._queued_starts:
+            # It names a process whose start still waits in the lane.
+            self._lane.submit(lambda: self._run(identifier, bound, params, holds_lane=False))
+        else:
+            self._run(identifier, bound, params, holds_lane=False)
+
+    def _run(
+        self, identifier: jsonrpc.RequestId, bound: BoundMethod, params: Any, *, holds_lane: bool
+    ) -> bool:
+        """Run a request; True if it holds the lane beyond this call."""
+        try:
+            if bound.needs_task:
+                outcome = self._loop.create_task(bound.call(params))
+            else:
+                outcome = run_until_blocked(bound.call(params))
+        except Exception as error:  # every failure is an answer
+            self._send_failure(identifier, bound, error)
+            return False
+        if not isinstance(outcome, asyncio.Task):
+            return self._send_result(identifier, outcome, holds_lane=holds_lane)
+        task = outcome
+        self._tasks.add(task)
+
+        def done(task: asyncio.Task[Any]) -> None:
+            self._tasks.discard(task)
+            held_on = False
+            if not task.cancelled():
+                failure = task.exception()
+                if failure is None:
+                    held_on = self._send_result(identifier, task.result(), holds_lane=holds_lane)
+                else:
+                    self._send_failure(identifier, bound, failure)
+            if holds_lane and not held_on:
+                self._lane.release()
+
+        task.add_done_callback(done)
+        return holds_lane
+
+    # Answers
+
+    def _send_result(
+        self, identifier: jsonrpc.RequestId, result: msgspec.Struct, *, holds_lane: bool
+    ) -> bool:
+        """Answer; True if the answer holds the lane until it is sent."""
+        if self._ended:
+            return False
+        large = self._large_members.get(type(result))
+        if large is not None:
+            attribute, member = large
+            content: bytes = getattr(result, attribute)
+            streamed = isinstance(content, StreamedBytes)
+            if streamed or len(content) > LARGE_BYTES:
+                empty = msgspec.structs.replace(result, **{attribute: b""})
+                head, tail = jsonrpc.split_at_empty(jsonrpc.response(identifier, empty), member)
+                if not isinstance(content, StreamedBytes):
+                    content = StreamedBytes.over(content)
+                on_finish = self._lane.release if holds_lane else _nothing
+                self._channel.send_long_reply(Base64Message(head, tail, content, on_finish))
+                return holds_lane
+        self._channel.send_reply((jsonrpc.response(identifier, result),))
+        return False
+
+    def _send_failure(
+        self, identifier: jsonrpc.RequestId, bound: BoundMethod, error: BaseException
+    ) -> None:
+        code, text = describe_failure(error, bound.family, bound.not_found_code)
+        if code is None:
+            log.error("%s failed: %r", bound.method, error)
+            code = INTERNAL_ERROR
+        self._send_error(identifier, code, text)
+
+    def _send_error(self, identifier: jsonrpc.RequestId, code: int, text: str) -> None:
+        if not self._ended:
+            self._channel.send_reply((jsonrpc.error_response(identifier, code, text),))
+
+
+def _nothing() -> None:
+    """The lane has nothing to release."""
+
+
+def _started_process_id(bound: BoundMethod, params: Any) -> str | None:
+    """The process id that a start in the lane will bring to life."""
+    if bound.family != "exec":
+        return None
+    process_id: str = params.process_id
+    return process_id
+
+
+def _check_base64(raw: msgspec.Raw, member: str, params: Any) -> None:
+    """Refuse base64 text whose unused trailing bits are not zero."""
+    for field in msgspec.structs.fields(params):
+        if field.encode_name == member:
+            value = getattr(params, field.name)
+            if value and not jsonrpc.has_canonical_base64(raw, member, value):
+                raise msgspec.ValidationError(
+                    f"Invalid base64 encoded string: non-zero trailing bits - at `$.{member}`"
+                )
+
+
+def describe_failure(
+    error: BaseException, family: str, not_found_code: int
+) -> tuple[int | None, str]:
+    """The code and text that tell a client of a failure; None for a fault of this program."""
+    if isinstance(error, InvalidArgument):
+        return INVALID_PARAMS, str(error)
+    if isinstance(error, InvalidRequest):
+        return INVALID_REQUEST, str(error)
+    if isinstance(error, NotFound):
+        return not_found_code, str(error)
+    if isinstance(error, EngineError):
+        return INTERNAL_ERROR, str(error)
+    if isinstance(error, OSError) and error.errno is not None:
+        text = f"{os.strerror(error.errno)} (os error {error.errno})"
+        if family == "filesystem":
+            if error.errno == errno.ENOENT:
+                return not_found_code, text
+            if error.errno in (errno.EACCES, errno.EPERM):
+                return INVALID_REQUEST, text
+        return INTERNAL_ERROR, text
+    return None, "internal error"
