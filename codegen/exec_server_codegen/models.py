@@ -1,0 +1,173 @@
+"""Message models: datamodel-code-generator turns the areas into one module of msgspec structs each.
+
+The generator gets the schema without prose and without what msgspec cannot express. Prose, member
+order, defaults and the bounds of unsigned 64-bit members reach our class template from the schema
+itself.
+"""
+
+from __future__ import annotations
+
+import json
+import tempfile
+from collections import defaultdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
+
+from datamodel_code_generator import (
+    Formatter,
+    GenerateConfig,
+    InputFileType,
+    LiteralType,
+    PythonVersion,
+    generate,
+)
+from datamodel_code_generator.enums import DataModelType
+
+from exec_server_codegen import naming
+from exec_server_codegen.errors import SchemaError
+from exec_server_codegen.text import docstring
+
+if TYPE_CHECKING:
+    from exec_server_codegen.schema import Area, Definition, JsonObject, Revision
+
+PACKAGE: Final = "exec_server_protocol"
+
+INT64_MAX: Final = 2**63 - 1
+"""The highest bound that msgspec takes for an integer."""
+
+_TEMPLATES: Final = Path(__file__).parent / "templates" / "models"
+
+_ANNOTATIONS: Final = {"description", "title", "$schema", "discriminator", "maxProperties"}
+"""Keywords that say nothing about the Python type."""
+
+
+def model_modules(revision: Revision) -> dict[str, str]:
+    """Source text of each area's module, without header, unformatted, by module name."""
+    with tempfile.TemporaryDirectory(prefix="exec-server-codegen-") as folder:
+        for area in revision.model_areas:
+            document = _plain_document(area)
+            Path(folder, area.file).write_text(json.dumps(document), encoding="utf-8")
+        modules = generate(Path(folder), config=_config(revision))
+    if not isinstance(modules, dict):
+        raise SchemaError(f"{revision.name}: the areas gave no modules")
+    texts = {path[-1].removesuffix(".py"): text for path, text in modules.items()}
+    return {area.module: texts[area.module] for area in revision.model_areas}
+
+
+def _config(revision: Revision) -> GenerateConfig:
+    template_data: defaultdict[str, dict[str, Any]] = defaultdict(dict)
+    for definition in revision.definitions.values():
+        if not definition.area.is_envelope:
+            template_data[definition.name] = _template_data(revision, definition)
+    return GenerateConfig(
+        input_file_type=InputFileType.JsonSchema,
+        strict_refs=True,
+        output_model_type=DataModelType.MsgspecStruct,
+        base_class=f"{PACKAGE}.model.Model",
+        additional_imports=[
+            "msgspec.field",
+            f"{PACKAGE}.model.UINT64_MAX",
+            f"{PACKAGE}.model.above_uint64",
+        ],
+        custom_template_dir=_TEMPLATES,
+        extra_template_data=template_data,
+        target_python_version=PythonVersion.PY_311,
+        snake_case_field=True,
+        no_alias=True,
+        keyword_only=True,
+        disable_future_imports=True,
+        enum_field_as_literal=LiteralType.All,
+        type_mappings=["byte=binary", "uri=string"],
+        skip_root_model=True,
+        use_exact_imports=True,
+        use_double_quotes=True,
+        formatters=[Formatter.BUILTIN],
+        disable_timestamp=True,
+    )
+
+
+def _template_data(revision: Revision, definition: Definition) -> JsonObject:
+    """What the templates need beyond what the generator knows."""
+    is_object = "properties" in definition.schema
+    members = [_member(definition, wire, schema) for wire, schema in definition.properties.items()]
+    return {
+        "doc": docstring(
+            definition.description + lifetime(definition.schema), indent=4 if is_object else 0
+        ),
+        "members": members,
+        "bounded": [
+            member
+            for member, schema in zip(members, definition.properties.values(), strict=True)
+            if is_above_int64(revision, schema)
+        ],
+        "closed": definition.schema.get("maxProperties") == 0,
+    }
+
+
+def _member(definition: Definition, wire: str, schema: JsonObject) -> JsonObject:
+    name = naming.snake(wire)
+    default = schema.get("default")
+    return {
+        "wire": wire,
+        "name": name,
+        "doc": docstring(str(schema.get("description", "")) + lifetime(schema)),
+        "required": wire in definition.required,
+        "nullable": {"type": "null"} in schema.get("anyOf", []),
+        "renamed": naming.camel(name) != wire,
+        "has_default": "default" in schema,
+        "mutable_default": isinstance(default, list | dict),
+        "default": type(default).__name__ if isinstance(default, list | dict) else repr(default),
+    }
+
+
+def lifetime(schema: JsonObject) -> str:
+    """A sentence that tells which releases have a member or a shape; empty when all have it."""
+    facts = []
+    if "x-since" in schema:
+        facts.append(f"since codex {schema['x-since']}")
+    if "x-until" in schema:
+        facts.append(f"until codex {schema['x-until']}")
+    return f" {', '.join(facts).capitalize()}." if facts else ""
+
+
+def is_above_int64(revision: Revision, schema: JsonObject) -> bool:
+    """Whether a member's integers have a maximum that msgspec cannot check."""
+    for branch in schema.get("anyOf", [schema]):
+        if "$ref" in branch:
+            branch_schema = revision.resolve(branch["$ref"]).schema
+            if branch_schema.get("maximum", 0) > INT64_MAX:
+                return True
+        elif branch.get("maximum", 0) > INT64_MAX:
+            return True
+    return False
+
+
+def _plain_document(area: Area) -> JsonObject:
+    return {"$defs": {name: _plain(schema) for name, schema in area.definitions.items()}}
+
+
+def _plain(schema: JsonObject) -> JsonObject:
+    """The schema reduced to what decides the Python type."""
+    plain: JsonObject = {}
+    for keyword, value in schema.items():
+        if keyword in _ANNOTATIONS or keyword.startswith("x-"):
+            continue
+        if keyword == "properties":
+            plain[keyword] = {name: _plain(member) for name, member in value.items()}
+        elif isinstance(value, dict):
+            plain[keyword] = _plain(value)
+        elif keyword in ("anyOf", "oneOf"):
+            plain[keyword] = [_plain(branch) for branch in value]
+        else:
+            plain[keyword] = value
+    if "discriminator" in schema:
+        plain["discriminator"] = schema["discriminator"]
+    if plain.get("maximum", 0) > INT64_MAX:
+        del plain["maximum"]
+    if plain.get("format") == "byte":
+        plain.pop("pattern", None)
+    if "properties" in plain:
+        plain.pop("additionalProperties", None)
+    elif plain.get("additionalProperties") is True:
+        plain["additionalProperties"] = {}
+    return plain
