@@ -47,23 +47,25 @@ def package_files(
     ``revisions`` are rendered; ``all_names`` are the revisions that the package has. ``digest`` is
     that of the metaschemas, which the files of no revision are named for.
     """
-    environment = _environment()
+    templates = environment()
     source = header("schema/meta/*.json", digest)
     files = {"py.typed": ""}
     for name in _PACKAGE_TEMPLATES:
-        template = environment.get_template(f"package/{name}.jinja2")
+        template = templates.get_template(f"package/{name}.jinja2")
         files[name] = source + template.render(revisions=all_names)
     for revision in revisions:
-        files.update(_revision_files(environment, revision))
+        files.update(_revision_files(templates, revision))
     return formatted(files)
 
 
 def header(source: str, digest: str, comment: str = "#") -> str:
     """The first lines of a generated file: where it comes from."""
+    if comment == "<!--":
+        return f"<!-- {MARKER} from {source}; do not edit.\n     sha256 {digest} -->\n\n"
     return f"{comment} {MARKER} from {source}; do not edit.\n{comment} sha256 {digest}\n\n"
 
 
-def _revision_files(environment: jinja2.Environment, revision: Revision) -> dict[str, str]:
+def _revision_files(templates: jinja2.Environment, revision: Revision) -> dict[str, str]:
     files = {}
     for module, text in model_modules(revision).items():
         file = f"{module}.json"
@@ -73,7 +75,7 @@ def _revision_files(environment: jinja2.Environment, revision: Revision) -> dict
         source = header(f"schema/{revision.name}/{file}", revision.digests[file])
         files[f"{revision.name}/{module}.py"] = f"{source}{documentation}\n\n{body}"
     for name in _REVISION_TEMPLATES:
-        template = environment.get_template(f"revision/{name}.jinja2")
+        template = templates.get_template(f"revision/{name}.jinja2")
         text = template.render(
             package=PACKAGE,
             revision=revision,
@@ -89,8 +91,9 @@ def _revision_files(environment: jinja2.Environment, revision: Revision) -> dict
     return files
 
 
-def _environment() -> jinja2.Environment:
-    environment = jinja2.Environment(
+def environment() -> jinja2.Environment:
+    """Templates with the filters they use; an unknown name is an error."""
+    templates = jinja2.Environment(
         loader=jinja2.FileSystemLoader(Path(__file__).parent / "templates"),
         undefined=jinja2.StrictUndefined,
         autoescape=jinja2.select_autoescape(enabled_extensions=()),
@@ -98,20 +101,20 @@ def _environment() -> jinja2.Environment:
         lstrip_blocks=True,
         keep_trailing_newline=True,
     )
-    environment.filters.update(
+    templates.filters.update(
         constant=naming.constant,
         docstring=docstring,
         literal=repr,
         string_lines=string_lines,
         totuple=tuple,
     )
-    environment.globals.update(
+    templates.globals.update(
         base64_members=base64_members,
         family_doc=_family_doc,
         method_doc=_method_doc,
         module_doc=_module_doc,
     )
-    return environment
+    return templates
 
 
 def _served(revision: Revision) -> list[tuple[Family, list[Method]]]:

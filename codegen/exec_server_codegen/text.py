@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import textwrap
-from typing import Final
+from typing import Any, Final
 
 LINE_LENGTH: Final = 100
 """Columns of a generated line; the line length that ruff is configured with."""
@@ -19,12 +20,10 @@ def docstring(text: str, indent: int = 4) -> str:
     if indent + len(one_line) <= LINE_LENGTH:
         return one_line
     margin = " " * indent
-    lines = textwrap.wrap(
-        f'"""{quoted}',
-        LINE_LENGTH - indent,
-        break_long_words=False,
-        break_on_hyphens=False,
-    )
+    width = LINE_LENGTH - indent
+    if len(quoted) + 3 <= width:
+        width = len(quoted)  # never one line with the closing quotes below it
+    lines = textwrap.wrap(f'"""{quoted}', width, break_long_words=False, break_on_hyphens=False)
     return "\n".join([lines[0], *(margin + line for line in lines[1:]), f'{margin}"""'])
 
 
@@ -57,3 +56,19 @@ def string_lines(text: str, width: int = 80) -> list[str]:
     """The text as string literals to stand below each other, which Python joins."""
     lines = textwrap.wrap(text, width, break_long_words=False, drop_whitespace=False)
     return [f'"{escaped}"' for escaped in (line.replace('"', '\\"') for line in lines)]
+
+
+def compact_json(value: Any, indent: int = 0, width: int = 88) -> str:
+    """JSON for people: what fits on a line stays on one, the rest is laid out below."""
+    flat = json.dumps(value, ensure_ascii=False)
+    if not isinstance(value, dict | list) or not value or indent + len(flat) <= width:
+        return flat
+    margin = " " * (indent + 2)
+    if isinstance(value, dict):
+        lines = [
+            f"{margin}{json.dumps(name)}: {compact_json(item, indent + 2, width - len(name) - 4)}"
+            for name, item in value.items()
+        ]
+        return "{\n" + ",\n".join(lines) + "\n" + " " * indent + "}"
+    lines = [f"{margin}{compact_json(item, indent + 2, width)}" for item in value]
+    return "[\n" + ",\n".join(lines) + "\n" + " " * indent + "]"

@@ -154,7 +154,8 @@ class FsCopyParams(Model, frozen=True, kw_only=True):
     """File, directory or symbolic link to copy; a link is copied as a link."""
 
     destination_path: AbsolutePath
-    """Where the copy goes; an existing file is overwritten, an existing directory is merged into.
+    """Where the copy goes; an existing file is overwritten, an existing directory is merged
+    into.
     """
 
     recursive: bool

@@ -43,7 +43,8 @@ class HttpRequestParams(Model, frozen=True, kw_only=True):
     """Time allowed for connecting, headers and body together; null or absent is no limit."""
 
     request_id: str
-    """Name of the request in the http/request/bodyDelta notifications of its stream; may be empty.
+    """Name of the request in the http/request/bodyDelta notifications of its stream; may be
+    empty.
     """
 
     stream_response: bool = False

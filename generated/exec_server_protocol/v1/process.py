@@ -45,7 +45,8 @@ class ProcessTerminateResult(Model, frozen=True, kw_only=True):
     """Whether there was something to kill."""
 
     running: bool
-    """True when the process ran and has been killed, false when it is unknown or had already ended.
+    """True when the process ran and has been killed, false when it is unknown or had already
+    ended.
     """
 
 
@@ -188,7 +189,8 @@ class ProcessStartParams(Model, frozen=True, kw_only=True):
     """What to run and with which directory, environment and standard streams."""
 
     process_id: str
-    """Name of the process within the session, chosen by the client; any string, also an empty one.
+    """Name of the process within the session, chosen by the client; any string, also an empty
+    one.
     """
 
     argv: list[str]

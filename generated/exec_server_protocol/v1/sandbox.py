@@ -82,7 +82,9 @@ class WorkspaceWritePolicy(
 
 
 class ProfileSandboxContext(Model, frozen=True, kw_only=True):
-    """The shape of 0.124.0: permissions without a type. Since codex 0.124.0, until codex 0.124.0."""
+    """The shape of 0.124.0: permissions without a type. Since codex 0.124.0, until codex
+    0.124.0.
+    """
 
     permissions: PermissionProfile
     """What the operation may do, as that release wrote it."""

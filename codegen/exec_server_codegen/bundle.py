@@ -1,0 +1,154 @@
+"""One JSON Schema for a whole revision: every definition, and every message by method.
+
+Entry points, all below ``#/$defs``:
+
+* the definitions of the areas under their own names (``ProcessStartParams``, ``Response`` …);
+* per method its message: ``ProcessStartRequest`` and ``ProcessStartResponse``, or
+  ``ProcessOutputNotification``;
+* ``ClientMessage`` and ``ServerMessage``: anything that one side may send.
+
+``x-methods`` maps each method to its entry points.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, Final
+
+from exec_server_codegen.errors import SchemaError
+
+if TYPE_CHECKING:
+    from exec_server_codegen.schema import JsonObject, Method, Revision
+
+DIALECT: Final = "https://json-schema.org/draft/2020-12/schema"
+DEFINITIONS: Final = "#/$defs/"
+
+
+def bundled_schema(revision: Revision, comment: str) -> JsonObject:
+    """The bundled schema of a revision; ``comment`` says where it comes from."""
+    definitions = flat_definitions(revision, DEFINITIONS)
+    entry_points = {}
+    for method in revision.methods:
+        messages = _messages(method)
+        entry_points[method.name] = {
+            "direction": method.direction,
+            "params": DEFINITIONS + method.params.name,
+            **({"result": DEFINITIONS + method.result.name} if method.result else {}),
+            **{kind: DEFINITIONS + name for kind, (name, _) in messages.items()},
+        }
+        _add(definitions, dict(messages.values()))
+    _add(definitions, _unions(revision))
+    return {
+        "$schema": DIALECT,
+        "$id": f"urn:exec-server-protocol:{revision.name}",
+        "$comment": comment,
+        "title": revision.title,
+        "description": revision.description,
+        "anyOf": [_ref("ClientMessage"), _ref("ServerMessage")],
+        "x-methods": entry_points,
+        "$defs": definitions,
+    }
+
+
+def flat_definitions(revision: Revision, prefix: str) -> JsonObject:
+    """Every definition of the areas by name, with references that start with ``prefix``."""
+    return {
+        name: rebased(definition.schema, prefix)
+        for name, definition in revision.definitions.items()
+    }
+
+
+def rebased(schema: Any, prefix: str) -> Any:
+    """The schema with its references, also those of unions' tags, led to ``prefix``."""
+    if isinstance(schema, list):
+        return [rebased(item, prefix) for item in schema]
+    if not isinstance(schema, dict):
+        return schema
+    result = {}
+    for keyword, value in schema.items():
+        if keyword == "$ref":
+            result[keyword] = prefix + value.rsplit("/", 1)[-1]
+        elif keyword == "discriminator":
+            mapping = {
+                tag: prefix + target.rsplit("/", 1)[-1] for tag, target in value["mapping"].items()
+            }
+            result[keyword] = {**value, "mapping": mapping}
+        else:
+            result[keyword] = rebased(value, prefix)
+    return result
+
+
+def _ref(name: str) -> JsonObject:
+    return {"$ref": DEFINITIONS + name}
+
+
+def _add(definitions: JsonObject, more: JsonObject) -> None:
+    for name, schema in more.items():
+        if name in definitions:
+            raise SchemaError(f"definition {name} stands in the way of a message of that name")
+        definitions[name] = schema
+
+
+def _messages(method: Method) -> dict[str, tuple[str, JsonObject]]:
+    """The messages of a method: name and schema by kind."""
+    members: JsonObject = {
+        "method": {"description": "Name of the method.", "const": method.name},
+        "params": _params(method),
+    }
+    required = ["method", *(["params"] if method.params_presence == "required" else [])]
+    if method.kind == "notification":
+        notification = {
+            "description": f"The notification {method.name}.",
+            "type": "object",
+            "properties": members,
+            "required": required,
+            "additionalProperties": method.direction == "clientToServer",
+        }
+        return {"notification": (f"{method.stem}Notification", notification)}
+    request = {
+        "description": f"The request {method.name}.",
+        "type": "object",
+        "properties": {
+            "id": _ref("RequestId"),
+            **members,
+            "trace": {"anyOf": [_ref("TraceContext"), {"type": "null"}]},
+        },
+        "required": ["id", *required],
+        "additionalProperties": method.direction == "clientToServer",
+    }
+    assert method.result is not None
+    response = {
+        "description": f"The answer to a {method.name} that succeeded.",
+        "type": "object",
+        "properties": {"id": _ref("RequestId"), "result": _ref(method.result.name)},
+        "required": ["id", "result"],
+        "additionalProperties": method.direction == "serverToClient",
+    }
+    return {
+        "request": (f"{method.stem}Request", request),
+        "response": (f"{method.stem}Response", response),
+    }
+
+
+def _params(method: Method) -> JsonObject:
+    if method.params_presence == "ignored":
+        return {"description": f"Ignored; senders write {method.params.name}."}
+    if method.params_presence == "optional":
+        return {"anyOf": [_ref(method.params.name), {"type": "null"}]}
+    return _ref(method.params.name)
+
+
+def _unions(revision: Revision) -> JsonObject:
+    """What each side may send."""
+    unions: JsonObject = {}
+    for side, direction in (("Client", "clientToServer"), ("Server", "serverToClient")):
+        branches = [_ref("ErrorResponse")] if side == "Server" else []
+        for method in revision.methods:
+            for kind, (name, _) in _messages(method).items():
+                answer = kind == "response"
+                if (method.direction == direction) != answer:
+                    branches.append(_ref(name))
+        unions[f"{side}Message"] = {
+            "description": f"Anything that a {side.lower()} may send.",
+            "anyOf": branches,
+        }
+    return unions

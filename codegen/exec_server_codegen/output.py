@@ -1,0 +1,150 @@
+"""The tree of generated files: rendering it, writing it, comparing it with what is there."""
+
+from __future__ import annotations
+
+import difflib
+import hashlib
+import json
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Final
+
+from exec_server_codegen.bundle import bundled_schema
+from exec_server_codegen.errors import CodegenError
+from exec_server_codegen.models import PACKAGE
+from exec_server_codegen.openrpc import openrpc_document
+from exec_server_codegen.package import MARKER, package_files
+from exec_server_codegen.reference import reference_pages
+from exec_server_codegen.schema import META_DIRECTORY, read_revision, revision_names
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+    from pathlib import Path
+
+    from exec_server_codegen.schema import JsonObject
+
+_UNMARKED: Final = {"py.typed"}
+"""Generated files that hold nothing, also no marker."""
+
+
+@dataclass(frozen=True, slots=True)
+class Targets:
+    """Where the files go."""
+
+    package: Path
+    """Folder that the Python package is written into."""
+
+    docs: Path
+    """Folder that the reference pages are written into, one folder per revision."""
+
+
+@dataclass(frozen=True, slots=True)
+class Difference:
+    """A file that is not as it would be generated now."""
+
+    path: Path
+    kind: str
+    """``changed``, ``missing`` or ``stale``."""
+
+    diff: str
+    """Unified diff from what is there to what would be."""
+
+
+def render(schema: Path, revisions: Sequence[str], targets: Targets) -> dict[Path, str]:
+    """Every generated file by path, for the revisions named and what they share."""
+    chosen = [read_revision(schema, name) for name in revisions]
+    root = targets.package / PACKAGE
+    texts = package_files(chosen, revision_names(schema), _meta_digest(schema))
+    files = {root / name: text for name, text in texts.items()}
+    for revision in chosen:
+        source = f"{MARKER} from schema/{revision.name}/*.json, sha256 {revision.digest}"
+        folder = root / revision.name
+        files[folder / "schema.json"] = _json(bundled_schema(revision, source))
+        files[folder / "openrpc.json"] = _json(openrpc_document(revision, source))
+        for name, text in reference_pages(revision).items():
+            files[targets.docs / revision.name / name] = text
+    return dict(sorted(files.items()))
+
+
+def write(files: dict[Path, str], stale: Sequence[Path]) -> list[Path]:
+    """Write what differs and remove what is stale; returns the paths touched."""
+    touched = []
+    try:
+        for path, text in files.items():
+            content = text.encode()
+            if not path.is_file() or path.read_bytes() != content:
+                path.parent.mkdir(parents=True, exist_ok=True)
+                path.write_bytes(content)
+                touched.append(path)
+        for path in stale:
+            path.unlink()
+            touched.append(path)
+    except OSError as error:
+        raise CodegenError(f"cannot write {error.filename}: {error.strerror}") from None
+    return touched
+
+
+def stale_files(
+    schema: Path, files: dict[Path, str], revisions: Sequence[str], targets: Targets
+) -> list[Path]:
+    """Files of an earlier generation that would not be written any more.
+
+    Only the folders of the revisions named are looked at, and what they share; when every revision
+    is named, also folders of revisions that are gone.
+    """
+    everything = set(revision_names(schema)) <= set(revisions)
+    root = targets.package / PACKAGE
+    folders = [root / name for name in revisions] + [targets.docs / name for name in revisions]
+    candidates = set(_files_below(folders, deep=True))
+    candidates |= set(_files_below([root, targets.docs], deep=everything))
+    return sorted(path for path in candidates - set(files) if _is_generated(path))
+
+
+def compare(files: dict[Path, str], stale: Sequence[Path]) -> list[Difference]:
+    """What differs between the generated files and those that are there."""
+    differences = []
+    for path, text in files.items():
+        if not path.is_file():
+            differences.append(Difference(path, "missing", _diff(path, "", text)))
+            continue
+        present = path.read_text(encoding="utf-8", errors="replace")
+        if present != text:
+            differences.append(Difference(path, "changed", _diff(path, present, text)))
+    for path in stale:
+        present = path.read_text(encoding="utf-8", errors="replace")
+        differences.append(Difference(path, "stale", _diff(path, present, "")))
+    return differences
+
+
+def _files_below(folders: Sequence[Path], *, deep: bool) -> Iterator[Path]:
+    for folder in folders:
+        paths = folder.rglob("*") if deep else folder.glob("*")
+        yield from (path for path in paths if path.is_file() and "__pycache__" not in path.parts)
+
+
+def _is_generated(path: Path) -> bool:
+    if path.name in _UNMARKED:
+        return False
+    with path.open("rb") as file:
+        return MARKER.encode() in file.read(4096)
+
+
+def _diff(path: Path, present: str, wanted: str) -> str:
+    lines = difflib.unified_diff(
+        present.splitlines(keepends=True),
+        wanted.splitlines(keepends=True),
+        fromfile=f"{path} (present)",
+        tofile=f"{path} (generated)",
+    )
+    return "".join(line if line.endswith("\n") else line + "\n" for line in lines)
+
+
+def _json(document: JsonObject) -> str:
+    return json.dumps(document, indent=2, ensure_ascii=False) + "\n"
+
+
+def _meta_digest(schema: Path) -> str:
+    """SHA-256 over the metaschemas, put together in the order of names."""
+    digest = hashlib.sha256()
+    for path in sorted((schema / META_DIRECTORY).glob("*.json")):
+        digest.update(path.read_bytes())
+    return digest.hexdigest()

@@ -1,0 +1,156 @@
+"""The reference pages of a revision, in Markdown."""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING, Any, Final
+
+from exec_server_codegen.package import base64_members, environment, header
+from exec_server_codegen.text import compact_json
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from exec_server_codegen.schema import Definition, Family, JsonObject, Method, Revision
+
+_DIRECTIONS: Final = {"clientToServer": "client → server", "serverToClient": "server → client"}
+
+
+def reference_pages(revision: Revision) -> dict[str, str]:
+    """The pages of a revision by file name."""
+    templates = environment()
+    templates.globals.update(
+        anchor=anchor,
+        directions=_DIRECTIONS,
+        base64_members=base64_members,
+        member_rows=lambda definition: list(member_rows(revision, definition)),
+        messages=lambda method, example, number: list(_messages(revision, method, example, number)),
+        type_facts=lambda definition: list(_type_facts(revision, definition)),
+        shared=lambda definition: definition.name not in _method_types(revision),
+    )
+    source = header(f"schema/{revision.name}/*.json", revision.digest, comment="<!--")
+    pages = {}
+    for page in ("index", "errors", "types"):
+        template = templates.get_template(f"reference/{page}.md.jinja2")
+        pages[f"{page}.md"] = source + template.render(revision=revision)
+    template = templates.get_template("reference/family.md.jinja2")
+    for family in revision.families:
+        methods = [method for method in revision.methods if method.family == family.name]
+        pages[family_page(family)] = source + template.render(
+            revision=revision, family=family, methods=methods
+        )
+    return pages
+
+
+def family_page(family: Family) -> str:
+    """File name of a family's page."""
+    return f"{family.name}.md"
+
+
+def anchor(heading: str) -> str:
+    """The fragment that a heading gets: small letters, digits, and dashes for blanks."""
+    kept = [letter for letter in heading.lower() if letter.isalnum() or letter in " -_"]
+    return "".join(kept).replace(" ", "-")
+
+
+def member_rows(revision: Revision, definition: Definition) -> Iterator[JsonObject]:
+    """The members of an object as rows of a table."""
+    for name, schema in definition.properties.items():
+        notes = [str(schema.get("description", ""))]
+        if "x-absent" in schema:
+            notes.append(str(schema["x-absent"]))
+        if "x-since" in schema:
+            notes.append(f"Since {schema['x-since']}.")
+        if "x-until" in schema:
+            notes.append(f"Until {schema['x-until']}.")
+        required = name in definition.required
+        default = json.dumps(schema["default"]) if "default" in schema else ""
+        yield {
+            "name": name,
+            "type": type_text(revision, schema),
+            "unit": schema.get("x-unit", ""),
+            "required": "required" if required else "optional",
+            "nullable": "yes" if {"type": "null"} in schema.get("anyOf", []) else "no",
+            "default": f"`{default}`" if default else "",
+            "description": _cell(" ".join(notes)),
+        }
+
+
+def type_text(revision: Revision, schema: JsonObject) -> str:
+    """A type in words, named types linked to the page of types."""
+    if "$ref" in schema:
+        name = revision.resolve(schema["$ref"]).name
+        return f"[{name}](types.md#{anchor(name)})"
+    if "anyOf" in schema:
+        return type_text(revision, schema["anyOf"][0])
+    if "const" in schema:
+        return f"`{json.dumps(schema['const'])}`"
+    kind = schema.get("type")
+    if kind == "array":
+        return f"list of {type_text(revision, schema['items'])}"
+    if kind == "object":
+        return f"map of string to {type_text(revision, schema['additionalProperties'])}"
+    if kind is None:
+        return "any"
+    bounds = [str(schema[bound]) for bound in ("minimum", "maximum") if bound in schema]
+    return f"{kind}, {' to '.join(bounds)}" if bounds else str(kind)
+
+
+def _type_facts(revision: Revision, definition: Definition) -> Iterator[str]:
+    """What is to say about a type besides its description and members, a line each."""
+    schema = definition.schema
+    if "enum" in schema:
+        yield "One of " + ", ".join(f"`{json.dumps(value)}`" for value in schema["enum"]) + "."
+    elif "oneOf" in schema:
+        branches = ", ".join(type_text(revision, branch) for branch in schema["oneOf"])
+        tag = schema["discriminator"]["propertyName"]
+        yield f"One of {branches}; the member `{tag}` tells which."
+    elif schema["type"] != "object":
+        kinds = schema["type"] if isinstance(schema["type"], list) else [schema["type"]]
+        yield f"Type: {' or '.join(kinds)}."
+        if "minimum" in schema:
+            yield f"From {schema['minimum']} to {schema['maximum']}."
+        if "pattern" in schema:
+            yield f"Pattern: `{schema['pattern']}`"
+    if "x-shapes" in schema:
+        shapes = ", ".join(type_text(revision, shape) for shape in schema["x-shapes"])
+        yield f"Known shapes: {shapes}."
+    if "x-since" in schema:
+        yield f"Since {schema['x-since']}."
+    if "x-until" in schema:
+        yield f"Until {schema['x-until']}."
+
+
+def _messages(
+    revision: Revision, method: Method, example: JsonObject, number: int
+) -> Iterator[tuple[str, str]]:
+    """The messages of an example as they travel: whose, and the JSON."""
+    sender, receiver = ("Client", "Server")
+    if method.direction == "serverToClient":
+        sender, receiver = receiver, sender
+    call: JsonObject = {"method": method.name, "params": example["params"]}
+    if method.kind == "notification":
+        yield sender, compact_json(call)
+        return
+    yield sender, compact_json({"id": number, **call})
+    answer: JsonObject
+    if "error" in example:
+        codes = {error.name: error.code for error in revision.errors}
+        error = example["error"]
+        answer = {
+            "error": {"code": codes[error["name"]], "message": error["message"]},
+            "id": number,
+        }
+    else:
+        answer = {"id": number, "result": example["result"]}
+    yield receiver, compact_json(answer)
+
+
+def _method_types(revision: Revision) -> set[str]:
+    names = {method.params.name for method in revision.methods}
+    return names | {method.result.name for method in revision.methods if method.result}
+
+
+def _cell(text: Any) -> str:
+    """Text for a table cell, where a bar would end it."""
+    return str(text).replace("|", "\\|")
