@@ -1,0 +1,238 @@
+"""File operations on absolute native paths: the engine of fs/*.
+
+Paths are ``str`` as described in ``paths``; each function normalises them lexically first and
+raises InvalidArgument for one that is not absolute, InvalidRequest for one with a NUL. Symbolic
+links are followed unless said otherwise. An OSError passes through: its errno is the answer.
+
+Everything is synchronous, touches no shared state and may run in any thread. Nothing waits for
+another process: FIFOs and terminals are opened without blocking.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import errno
+import os
+import stat
+from typing import NamedTuple
+
+from exec_server.engine.file_copy import copy
+from exec_server.engine.file_source import READ_LIMIT_BYTES, ReadSource, open_for_read
+from exec_server.engine.file_tree import make_directories, remove_tree
+from exec_server.engine.paths import (
+    displayable,
+    from_native,
+    join,
+    normalize,
+    parent,
+    to_native,
+)
+from exec_server.errors import InvalidRequest
+
+__all__ = [
+    "READ_LIMIT_BYTES",
+    "DirectoryEntry",
+    "Metadata",
+    "PendingWrite",
+    "ReadSource",
+    "canonicalize",
+    "copy",
+    "create_directory",
+    "displayable",
+    "get_metadata",
+    "join",
+    "normalize",
+    "open_for_read",
+    "parent",
+    "read_directory",
+    "read_file",
+    "remove",
+    "write_file",
+]
+
+
+class Metadata(NamedTuple):
+    """What is known of a path; kinds, size and times are those of a link's target."""
+
+    is_directory: bool
+    is_file: bool
+    is_symlink: bool
+    """Whether the path itself is a symbolic link."""
+    size: int
+    """Bytes."""
+    created_at_ms: int
+    """Always 0: Python cannot ask Linux for the birth time; the released servers say 0 too."""
+    modified_at_ms: int
+    """Milliseconds since 1970, 0 for anything earlier."""
+
+
+class DirectoryEntry(NamedTuple):
+    """One name in a directory; the kind is that of a link's target."""
+
+    file_name: str
+    """U+FFFD where the name is not UTF-8."""
+    is_directory: bool
+    is_file: bool
+
+
+class PendingWrite:
+    """The rest of a write into a FIFO or terminal whose reader has not kept up."""
+
+    __slots__ = ("_descriptor", "_left")
+
+    def __init__(self, descriptor: int, left: memoryview) -> None:
+        """Take over a non-blocking descriptor."""
+        self._descriptor = descriptor
+        self._left = left
+
+    async def finish(self) -> None:
+        """Write what is left as the reader takes it, and close; may be cancelled. To be awaited
+        exactly once. Raises OSError: EPIPE if the reader has gone.
+        """
+        loop = asyncio.get_running_loop()
+        done = loop.create_future()
+        try:
+            loop.add_writer(self._descriptor, self._advance, done)
+            try:
+                await done
+            finally:
+                loop.remove_writer(self._descriptor)
+        finally:
+            os.close(self._descriptor)
+
+    def _advance(self, done: asyncio.Future[None]) -> None:
+        try:
+            self._left = _write_some(self._descriptor, self._left)
+        except OSError as error:
+            if not done.done():
+                done.set_exception(error)
+            return
+        if not self._left and not done.done():
+            done.set_result(None)
+
+
+def read_file(path: str) -> bytes:
+    """Return the whole contents of a file of modest size, in one object.
+
+    Raises as ``open_for_read``, which is for everything else; BlockingIOError where the contents
+    have to be waited for.
+    """
+    source = open_for_read(path)
+    try:
+        if source.size is None:
+            raise BlockingIOError(errno.EAGAIN, os.strerror(errno.EAGAIN))
+        return b"".join(iter(lambda: source.read(source.size or 0), b""))
+    finally:
+        source.close()
+
+
+def write_file(path: str, data: bytes | bytearray | memoryview) -> PendingWrite | None:
+    """Create a file, mode 0666 less the umask, or replace the contents of one, keeping its mode.
+
+    A link that leads nowhere gets its target created. Returns None when all is written; only for
+    a FIFO or a terminal that is full, the rest to await. A FIFO that nobody reads is an error,
+    ENXIO. Raises OSError.
+    """
+    descriptor = os.open(
+        to_native(path),
+        os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC,
+        0o666,
+    )
+    try:
+        left = _write_some(descriptor, memoryview(data))
+    except BaseException:
+        os.close(descriptor)
+        raise
+    if left:
+        return PendingWrite(descriptor, left)
+    os.close(descriptor)
+    return None
+
+
+def _write_some(descriptor: int, data: memoryview) -> memoryview:
+    """Write until all is written or the descriptor would block; return what is left."""
+    while data:
+        try:
+            data = data[os.write(descriptor, data) :]
+        except BlockingIOError:
+            break
+    return data
+
+
+def create_directory(path: str, recursive: bool = True) -> None:
+    """Create a directory, mode 0777 less the umask.
+
+    With ``recursive``, missing parents too, and an existing directory is fine; else it raises
+    OSError EEXIST, and ENOENT without a parent.
+    """
+    native = to_native(path)
+    if recursive:
+        make_directories(native)
+    else:
+        os.mkdir(native)
+
+
+def get_metadata(path: str) -> Metadata:
+    """Describe what a path leads to. OSError: ENOENT also for a link that leads nowhere."""
+    native = to_native(path)
+    status = os.lstat(native)
+    mode = status.st_mode
+    is_symlink = stat.S_ISLNK(mode)
+    if is_symlink:
+        status = os.stat(native)
+        mode = status.st_mode
+    return Metadata(
+        stat.S_ISDIR(mode),
+        stat.S_ISREG(mode),
+        is_symlink,
+        status.st_size,
+        0,
+        max(0, status.st_mtime_ns // 1_000_000),
+    )
+
+
+def read_directory(path: str) -> list[DirectoryEntry]:
+    """List a directory in the file system's order, links that lead nowhere left out."""
+    found: list[DirectoryEntry] = []
+    add = found.append
+    with os.scandir(to_native(path)) as entries:
+        for entry in entries:
+            if entry.is_symlink():
+                try:
+                    mode = entry.stat().st_mode
+                except OSError:
+                    continue
+                is_directory, is_file = stat.S_ISDIR(mode), stat.S_ISREG(mode)
+            else:
+                is_directory = entry.is_dir(follow_symlinks=False)
+                is_file = not is_directory and entry.is_file(follow_symlinks=False)
+            add(DirectoryEntry(entry.name.decode("utf-8", "replace"), is_directory, is_file))
+    return found
+
+
+def remove(path: str, recursive: bool = True, force: bool = True) -> None:
+    """Remove a file, a link (never what it leads to) or a directory.
+
+    A directory that is not empty needs ``recursive``, else OSError ENOTEMPTY. With ``force`` a
+    path that does not exist is fine. The root is never removed recursively: InvalidRequest.
+    """
+    native = to_native(path)
+    try:
+        is_directory = stat.S_ISDIR(os.lstat(native).st_mode)
+    except FileNotFoundError:
+        if force:
+            return
+        raise
+    if not is_directory:
+        os.unlink(native)
+    elif not recursive:
+        os.rmdir(native)
+    elif native == b"/":
+        raise InvalidRequest("fs/remove does not remove the root directory")
+    else:
+        remove_tree(native)
+
+
+def canonicalize(path: str) -> str:
+    """Return the path with every symbolic link resolved; it must exist. Raises OSError."""
+    return from_native(os.path.realpath(to_native(path), strict=True))

@@ -1,0 +1,244 @@
+"""URLs of http and https, read as the WHATWG URL standard says.
+
+The released servers read URLs by that standard, which forgives much (backslashes, ``http:host``,
+spaces in a path, numeric hosts), and their requests and messages show URLs in its normal form.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from ipaddress import AddressValueError, IPv4Address, IPv6Address
+from typing import Final
+from urllib.parse import unquote_to_bytes
+
+DEFAULT_PORTS: Final = {"http": 80, "https": 443}
+
+_SCHEME: Final = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*):")
+_REMOVED: Final = str.maketrans("", "", "\t\n\r")
+_OUTER_SPACE: Final = "".join(map(chr, range(0x21)))
+_FORBIDDEN_IN_DOMAIN: Final = re.compile(r"[\x00-\x20\x7f\"#%/:<>?@\[\\\]^`{|}]")
+
+# The bytes to percent-encode in each part.
+_IN_PATH: Final = re.compile(rb'[\x00-\x20"#<>?`{}\x7f-\xff]')
+_IN_QUERY: Final = re.compile(rb"[\x00-\x20\"#<>'\x7f-\xff]")
+_IN_FRAGMENT: Final = re.compile(rb'[\x00-\x20"<>`\x7f-\xff]')
+
+_DOT_SEGMENTS: Final = frozenset({".", "%2e"})
+_DOUBLE_DOT_SEGMENTS: Final = frozenset({"..", ".%2e", "%2e.", "%2e%2e"})
+
+
+class UrlError(ValueError):
+    """The text is no URL of http or https; says why."""
+
+
+class UnsupportedScheme(UrlError):  # noqa: N818 - says what is the case
+    """A URL of another kind."""
+
+    def __init__(self, scheme: str) -> None:
+        """``scheme`` is in lower case."""
+        super().__init__(f"unsupported scheme {scheme}")
+        self.scheme = scheme
+
+
+@dataclass(frozen=True, slots=True)
+class HttpUrl:
+    """A URL in normal form: everything ASCII, ready for the wire."""
+
+    scheme: str
+    """``http`` or ``https``."""
+    host: str
+    """A domain in ASCII, an IPv4 address, or an IPv6 address without brackets."""
+    port: int | None
+    """None for the scheme's own."""
+    path: str
+    """Begins with a slash."""
+    query: str | None
+    fragment: str | None
+    username: bytes
+    """Percent-decoded; empty if not given."""
+    password: bytes
+
+    @property
+    def effective_port(self) -> int:
+        """The port to connect to."""
+        return DEFAULT_PORTS[self.scheme] if self.port is None else self.port
+
+    @property
+    def origin(self) -> tuple[str, str, int]:
+        """Scheme, host and port: who it is that answers."""
+        return self.scheme, self.host, self.effective_port
+
+    @property
+    def authority(self) -> str:
+        """Host and port as in a Host header."""
+        host = f"[{self.host}]" if ":" in self.host else self.host
+        return host if self.port is None else f"{host}:{self.port}"
+
+    @property
+    def target(self) -> str:
+        """What is asked of the server: path and query."""
+        return self.path if self.query is None else f"{self.path}?{self.query}"
+
+    @property
+    def without_fragment(self) -> str:
+        """The URL without fragment and without user."""
+        return f"{self.scheme}://{self.authority}{self.target}"
+
+    def __str__(self) -> str:
+        """The URL without its user, so that no password gets into a message."""
+        if self.fragment is None:
+            return self.without_fragment
+        return f"{self.without_fragment}#{self.fragment}"
+
+
+def parse(text: str) -> HttpUrl:
+    """Read an absolute URL. Raises UrlError, UnsupportedScheme for other than http and https."""
+    text = text.strip(_OUTER_SPACE).translate(_REMOVED)
+    match = _SCHEME.match(text)
+    if match is None:
+        raise UrlError("relative URL without a base")
+    scheme = match[1].lower()
+    if scheme not in DEFAULT_PORTS:
+        raise UnsupportedScheme(scheme)
+    rest, hash_sign, fragment = text[match.end() :].partition("#")
+    rest, question_mark, query = rest.partition("?")
+    authority, _, path = rest.replace("\\", "/").lstrip("/").partition("/")
+    userinfo, _, host_and_port = authority.rpartition("@")
+    username, _, password = userinfo.partition(":")
+    host, port = _split_port(host_and_port, scheme)
+    return HttpUrl(
+        scheme=scheme,
+        host=_parse_host(host),
+        port=port,
+        path=_normalize_path(path),
+        query=_encode(_IN_QUERY, query) if question_mark else None,
+        fragment=_encode(_IN_FRAGMENT, fragment) if hash_sign else None,
+        username=unquote_to_bytes(username),
+        password=unquote_to_bytes(password),
+    )
+
+
+def resolve(base: HttpUrl, reference: str) -> HttpUrl:
+    """Read a URL reference (a Location header) as seen from ``base``. Raises UrlError."""
+    if _SCHEME.match(reference):
+        return parse(reference)
+    reference = reference.replace("\\", "/") if "?" not in reference else reference
+    if reference.startswith("//"):
+        return parse(f"{base.scheme}:{reference}")
+    root = f"{base.scheme}://{base.authority}"
+    if reference.startswith("/"):
+        return parse(root + reference)
+    if reference.startswith("?"):
+        return parse(root + base.path + reference)
+    if not reference or reference.startswith("#"):
+        return parse(base.without_fragment + reference)
+    return parse(root + base.path[: base.path.rindex("/") + 1] + reference)
+
+
+def _encode(characters: re.Pattern[bytes], text: str) -> str:
+    encoded = characters.sub(lambda match: b"%%%02X" % match[0][0], text.encode())
+    return encoded.decode("ascii")
+
+
+def _normalize_path(path: str) -> str:
+    """Resolve the dot segments of a path given without its first slash."""
+    kept: list[str] = []
+    segments = path.split("/")
+    for segment in segments:
+        lowered = segment.lower()
+        if lowered in _DOUBLE_DOT_SEGMENTS:
+            if kept:
+                kept.pop()
+        elif lowered not in _DOT_SEGMENTS:
+            kept.append(segment)
+    if segments[-1].lower() in _DOT_SEGMENTS | _DOUBLE_DOT_SEGMENTS:
+        kept.append("")
+    return "/" + _encode(_IN_PATH, "/".join(kept))
+
+
+def _split_port(text: str, scheme: str) -> tuple[str, int | None]:
+    """Split ``host:port``; the port is None if absent or the scheme's own."""
+    if text.startswith("["):
+        host, bracket, after = text.partition("]")
+        if not bracket:
+            raise UrlError("invalid IPv6 address")
+        host, colon, digits = host + bracket, after[:1], after[1:]
+        if colon not in ("", ":"):
+            raise UrlError("invalid port number")
+    else:
+        host, _, digits = text.partition(":")
+    if not host:
+        raise UrlError("empty host")
+    if not digits:
+        return host, None
+    significant = digits.lstrip("0") or "0"
+    if not (digits.isascii() and digits.isdigit()) or len(significant) > 5:
+        raise UrlError("invalid port number")
+    port = int(significant)
+    if port > 65535:
+        raise UrlError("invalid port number")
+    return host, None if port == DEFAULT_PORTS[scheme] else port
+
+
+def _parse_host(text: str) -> str:
+    if text.startswith("["):
+        try:
+            address = IPv6Address(text[1:-1])
+        except AddressValueError:
+            raise UrlError("invalid IPv6 address") from None
+        if address.scope_id is not None:
+            raise UrlError("invalid IPv6 address")
+        return address.compressed
+    try:
+        domain = _to_ascii(unquote_to_bytes(text).decode())
+    except ValueError:
+        raise UrlError("invalid international domain name") from None
+    if not domain:
+        raise UrlError("empty host")
+    if _FORBIDDEN_IN_DOMAIN.search(domain):
+        raise UrlError("invalid international domain name")
+    return _parse_ipv4(domain) or domain
+
+
+def _to_ascii(domain: str) -> str:
+    """The domain as the name system knows it. Raises ValueError."""
+    domain = domain.lower()
+    if domain.isascii() and "xn--" not in domain:
+        return domain
+    # Loaded only for names that need it.
+    import idna  # noqa: PLC0415
+
+    mapped = idna.uts46_remap(domain, std3_rules=False, transitional=False)
+    return mapped and idna.encode(mapped).decode("ascii")
+
+
+def _parse_ipv4(domain: str) -> str | None:
+    """The address if the domain ends in a number, in any of the forms inet_aton takes."""
+    labels = domain.removesuffix(".").split(".")
+    last = labels[-1]
+    if not (last.isdigit() or re.fullmatch(r"0x[0-9a-f]*", last)):
+        return None
+    try:
+        numbers = [_parse_ipv4_number(label) for label in labels]
+    except ValueError:
+        raise UrlError("invalid IPv4 address") from None
+    value = numbers[-1]
+    if (
+        len(numbers) > 4
+        or any(number > 255 for number in numbers[:-1])
+        or value >= 256 ** (5 - len(numbers))
+    ):
+        raise UrlError("invalid IPv4 address")
+    for position, number in enumerate(numbers[:-1]):
+        value += number << 8 * (3 - position)
+    return str(IPv4Address(value))
+
+
+def _parse_ipv4_number(label: str) -> int:
+    """A decimal, octal (0...) or hexadecimal (0x...) number. Raises ValueError."""
+    if not re.fullmatch(r"0x[0-9a-f]*|0[0-7]*|[1-9][0-9]*", label):
+        raise ValueError(label)
+    if label.startswith("0x"):
+        return int(label[2:] or "0", 16)
+    return int(label, 8 if label.startswith("0") else 10)

@@ -1,0 +1,39 @@
+"""The shell that commands of the server's user are meant for (environment/info)."""
+
+from __future__ import annotations
+
+import os
+import pwd
+import shutil
+from typing import Final, NamedTuple
+
+_KNOWN_SHELLS: Final = ("bash", "zsh", "sh")
+"""Those whose way of running a command line a client can rely on."""
+
+
+class Shell(NamedTuple):
+    """A shell by kind and place."""
+
+    name: str
+    """``bash``, ``zsh`` or ``sh``."""
+    path: str
+    """Absolute native path."""
+
+
+def login_shell() -> Shell:
+    """Return the login shell of the server's user, whatever $SHELL says (v1 environment/info).
+
+    Without a passwd entry, or where it names nothing that exists or no shell of a known kind (a
+    nologin program, fish), it is the bash found on the system, and failing that sh.
+    """
+    try:
+        path = pwd.getpwuid(os.getuid()).pw_shell
+    except KeyError:
+        path = ""
+    name = os.path.basename(path)
+    if name in _KNOWN_SHELLS and os.path.isabs(path) and os.path.isfile(path):
+        return Shell(name, path)
+    bash = shutil.which("bash") or shutil.which("bash", path=os.defpath)
+    if bash is not None and os.path.isabs(bash):
+        return Shell("bash", bash)
+    return Shell("sh", "/bin/sh")
