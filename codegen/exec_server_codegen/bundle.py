@@ -67,7 +67,7 @@ def rebased(schema: Any, prefix: str) -> Any:
     for keyword, value in schema.items():
         if keyword == "$ref":
             result[keyword] = prefix + value.rsplit("/", 1)[-1]
-        elif keyword == "discriminator":
+        elif keyword == "discriminator" and "mapping" in value:
             mapping = {
                 tag: prefix + target.rsplit("/", 1)[-1] for tag, target in value["mapping"].items()
             }

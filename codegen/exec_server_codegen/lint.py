@@ -18,6 +18,7 @@ that it stands for. The rules about how the files hang together are functions he
 ``duplicate-definition``    a name stands for one definition in a revision
 ``unknown-reference``       a ``$ref`` leads to a definition
 ``unreachable-definition``  every definition is used by a message
+``invalid-pattern``         a pattern is a regular expression
 ``unknown-required``        what is required is a member
 ``missing-default``         an optional member says what its absence means
 ``invalid-default``         a default fits its member
@@ -136,9 +137,9 @@ def _check_meaning(folder: Path, revision: Revision) -> Iterator[Finding]:
     """The rules about how the files of a revision hang together."""
     checks = _Checks(folder, revision)
     yield from checks.names()
-    dangling = list(checks.dangling_references())
-    yield from dangling
-    if dangling:
+    unusable = [*checks.dangling_references(), *checks.patterns()]
+    yield from unusable
+    if unusable:
         return
     yield from checks.reachability()
     for definition in revision.definitions.values():
@@ -197,6 +198,15 @@ class _Checks:
         if not found or found[1] not in self._revision.definitions:
             return False
         return self._revision.definitions[found[1]].area.file == (file or here)
+
+    def patterns(self) -> Iterator[Finding]:
+        """Patterns that are no regular expressions."""
+        for name, definition in self._revision.definitions.items():
+            try:
+                re.compile(definition.schema.get("pattern", ""))
+            except re.error as error:
+                where = ("$defs", name, "pattern")
+                yield self._at(definition.area.file, "invalid-pattern", str(error), *where)
 
     def reachability(self) -> Iterator[Finding]:
         """Definitions that no message uses."""

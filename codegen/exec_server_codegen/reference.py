@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Final
 
 from exec_server_codegen.package import base64_members, environment, header
 from exec_server_codegen.text import compact_json
@@ -19,6 +19,7 @@ _DIRECTIONS: Final = {"clientToServer": "client → server", "serverToClient": "
 def reference_pages(revision: Revision) -> dict[str, str]:
     """The pages of a revision by file name."""
     templates = environment()
+    templates.filters.update(cell=_cell)
     templates.globals.update(
         anchor=anchor,
         directions=_DIRECTIONS,
@@ -69,7 +70,7 @@ def member_rows(revision: Revision, definition: Definition) -> Iterator[JsonObje
             "name": name,
             "type": type_text(revision, schema),
             "unit": schema.get("x-unit", ""),
-            "required": "required" if required else "optional",
+            "required": "yes" if required else "no",
             "nullable": "yes" if {"type": "null"} in schema.get("anyOf", []) else "no",
             "default": f"`{default}`" if default else "",
             "description": _cell(" ".join(notes)),
@@ -151,6 +152,6 @@ def _method_types(revision: Revision) -> set[str]:
     return names | {method.result.name for method in revision.methods if method.result}
 
 
-def _cell(text: Any) -> str:
+def _cell(text: str) -> str:
     """Text for a table cell, where a bar would end it."""
-    return str(text).replace("|", "\\|")
+    return text.replace("|", "\\|")

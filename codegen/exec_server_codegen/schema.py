@@ -198,7 +198,7 @@ class Revision:
     def __post_init__(self) -> None:
         for area in self.areas:
             for name, schema in area.definitions.items():
-                self._definitions[name] = Definition(name, area, schema)
+                self._definitions.setdefault(name, Definition(name, area, schema))
 
     @property
     def title(self) -> str:
