@@ -40,6 +40,8 @@ that it stands for. The rules about how the files hang together are functions he
 
 from __future__ import annotations
 
+import functools
+import json
 import re
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
@@ -99,7 +101,7 @@ def lint(schema: Path, revision: str) -> list[Finding]:
     findings: list[Finding] = []
     for path in sorted({*folder.glob("*.json"), folder / METHODS_FILE, folder / ERRORS_FILE}):
         findings += _check_form(schema, path)
-    if not any(finding.rule in ("invalid-json", "metaschema") for finding in findings):
+    if not findings:
         findings += _check_meaning(folder, read_revision(schema, revision))
     return sorted(set(findings))
 
@@ -107,30 +109,44 @@ def lint(schema: Path, revision: str) -> list[Finding]:
 def _check_form(schema: Path, path: Path) -> Iterator[Finding]:
     try:
         document = read_json(path)
-    except SchemaError as error:
-        yield Finding(str(path), "", "invalid-json", str(error).removeprefix(f"{path}: "))
+    except SchemaError as unreadable:
+        yield Finding(str(path), "", "invalid-json", str(unreadable).removeprefix(f"{path}: "))
         return
-    metaschema_file = _METASCHEMAS.get(path.name, _METASCHEMAS["*"])
-    metaschema = read_json(schema / META_DIRECTORY / metaschema_file)
+    metaschema = schema / META_DIRECTORY / _METASCHEMAS.get(path.name, _METASCHEMAS["*"])
     try:
-        Draft202012Validator.check_schema(metaschema)
-    except InvalidMetaschema as invalid:
-        message = f"{schema / META_DIRECTORY / metaschema_file}: {invalid.message}"
-        raise SchemaError(message) from None
-    for violation in Draft202012Validator(metaschema).iter_errors(document):
-        yield _broken_form(path, violation)
+        violations = _violations(json.dumps(read_json(metaschema)), json.dumps(document))
+    except InvalidMetaschema as error:
+        raise SchemaError(f"{metaschema}: {error.message}") from None
+    for rule, pointer, message in violations:
+        yield Finding(str(path), pointer, rule, message)
 
 
-def _broken_form(path: Path, error: ValidationError) -> Finding:
-    """The rule that a violation of a metaschema stands for."""
+@functools.cache
+def _violations(metaschema: str, document: str) -> list[tuple[str, str, str]]:
+    """Rule, pointer and message of what a metaschema finds in a document, both as JSON text.
+
+    Validation in Python takes a while; a process that lints again pays for changed files alone.
+    """
+    errors = _validator(metaschema).iter_errors(json.loads(document))
+    return [_broken_form(error) for error in errors]
+
+
+@functools.cache
+def _validator(metaschema: str) -> Draft202012Validator:
+    """The validator of a metaschema, itself checked once."""
+    schema = json.loads(metaschema)
+    Draft202012Validator.check_schema(schema)
+    return Draft202012Validator(schema)
+
+
+def _broken_form(error: ValidationError) -> tuple[str, str, str]:
+    """The rule that a violation of a metaschema stands for, with place and message."""
     where = [*error.absolute_path]
     if "propertyNames" in error.absolute_schema_path:
         where.append(str(error.instance))
     if isinstance(error.schema, dict) and "x-rule" in error.schema:
-        rule, message = error.schema["x-rule"], error.schema["x-message"]
-    else:
-        rule, message = "metaschema", error.message
-    return Finding(str(path), _pointer(*where), rule, message)
+        return error.schema["x-rule"], _pointer(*where), error.schema["x-message"]
+    return "metaschema", _pointer(*where), error.message
 
 
 def _check_meaning(folder: Path, revision: Revision) -> Iterator[Finding]:

@@ -1,0 +1,67 @@
+"""The metaschemas, and the schema files that they check."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pytest
+from exec_server_codegen import lint
+from exec_server_codegen.schema import revision_names
+from jsonschema import Draft202012Validator
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+SCHEMA = Path(__file__).parents[2] / "schema"
+METASCHEMAS = sorted((SCHEMA / "meta").glob("*.json"))
+AREAS = [
+    path
+    for name in revision_names(SCHEMA)
+    for path in sorted((SCHEMA / name).glob("*.json"))
+    if path.name not in ("methods.json", "errors.json")
+]
+
+
+def load(path: Path) -> Any:
+    return json.loads(path.read_text(encoding="utf-8"))
+
+
+def nodes(value: Any) -> Iterator[dict[str, Any]]:
+    if isinstance(value, dict):
+        yield value
+        for item in value.values():
+            yield from nodes(item)
+    elif isinstance(value, list):
+        for item in value:
+            yield from nodes(item)
+
+
+@pytest.mark.parametrize("path", METASCHEMAS, ids=lambda path: path.name)
+def test_a_metaschema_is_a_valid_schema(path: Path) -> None:
+    Draft202012Validator.check_schema(load(path))
+
+
+@pytest.mark.parametrize("path", METASCHEMAS, ids=lambda path: path.name)
+def test_every_rule_of_a_metaschema_is_worded_and_documented(path: Path) -> None:
+    rules = [node for node in nodes(load(path)) if "x-rule" in node]
+    assert rules
+    for node in rules:
+        assert node["x-message"]
+        assert f"``{node['x-rule']}``" in str(lint.__doc__)
+
+
+@pytest.mark.parametrize("name", revision_names(SCHEMA))
+def test_the_schema_files_of_a_revision_keep_every_rule(name: str) -> None:
+    assert lint.lint(SCHEMA, name) == []
+
+
+@pytest.mark.parametrize("path", AREAS, ids=lambda path: f"{path.parent.name}/{path.name}")
+def test_an_area_file_is_a_valid_schema(path: Path) -> None:
+    document = load(path)
+    Draft202012Validator.check_schema(document)
+    for definition in document["$defs"].values():
+        assert definition["description"].endswith(".")
+        for member in definition.get("properties", {}).values():
+            assert member["description"].endswith(".")
