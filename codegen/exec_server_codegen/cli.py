@@ -7,6 +7,7 @@ command line is wrong.
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
@@ -28,14 +29,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command; returns the exit code."""
     options = _parser().parse_args(arguments)
     try:
-        revisions = _revisions(options)
-        match options.command:
-            case "lint":
-                return _lint(options, revisions)
-            case "generate":
-                return _lint(options, revisions, quiet=True) or _generate(options, revisions)
-            case _:
-                return _lint(options, revisions, quiet=True) or _check(options, revisions)
+        code = _run(options)
+        sys.stdout.flush()
     except UsageError as error:
         print(f"exec-server-codegen: {error}", file=sys.stderr)
         return EXIT_USAGE
@@ -43,8 +38,18 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f"exec-server-codegen: {error}", file=sys.stderr)
         return EXIT_FAILED
     except BrokenPipeError:
-        sys.stderr.close()
+        # Whoever read the output has seen enough; nothing is left to be flushed at exit.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return EXIT_FAILED
+    return code
+
+
+def _run(options: argparse.Namespace) -> int:
+    revisions = _revisions(options)
+    if options.command == "lint":
+        return _lint(options, revisions)
+    action = _generate if options.command == "generate" else _check
+    return _lint(options, revisions, quiet=True) or action(options, revisions)
 
 
 def _parser() -> argparse.ArgumentParser:

@@ -13,6 +13,7 @@ from collections import defaultdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
+from datamodel_code_generator import Error as GeneratorError
 from datamodel_code_generator import (
     Formatter,
     GenerateConfig,
@@ -47,7 +48,10 @@ def model_modules(revision: Revision) -> dict[str, str]:
         for area in revision.model_areas:
             document = _plain_document(area)
             Path(folder, area.file).write_text(json.dumps(document), encoding="utf-8")
-        modules = generate(Path(folder), config=_config(revision))
+        try:
+            modules = generate(Path(folder), config=_config(revision))
+        except GeneratorError as error:
+            raise SchemaError(f"{revision.name}: no models for this schema: {error}") from None
     if not isinstance(modules, dict):
         raise SchemaError(f"{revision.name}: the areas gave no modules")
     texts = {path[-1].removesuffix(".py"): text for path, text in modules.items()}

@@ -1,0 +1,310 @@
+"""Method tables, server protocols and client stubs against the schema files."""
+
+from __future__ import annotations
+
+import asyncio
+import importlib
+import inspect
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import exec_server_protocol
+import msgspec
+import pytest
+from exec_server_protocol.model import Model
+from payloads import Payloads, load
+
+if TYPE_CHECKING:
+    from exec_server_protocol.table import Method
+
+SCHEMA = Path(__file__).parents[2] / "schema"
+REVISIONS = exec_server_protocol.REVISIONS
+
+ResultT = TypeVar("ResultT", bound=Model)
+
+
+def module(revision: str, name: str) -> Any:
+    return importlib.import_module(f"exec_server_protocol.{revision}.{name}")
+
+
+def rows(revision: str) -> list[dict[str, Any]]:
+    document = json.loads((SCHEMA / revision / "methods.json").read_text(encoding="utf-8"))
+    found: list[dict[str, Any]] = document["methods"]
+    return found
+
+
+def examples() -> list[Any]:
+    return [
+        pytest.param(revision, row["name"], example, id=f"{revision}:{row['name']}:{number}")
+        for revision in REVISIONS
+        for row in rows(revision)
+        for number, example in enumerate(row["examples"])
+    ]
+
+
+ALL_PAYLOADS = {revision: Payloads(revision) for revision in REVISIONS}
+
+
+@pytest.mark.parametrize("revision", REVISIONS)
+def test_the_method_map_is_the_method_table(revision: str) -> None:
+    methods = module(revision, "methods").METHODS
+    assert list(methods) == [row["name"] for row in rows(revision)]
+    for row in rows(revision):
+        method: Method = methods[row["name"]]
+        assert method.name == row["name"]
+        assert (method.kind, method.direction) == (row["kind"], row["direction"])
+        assert (method.family, method.params_presence) == (row["family"], row["paramsPresence"])
+        assert method.params.__name__ == row["params"]["$ref"].rsplit("/", 1)[-1]
+        result = method.result.__name__ if method.result else ""
+        assert row.get("result", {"$ref": ""})["$ref"].rsplit("/", 1)[-1] == result
+        assert (method.since, method.until) == (row["since"], row.get("until"))
+        own = {error["error"] for error in row["errors"]}
+        assert own <= set(method.errors) <= set(module(revision, "errors").ERRORS)
+        assert bool(method.errors) == (method.kind == "request")
+
+
+@pytest.mark.parametrize("revision", REVISIONS)
+def test_the_base64_members_of_the_map_are_the_bytes_of_the_models(revision: str) -> None:
+    for method in module(revision, "methods").METHODS.values():
+        fields = msgspec.structs.fields(method.params)
+        are_bytes = [field.encode_name for field in fields if field.type in (bytes, bytes | None)]
+        assert list(method.base64_params) == are_bytes
+
+
+@pytest.mark.parametrize("revision", REVISIONS)
+def test_the_error_map_is_the_error_table(revision: str) -> None:
+    errors = module(revision, "errors")
+    document = json.loads((SCHEMA / revision / "errors.json").read_text(encoding="utf-8"))
+    table = {row["name"]: (row["code"], row["description"]) for row in document["errors"]}
+    kinds = {name: (kind.code, kind.description) for name, kind in errors.ERRORS.items()}
+    assert kinds == table
+    constants = {
+        value for name, value in vars(errors).items() if name.isupper() and type(value) is int
+    }
+    assert constants == {row["code"] for row in document["errors"]}
+
+
+@pytest.mark.parametrize(("revision", "name", "example"), examples())
+def test_an_example_passes_the_models_and_the_bundled_schema(
+    revision: str, name: str, example: dict[str, Any]
+) -> None:
+    payloads = ALL_PAYLOADS[revision]
+    method: Method = module(revision, "methods").METHODS[name]
+    entry = payloads.schema["x-methods"][name]
+    call: dict[str, Any] = {"method": name, "params": example["params"]}
+    if method.kind == "request":
+        call = {"id": 1, **call}
+    payloads.validator(entry[method.kind].rsplit("/", 1)[-1]).validate(call)
+    params = example["params"]
+    if params is None:
+        assert method.params_presence != "required"
+        params = {}
+    decoded = msgspec.json.decode(json.dumps(params), type=method.params)
+    again = json.loads(msgspec.json.encode(decoded))
+    assert {key: again[key] for key in params} == params
+    payloads.validator(method.params.__name__).validate(again)
+    if "error" in example:
+        kind = module(revision, "errors").ERRORS[example["error"]["name"]]
+        error = {"code": kind.code, "message": example["error"]["message"]}
+        assert example["error"]["name"] in method.errors
+        payloads.validator("ErrorResponse").validate({"error": error, "id": 1})
+    elif method.result is not None:
+        answer = msgspec.json.decode(json.dumps(example["result"]), type=method.result)
+        assert json.loads(msgspec.json.encode(answer)) == example["result"]
+        response = {"id": 1, "result": example["result"]}
+        payloads.validator(entry["response"].rsplit("/", 1)[-1]).validate(response)
+
+
+@pytest.mark.parametrize("revision", REVISIONS)
+def test_every_entry_point_of_the_bundled_schema_leads_somewhere(revision: str) -> None:
+    payloads = ALL_PAYLOADS[revision]
+    methods = module(revision, "methods").METHODS
+    assert set(payloads.schema["x-methods"]) == set(methods)
+    for name, entry in payloads.schema["x-methods"].items():
+        kinds = {"request", "response"} if methods[name].kind == "request" else {"notification"}
+        assert kinds <= set(entry)
+        for pointer in (value for key, value in entry.items() if key != "direction"):
+            assert pointer.removeprefix("#/$defs/") in payloads.definitions
+
+
+@pytest.mark.parametrize(
+    ("message", "sender"),
+    [
+        ({"id": "a", "method": "process/terminate", "params": {"processId": "p"}}, "Client"),
+        ({"method": "initialized"}, "Client"),
+        ({"id": 1, "method": "environment/info"}, "Client"),
+        ({"id": 1, "result": {"running": True}}, "Server"),
+        ({"error": {"code": -32600, "message": "no"}, "id": -1}, "Server"),
+        ({"method": "process/closed", "params": {"processId": "p", "seq": 3}}, "Server"),
+    ],
+)
+def test_the_bundled_schema_tells_whose_message_it_is(message: dict[str, Any], sender: str) -> None:
+    payloads = ALL_PAYLOADS["v1"]
+    other = "Server" if sender == "Client" else "Client"
+    assert payloads.validator(f"{sender}Message").is_valid(message)
+    assert not payloads.validator(f"{other}Message").is_valid(message)
+
+
+@pytest.mark.parametrize(
+    "message",
+    [
+        {"id": 1.5, "result": {"running": True}},
+        {"id": None, "result": {"running": True}},
+        {"id": 2**63, "result": {"running": True}},
+        {"id": 1, "result": {"running": 1}},
+        {"id": 1, "result": {"running": True}, "jsonrpc": "2.0"},
+        {"error": {"code": -32600, "message": "no", "data": None}, "id": 1},
+        {"method": "process/closed", "params": {"processId": "p", "seq": 3, "code": 0}},
+        {"method": "process/gone", "params": {}},
+        {"method": "process/output", "params": {"processId": "p", "seq": 1, "stream": "pty"}},
+    ],
+)
+def test_the_bundled_schema_refuses_what_no_server_may_send(message: dict[str, Any]) -> None:
+    assert not ALL_PAYLOADS["v1"].validator("ServerMessage").is_valid(message)
+
+
+class EchoFamily:
+    """A handler whose every method answers with its own name and params."""
+
+    def __init__(self, family: str) -> None:
+        self._family = family
+
+    def __getattr__(self, attribute: str) -> Any:
+        async def answer(params: Any) -> tuple[str, str, Any]:
+            return self._family, attribute, params
+
+        return answer
+
+
+class EchoHandlers:
+    def __getattr__(self, family: str) -> EchoFamily:
+        return EchoFamily(family)
+
+
+@pytest.mark.parametrize("revision", REVISIONS)
+def test_bind_routes_each_method_a_server_receives_to_its_handler(revision: str) -> None:
+    server = module(revision, "server")
+    table = server.bind(EchoHandlers())
+    assert list(table) == list(server.ROUTES)
+    assert set(table) == {
+        row["name"] for row in rows(revision) if row["direction"] == "clientToServer"
+    }
+    for name, route in server.ROUTES.items():
+        params = object()
+        assert asyncio.run(table[name](params)) == (route.family, route.attribute, params)
+
+
+@pytest.mark.parametrize("revision", REVISIONS)
+def test_a_handler_protocol_declares_each_method_with_its_types(revision: str) -> None:
+    server = module(revision, "server")
+    for route in server.ROUTES.values():
+        protocol = getattr(server, f"{route.family.capitalize()}Handler")
+        function = getattr(protocol, route.attribute)
+        assert inspect.iscoroutinefunction(function)
+        result = route.result.__name__ if route.result else "None"
+        assert function.__annotations__ == {"params": route.params.__name__, "return": result}
+        assert function.__doc__
+
+
+class RecordingCaller:
+    """A connection that answers each request with the example of the method table."""
+
+    def __init__(self, answers: dict[str, Any]) -> None:
+        self._answers = answers
+        self.calls: list[tuple[str, Model]] = []
+
+    async def request(self, method: str, params: Model, result: type[ResultT]) -> ResultT:
+        self.calls.append((method, params))
+        return msgspec.convert(self._answers[method], result)
+
+    async def notify(self, method: str, params: Model) -> None:
+        self.calls.append((method, params))
+
+
+@pytest.mark.parametrize("revision", REVISIONS)
+def test_a_client_stub_sends_its_method_and_decodes_the_result(revision: str) -> None:
+    received = [row for row in rows(revision) if row["direction"] == "clientToServer"]
+    caller = RecordingCaller({row["name"]: row["examples"][0].get("result") for row in received})
+    client = module(revision, "client").Client(caller)
+    for row in received:
+        method: Method = module(revision, "methods").METHODS[row["name"]]
+        stub = getattr(getattr(client, method.family), method.attribute)
+        params = msgspec.convert(row["examples"][0]["params"] or {}, method.params)
+        answer = asyncio.run(stub(params))
+        assert caller.calls.pop() == (method.name, params)
+        if method.result is None:
+            assert answer is None
+        else:
+            assert isinstance(answer, method.result)
+        if method.params_presence != "required":
+            asyncio.run(stub())
+            assert caller.calls.pop() == (method.name, method.params())
+
+
+@pytest.mark.parametrize("revision", REVISIONS)
+def test_the_client_decodes_each_notification_of_the_server(revision: str) -> None:
+    notifications = module(revision, "client").NOTIFICATIONS
+    assert {name: type_.__name__ for name, type_ in notifications.items()} == {
+        row["name"]: row["params"]["$ref"].rsplit("/", 1)[-1]
+        for row in rows(revision)
+        if row["direction"] == "serverToClient" and row["kind"] == "notification"
+    }
+
+
+IMPORT = """
+import sys
+import msgspec
+before = set(sys.modules)
+import exec_server_protocol.{revision}
+import exec_server_protocol.{revision}.server
+import exec_server_protocol.{revision}.client
+import exec_server_protocol.{revision}.errors
+added = {{name.partition(".")[0] for name in set(sys.modules) - before}}
+print(sorted(added - set(sys.stdlib_module_names)), "json" in sys.modules)
+"""
+
+
+@pytest.mark.parametrize("revision", REVISIONS)
+def test_importing_the_package_needs_msgspec_alone(revision: str) -> None:
+    done = subprocess.run(
+        [sys.executable, "-W", "error", "-c", IMPORT.format(revision=revision)],
+        capture_output=True,
+        text=True,
+        timeout=30,
+        check=True,
+    )
+    assert done.stdout.startswith("['exec_server_protocol']")
+
+
+@pytest.mark.parametrize("revision", REVISIONS)
+def test_the_openrpc_document_is_whole(revision: str) -> None:
+    document = load(revision, "openrpc.json")
+    assert document["openrpc"].startswith("1.")
+    assert set(document["info"]) >= {"title", "version"}
+    components = document["components"]
+    for row in document["methods"]:
+        method: Method = module(revision, "methods").METHODS[row["name"]]
+        assert ("result" in row) == (method.kind == "request")
+        assert row["x-direction"] == method.direction
+        names = [field.encode_name for field in msgspec.structs.fields(method.params)]
+        assert [param["name"] for param in row["params"]] == names
+        required = [
+            field.encode_name for field in msgspec.structs.fields(method.params) if field.required
+        ]
+        assert [param["name"] for param in row["params"] if param["required"]] == required
+    assert len(document["methods"]) == len(rows(revision))
+    for reference in references(document):
+        _, kind, name = reference.removeprefix("#/").split("/")
+        assert name in components[kind]
+
+
+def references(value: Any) -> set[str]:
+    if isinstance(value, list):
+        return {found for item in value for found in references(item)}
+    if not isinstance(value, dict):
+        return set()
+    own = {value["$ref"]} if isinstance(value.get("$ref"), str) else set()
+    return own | {found for item in value.values() for found in references(item)}
