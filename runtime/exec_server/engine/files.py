@@ -16,6 +16,7 @@ import os
 import stat
 from typing import NamedTuple
 
+import msgspec
 from exec_server.engine.file_copy import copy
 from exec_server.engine.file_source import READ_LIMIT_BYTES, ReadSource, open_for_read
 from exec_server.engine.file_tree import make_directories, remove_tree
@@ -66,8 +67,11 @@ class Metadata(NamedTuple):
     """Milliseconds since 1970, 0 for anything earlier."""
 
 
-class DirectoryEntry(NamedTuple):
-    """One name in a directory; the kind is that of a link's target."""
+class DirectoryEntry(msgspec.Struct, frozen=True, gc=False):
+    """One name in a directory; the kind is that of a link's target.
+
+    A Struct because ten thousand are made at once: five times faster than a named tuple.
+    """
 
     file_name: str
     """U+FFFD where the name is not UTF-8."""

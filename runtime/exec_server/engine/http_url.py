@@ -70,6 +70,11 @@ class HttpUrl:
         return self.scheme, self.host, self.effective_port
 
     @property
+    def has_user(self) -> bool:
+        """Whether the URL names a user or a password."""
+        return bool(self.username or self.password)
+
+    @property
     def authority(self) -> str:
         """Host and port as in a Host header."""
         host = f"[{self.host}]" if ":" in self.host else self.host
@@ -123,7 +128,8 @@ def resolve(base: HttpUrl, reference: str) -> HttpUrl:
     """Read a URL reference (a Location header) as seen from ``base``. Raises UrlError."""
     if _SCHEME.match(reference):
         return parse(reference)
-    reference = reference.replace("\\", "/") if "?" not in reference else reference
+    path_length = len(re.split("[?#]", reference, maxsplit=1)[0])
+    reference = reference[:path_length].replace("\\", "/") + reference[path_length:]
     if reference.startswith("//"):
         return parse(f"{base.scheme}:{reference}")
     root = f"{base.scheme}://{base.authority}"

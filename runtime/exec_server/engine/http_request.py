@@ -1,0 +1,107 @@
+"""A request to be made over HTTP: checked, completed, and redirected."""
+
+from __future__ import annotations
+
+import base64
+import re
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Final
+
+from exec_server.engine.http_url import HttpUrl, UnsupportedScheme, UrlError, parse
+from exec_server.errors import InvalidArgument
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+_TOKEN: Final = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
+_BAD_VALUE: Final = re.compile(r"[\x00-\x08\x0a-\x1f\x7f]")
+
+_BODY_HEADERS: Final = frozenset(
+    {b"content-encoding", b"content-length", b"content-type", b"transfer-encoding"}
+)
+_ORIGIN_HEADERS: Final = frozenset(
+    {
+        b"authorization",
+        b"cookie",
+        b"cookie2",
+        b"host",
+        b"proxy-authorization",
+        b"www-authenticate",
+    }
+)
+"""Headers meant for one server alone; another one that it redirects to must not see them."""
+
+Headers = list[tuple[bytes, bytes]]
+
+
+@dataclass(frozen=True, slots=True)
+class PreparedRequest:
+    """A checked request, ready for the wire; the next one where a redirect leads."""
+
+    method: bytes
+    url: HttpUrl
+    headers: Headers
+    """Without Host and Content-Length where those follow from the rest."""
+    body: bytes
+
+    def wire_headers(self) -> Headers:
+        """All headers to send, completed."""
+        given = {name.lower() for name, _ in self.headers}
+        headers = list(self.headers)
+        if b"host" not in given:
+            headers.append((b"host", self.url.authority.encode()))
+        if self.body and not given & {b"content-length", b"transfer-encoding"}:
+            headers.append((b"content-length", b"%d" % len(self.body)))
+        return headers
+
+    def redirected(self, status: int, url: HttpUrl) -> PreparedRequest:
+        """The request to make after an answer that says to go to ``url``."""
+        method, headers, body = self.method, self.headers, self.body
+        drop: set[bytes] = {b"referer"}
+        if status == 303 or (status in (301, 302) and method == b"POST"):
+            method = b"HEAD" if method == b"HEAD" else b"GET"
+            body = b""
+            drop |= _BODY_HEADERS
+        if url.origin != self.url.origin:
+            drop |= _ORIGIN_HEADERS
+        headers = [(name, value) for name, value in headers if name.lower() not in drop]
+        if not (self.url.scheme == "https" and url.scheme == "http"):
+            headers.append((b"referer", self.url.without_fragment.encode()))
+        return PreparedRequest(method, url, headers, body)
+
+
+def prepare(
+    method: str, url_text: str, given_headers: Iterable[tuple[str, str]], body: bytes | None
+) -> PreparedRequest:
+    """Check a request as the client states it. Raises InvalidArgument naming what is wrong."""
+    if not _TOKEN.fullmatch(method):
+        raise InvalidArgument("http/request method is invalid: invalid HTTP method")
+    try:
+        url = parse(url_text)
+    except UnsupportedScheme as error:
+        raise InvalidArgument(
+            f"http/request only supports http and https URLs, got {error.scheme}"
+        ) from None
+    except UrlError as error:
+        raise InvalidArgument(f"http/request url is invalid: {error}") from None
+    headers: Headers = []
+    for name, value in given_headers:
+        if not _TOKEN.fullmatch(name):
+            raise InvalidArgument("http/request header name is invalid: invalid HTTP header name")
+        if _BAD_VALUE.search(value):
+            raise InvalidArgument(
+                f"http/request header value is invalid for {name}: failed to parse header value"
+            )
+        # White space around a value is no part of it, and the HTTP library refuses it.
+        headers.append((name.encode(), value.strip(" \t").encode()))
+    given = {name.lower() for name, _ in headers}
+    if url.has_user and b"authorization" not in given:
+        headers.insert(0, (b"authorization", basic_credentials(url)))
+    if b"accept" not in given:
+        headers.append((b"accept", b"*/*"))
+    return PreparedRequest(method.encode(), url, headers, body or b"")
+
+
+def basic_credentials(url: HttpUrl) -> bytes:
+    """The value of an Authorization header for the user that a URL names."""
+    return b"Basic " + base64.b64encode(url.username + b":" + url.password)
