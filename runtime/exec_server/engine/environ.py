@@ -1,0 +1,104 @@
+"""The environment of a child: what the client gave, over what a policy lets through.
+
+Without a policy the client's variables are everything. With one (v1, process/start ``envPolicy``)
+these steps are taken, in this order:
+
+1. start from nothing, the core variables, or all variables of this server;
+2. drop names that look like secrets, unless told not to;
+3. drop names that match ``exclude``;
+4. add ``set``;
+5. if there is an ``include_only``, drop every name that does not match it;
+6. lay the client's own variables over the result.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import TYPE_CHECKING, Final, Literal
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping, Sequence
+
+CORE_NAMES: Final = (
+    "HOME",
+    "LANG",
+    "LC_ALL",
+    "LC_CTYPE",
+    "LOGNAME",
+    "PATH",
+    "SHELL",
+    "TEMP",
+    "TMP",
+    "TMPDIR",
+    "USER",
+)
+"""What ``core`` inherits (v1, process/start)."""
+
+DEFAULT_EXCLUDES: Final = ("*KEY*", "*SECRET*", "*TOKEN*")
+"""Names that look like secrets (v1, process/start)."""
+
+
+@dataclass(frozen=True, slots=True)
+class EnvironmentPolicy:
+    """Which variables of the server a child inherits.
+
+    Patterns are compared with whole names, ignoring case: ``*`` stands for any characters,
+    ``?`` for one, everything else, brackets included, for itself.
+    """
+
+    inherit: Literal["core", "all", "none"]
+    ignore_default_excludes: bool
+    exclude: Sequence[str]
+    set: Mapping[str, str]
+    include_only: Sequence[str]
+
+
+def child_environment(
+    policy: EnvironmentPolicy | None, env: Mapping[str, str], inherited: Mapping[str, str]
+) -> dict[str, str]:
+    """The whole environment of a child.
+
+    ``env`` is what the client gave, ``inherited`` the environment of this server.
+    """
+    if policy is None:
+        return dict(env)
+    match policy.inherit:
+        case "all":
+            result = dict(inherited)
+        case "core":
+            result = {name: inherited[name] for name in CORE_NAMES if name in inherited}
+        case "none":
+            result = {}
+    excludes = tuple(policy.exclude)
+    if not policy.ignore_default_excludes:
+        excludes += DEFAULT_EXCLUDES
+    if excludes:
+        excluded = _any_of(excludes)
+        result = {name: value for name, value in result.items() if not excluded.fullmatch(name)}
+    result.update(policy.set)
+    if policy.include_only:
+        included = _any_of(tuple(policy.include_only))
+        result = {name: value for name, value in result.items() if included.fullmatch(name)}
+    result.update(env)
+    return result
+
+
+@lru_cache(maxsize=64)  # clients send the same few policies over and over
+def _any_of(patterns: tuple[str, ...]) -> re.Pattern[str]:
+    return re.compile("|".join(map(_translate, patterns)), re.IGNORECASE | re.DOTALL)
+
+
+def _translate(pattern: str) -> str:
+    """A glob as a regular expression that cannot backtrack beyond linear effort per star."""
+    first, *rest = (_translate_part(part) for part in pattern.split("*"))
+    if not rest:
+        return first
+    *middle, last = rest
+    # The leftmost place is always right for a part between two stars, so it is final: (?>…).
+    return first + "".join(f"(?>.*?{part})" for part in middle) + ".*" + last
+
+
+def _translate_part(part: Iterable[str]) -> str:
+    return "".join("." if character == "?" else re.escape(character) for character in part)

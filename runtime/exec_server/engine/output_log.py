@@ -1,0 +1,117 @@
+"""The output of a process: sequence numbers, and what is retained for later reading.
+
+One counter serves everything a process tells: every chunk of output, its exit and its closing
+take the next number, from 1, without gaps (v1 and v2, process/output · exited · closed). Retained
+are the newest chunks whose sizes sum up to at most a limit; a chunk is kept whole or not at all.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Final, Literal, TypeAlias
+
+StreamName: TypeAlias = Literal["stdout", "stderr", "pty"]
+
+RETAINED_BYTES: Final = 1024 * 1024
+"""Bytes retained per process over all its streams; every revision's value."""
+
+_COMPACT_AFTER: Final = 1024
+"""Evicted places that may lie at the front of the list before it is moved up: keeps eviction O(1)
+without ever wasting more than half of a long list."""
+
+
+@dataclass(frozen=True, slots=True)
+class OutputChunk:
+    """What one read brought: its number, the stream it came from, and the bytes."""
+
+    seq: int
+    stream: StreamName
+    data: bytes
+
+
+_EVICTED: Final = OutputChunk(0, "stdout", b"")
+
+
+class OutputLog:
+    """Numbers the events of one process and retains its newest output."""
+
+    __slots__ = ("_bytes", "_chunks", "_evicted", "_gap", "_limit", "next_seq")
+
+    def __init__(self, retained_bytes: int = RETAINED_BYTES) -> None:
+        self._limit = retained_bytes
+        self._bytes = 0
+        self._chunks: list[OutputChunk] = []
+        self._evicted = 0
+        # The number of the last event among the chunks that was no output; see _index_after.
+        self._gap = 0
+        self.next_seq = 1
+        """The number the next event will get."""
+
+    @property
+    def retained_bytes(self) -> int:
+        """The sum of the sizes of all retained chunks."""
+        return self._bytes
+
+    def append(self, stream: StreamName, data: bytes) -> OutputChunk:
+        """Number a chunk and retain it, at the expense of the oldest."""
+        chunk = OutputChunk(self.next_seq, stream, data)
+        self.next_seq += 1
+        self._chunks.append(chunk)
+        self._bytes += len(data)
+        if self._bytes > self._limit:
+            self._evict()
+        return chunk
+
+    def take_seq(self) -> int:
+        """Number an event that is no output. At most one may be followed by more output."""
+        seq = self.next_seq
+        self.next_seq += 1
+        if not self._gap:
+            self._gap = seq
+        return seq
+
+    def read(self, after_seq: int, max_bytes: int | None) -> list[OutputChunk]:
+        """Retained chunks with a number above ``after_seq``, oldest first.
+
+        The first is returned whatever its size; more follow while the sum of the sizes stays
+        within ``max_bytes``, and none once the sum has reached it (v1, process/read).
+        """
+        chunks = self._chunks
+        start = self._index_after(after_seq)
+        if max_bytes is None or max_bytes >= self._bytes:
+            return chunks[start:]
+        end = start
+        total = 0
+        while end < len(chunks):
+            total += len(chunks[end].data)
+            if total > max_bytes and end > start:
+                break
+            end += 1
+            if total >= max_bytes:
+                break
+        return chunks[start:end]
+
+    def _index_after(self, after_seq: int) -> int:
+        """The place of the first retained chunk above ``after_seq``.
+
+        Numbers and places run in parallel, but for the one number that the exit has taken.
+        """
+        if self._evicted == len(self._chunks):
+            return self._evicted
+        first = self._chunks[self._evicted].seq
+        offset = after_seq + 1 - first
+        if first < self._gap <= after_seq:
+            offset -= 1
+        return min(self._evicted + max(offset, 0), len(self._chunks))
+
+    def _evict(self) -> None:
+        chunks = self._chunks
+        index = self._evicted
+        while self._bytes > self._limit:
+            self._bytes -= len(chunks[index].data)
+            chunks[index] = _EVICTED
+            index += 1
+        if index > _COMPACT_AFTER and index * 2 > len(chunks):
+            del chunks[:index]
+            index = 0
+        self._evicted = index
