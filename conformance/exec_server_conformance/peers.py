@@ -58,15 +58,15 @@ class PeerError(Exception):
     """Base of everything that can go wrong with a peer; the text is for the user."""
 
 
-class PeerMissing(PeerError):  # noqa: N818 - a state of the folder, not a failure of an operation
+class PeerMissing(PeerError):
     """The binary has not been fetched."""
 
 
-class NoSuchRelease(PeerError):  # noqa: N818 - says what is the case
+class NoSuchRelease(PeerError):
     """The release does not exist for this platform, or holds no binary."""
 
 
-class NpmUnavailable(PeerError):  # noqa: N818 - says what is the case
+class NpmUnavailable(PeerError):
     """npm is not installed, or its registry cannot be reached."""
 
 

@@ -74,8 +74,6 @@ class BoundMethod:
     """Wire names of params that are base64 text, for the check the decoder does not make."""
     in_lane: bool = False
     """Whether its effects must keep the order of arrival among the others in the lane."""
-    needs_task: bool = False
-    """Whether its first step needs a current task (HTTP libraries do)."""
     before_handshake: bool = False
     not_found_code: int = INTERNAL_ERROR
     """The revision's code for NotFound and, in the ``filesystem`` family, ENOENT."""
@@ -128,6 +126,7 @@ class Connection:
         self._uncongested = asyncio.Event()
         self._uncongested.set()
         self._lane = Lane()
+        self._leaves_lane = False
         self._tasks: set[asyncio.Task[Any]] = set()
         self._queued_starts: dict[str, int] = {}
         self._closing: asyncio.Task[None] | None = None
@@ -169,6 +168,10 @@ class Connection:
     async def wait_uncongested(self) -> None:
         """Return when the peer has taken most of what was sent to it."""
         await self._uncongested.wait()
+
+    def leave_lane(self) -> None:
+        """The request that is running will wait, and nothing behind it depends on it."""
+        self._leaves_lane = True
 
     # Receiver: what the transport brings
 
@@ -319,11 +322,9 @@ class Connection:
         self, identifier: jsonrpc.RequestId, bound: BoundMethod, params: Any, *, holds_lane: bool
     ) -> bool:
         """Run a request; True if it holds the lane beyond this call."""
+        self._leaves_lane = False
         try:
-            if bound.needs_task:
-                outcome = self._loop.create_task(bound.call(params))
-            else:
-                outcome = run_until_blocked(bound.call(params))
+            outcome = run_until_blocked(bound.call(params))
         except Exception as error:  # every failure is an answer
             self._send_failure(identifier, bound, error)
             return False
@@ -331,6 +332,7 @@ class Connection:
             return self._send_result(identifier, outcome, holds_lane=holds_lane)
         task = outcome
         self._tasks.add(task)
+        holds_lane = holds_lane and not self._leaves_lane
 
         def done(task: asyncio.Task[Any]) -> None:
             self._tasks.discard(task)

@@ -22,23 +22,23 @@ class EngineError(ExecServerError):
     """An operation could not be done; ``str(error)`` is the message for the client."""
 
 
-class InvalidArgument(EngineError):  # noqa: N818
+class InvalidArgument(EngineError):
     """An argument is well-typed but unusable: an empty argv, a relative path, a bad URL."""
 
 
-class InvalidRequest(EngineError):  # noqa: N818
+class InvalidRequest(EngineError):
     """The state or a rule forbids the request: a duplicate process id, a copy into itself."""
 
 
-class NotFound(EngineError):  # noqa: N818
+class NotFound(EngineError):
     """The thing named does not exist."""
 
 
-class OperationFailed(EngineError):  # noqa: N818
+class OperationFailed(EngineError):
     """The operating system or a remote peer made the operation fail."""
 
 
-class ProtocolViolation(ExecServerError):  # noqa: N818
+class ProtocolViolation(ExecServerError):
     """The peer broke the protocol in a way that ends the connection."""
 
 

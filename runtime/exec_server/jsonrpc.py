@@ -40,7 +40,7 @@ MAX_DEPTH: Final = 127
 _NULL: Final = msgspec.Raw(b"null")
 
 
-class MalformedMessage(ExecServerError):  # noqa: N818
+class MalformedMessage(ExecServerError):
     """Input that is no JSON-RPC message; ``str(error)`` says what was found."""
 
 

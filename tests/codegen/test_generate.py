@@ -11,6 +11,7 @@ import sys
 from pathlib import Path
 
 import pytest
+
 from exec_server_codegen.cli import main
 
 REPOSITORY = Path(__file__).parents[2]

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
+
 from exec_server_codegen import lint as lint_module
 from exec_server_codegen.cli import main
 from exec_server_codegen.lint import lint

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
+
 from exec_server.engine import files
 from exec_server.errors import InvalidArgument, InvalidRequest
 

@@ -8,6 +8,7 @@ import stat
 from typing import TYPE_CHECKING
 
 import pytest
+
 from exec_server.engine.files import copy, remove
 from exec_server.errors import InvalidRequest
 

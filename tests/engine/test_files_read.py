@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
+
 from exec_server.engine import files
 from exec_server.errors import InvalidRequest
 

@@ -11,9 +11,10 @@ import sys
 from typing import TYPE_CHECKING, Any
 
 import pytest
+from http_peer import Conversation, Peer, Seen, answer, answering, redirect, saying
+
 from exec_server.engine.http import HttpClient, HttpRequest, HttpResponse
 from exec_server.errors import InvalidArgument, OperationFailed
-from http_peer import Conversation, Peer, Seen, answer, answering, redirect, saying
 
 if TYPE_CHECKING:
     from collections.abc import Coroutine

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pytest
+
 from exec_server.engine.http_proxy import UnsupportedProxy, proxy_for
 from exec_server.engine.http_url import parse
 

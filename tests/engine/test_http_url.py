@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import pytest
-from exec_server.engine.http_url import HttpUrl, UnsupportedScheme, UrlError, parse, resolve
 from hypothesis import given
 from hypothesis import strategies as st
+
+from exec_server.engine.http_url import HttpUrl, UnsupportedScheme, UrlError, parse, resolve
 
 
 @pytest.mark.parametrize(

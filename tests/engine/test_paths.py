@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import pytest
-from exec_server.engine import paths
-from exec_server.errors import InvalidArgument, InvalidRequest
 from hypothesis import given
 from hypothesis import strategies as st
+
+from exec_server.engine import paths
+from exec_server.errors import InvalidArgument, InvalidRequest
 
 
 @pytest.mark.parametrize(

@@ -8,6 +8,7 @@ import shutil
 from typing import TYPE_CHECKING
 
 import pytest
+
 from exec_server.engine.shell import Shell, login_shell
 
 if TYPE_CHECKING:

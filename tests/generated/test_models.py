@@ -6,14 +6,15 @@ import inspect
 import json
 from typing import TYPE_CHECKING, Any
 
-import exec_server_protocol
 import msgspec
 import pytest
-from exec_server_protocol import v1
-from exec_server_protocol.model import UINT64_MAX, Model
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 from payloads import Payloads, holds, load
+
+import exec_server_protocol
+from exec_server_protocol import v1
+from exec_server_protocol.model import UINT64_MAX, Model
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -6,8 +6,9 @@ import json
 import re
 from pathlib import Path
 
-import exec_server_protocol
 import pytest
+
+import exec_server_protocol
 from exec_server_codegen.reference import anchor
 from exec_server_codegen.schema import read_revision
 

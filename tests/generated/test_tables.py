@@ -11,11 +11,12 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
-import exec_server_protocol
 import msgspec
 import pytest
-from exec_server_protocol.model import Model
 from payloads import Payloads, load
+
+import exec_server_protocol
+from exec_server_protocol.model import Model
 
 if TYPE_CHECKING:
     from exec_server_protocol.table import Method

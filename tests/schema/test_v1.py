@@ -9,9 +9,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from exec_server_codegen.schema import read_revision
 from hypothesis import given
 from hypothesis import strategies as st
+
+from exec_server_codegen.schema import read_revision
 
 SCHEMA = Path(__file__).parents[2] / "schema"
 V1 = read_revision(SCHEMA, "v1")

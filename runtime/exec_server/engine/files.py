@@ -17,6 +17,7 @@ import stat
 from typing import NamedTuple
 
 import msgspec
+
 from exec_server.engine.file_copy import copy
 from exec_server.engine.file_source import READ_LIMIT_BYTES, ReadSource, open_for_read
 from exec_server.engine.file_tree import make_directories, remove_tree

@@ -17,6 +17,7 @@ from collections import deque
 from typing import TYPE_CHECKING, Final
 
 import httpcore
+
 from exec_server.engine.http_proxy import UnsupportedProxy, proxy_for
 from exec_server.engine.http_request import basic_credentials
 from exec_server.engine.http_url import HttpUrl, UnsupportedScheme, UrlError, resolve

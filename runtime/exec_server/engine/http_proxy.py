@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 _SOCKS: Final = "socks"
 
 
-class UnsupportedProxy(Exception):  # noqa: N818 - says what is the case
+class UnsupportedProxy(Exception):
     """The environment names a proxy of a kind that cannot be used, such as SOCKS."""
 
 

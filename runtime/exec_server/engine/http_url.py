@@ -32,7 +32,7 @@ class UrlError(ValueError):
     """The text is no URL of http or https; says why."""
 
 
-class UnsupportedScheme(UrlError):  # noqa: N818 - says what is the case
+class UnsupportedScheme(UrlError):
     """A URL of another kind."""
 
     def __init__(self, scheme: str) -> None:

@@ -10,20 +10,19 @@ before the message's own pieces.
 from __future__ import annotations
 
 import socket
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final, cast
 
 from websockets.frames import CloseCode, Frame, Opcode
 from websockets.http11 import Request
 from websockets.server import ServerProtocol
-from websockets.utils import apply_mask as _python_apply_mask
 
 from exec_server.transports import door
 from exec_server.transports.stream import ByteStream
 
 try:
-    from websockets.speedups import apply_mask
+    from websockets.speedups import apply_mask as _apply_mask
 except ImportError:
-    apply_mask = _python_apply_mask
+    from websockets.utils import apply_mask as _apply_mask
 
 if TYPE_CHECKING:
     import asyncio
@@ -47,6 +46,10 @@ _MASKED: Final = 0x80
 _RESERVED_BITS: Final = 0x70
 _MAX_CONTROL_BYTES: Final = 125
 _KNOWN_OPCODES: Final = frozenset(Opcode)
+
+
+# Typed for bytes; takes any buffer.
+_unmask: Final[Callable[[memoryview, memoryview], bytes]] = cast("Any", _apply_mask)
 
 
 def frame_header(length: int) -> bytes:
@@ -236,10 +239,7 @@ class WebSocketTransport:
             if available < end:
                 break
             if plain:
-                payload = apply_mask(
-                    data[start + 4 : end],  # type: ignore[arg-type]  # any buffer will do
-                    data[start : start + 4],
-                )
+                payload = _unmask(data[start + 4 : end], data[start : start + 4])
                 self._deliver(receiver, payload, is_text=first == _TEXT_FINAL)
             else:
                 self._feed_core(bytes(data[position:end]))

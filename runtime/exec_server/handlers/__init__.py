@@ -1,0 +1,1 @@
+"""Handlers: a revision's decoded params → an engine call → that revision's result."""
