@@ -1,5 +1,5 @@
 # Every target sets up what it needs: a virtual environment in .venv with the locked packages.
-PYTHON ?= python3.11
+PYTHON ?= $(shell command -v python3.11 || command -v python3)
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
@@ -17,3 +17,37 @@ $(STAMP): requirements/dev.txt pyproject.toml
 	@touch $@
 
 setup: $(STAMP) ## create .venv with the locked packages and the project
+
+generate: $(STAMP) ## write generated/ and docs/reference/ from schema/
+	$(BIN)/exec-server-codegen generate
+
+check: $(STAMP) ## fail if generated/ or docs/reference/ is not what schema/ says
+	$(BIN)/exec-server-codegen lint
+	$(BIN)/exec-server-codegen check
+
+lint: $(STAMP) ## ruff, rules and format
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+types: $(STAMP) ## mypy, strict
+	$(BIN)/mypy
+
+format: $(STAMP) ## apply ruff's fixes and format
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+test: $(STAMP) ## the tests, without the ones against real codex binaries
+	$(BIN)/pytest -n auto --ignore tests/peers
+
+bench: $(STAMP) ## measure the server beside a codex binary, in one run
+	$(BIN)/python -m exec_server_conformance.peers fetch 0.130.0
+	$(BIN)/python -m exec_server_conformance.bench --peer 0.130.0
+
+peers: $(STAMP) ## fetch the codex binaries that the suite is proven on
+	$(BIN)/python -m exec_server_conformance.peers fetch
+
+wheel: $(STAMP) ## build the wheel into dist/
+	$(BIN)/pip wheel --quiet --no-deps --no-build-isolation --wheel-dir dist .
+
+clean: ## remove everything that a target made
+	rm -rf $(VENV) .peers dist .mypy_cache .ruff_cache .pytest_cache .hypothesis

@@ -8,6 +8,7 @@ allocate for every read and copy what they cannot send at once.
 
 from __future__ import annotations
 
+import logging
 import os
 from collections import deque
 from typing import TYPE_CHECKING, Final, Protocol
@@ -17,6 +18,8 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from exec_server.transports.channel import LongMessage
+
+log = logging.getLogger("exec_server")
 
 HIGH_WATER: Final = 256 * 1024
 """Unsent bytes above which the producers of output are asked to pause."""
@@ -136,6 +139,9 @@ class ByteStream:
             else:
                 self.stop_reading()
                 self._owner.end_received()
+        except Exception as error:  # a fault here ends this connection, not the server
+            log.error("connection dropped by an internal error: %r", error)
+            self._lose()
         finally:
             self._corked = False
             if not self._lost:

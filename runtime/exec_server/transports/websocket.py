@@ -187,9 +187,7 @@ class WebSocketTransport:
         self._protocol.receive_data(head[:end])
         for event in self._protocol.events_received():
             if isinstance(event, Request):
-                response = self._protocol.accept(event)
-                del response.headers["Server"]
-                self._protocol.send_response(response)
+                self._protocol.send_response(self._protocol.accept(event))
         answer = b"".join(self._protocol.data_to_send())
         if self._protocol.handshake_exc is not None:
             self._answer(answer)
