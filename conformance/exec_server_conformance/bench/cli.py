@@ -1,0 +1,211 @@
+"""The benchmark's command line."""
+
+from __future__ import annotations
+
+import argparse
+import fnmatch
+import json
+import shlex
+import sys
+import tempfile
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from exec_server_conformance import peers
+from exec_server_conformance.bench import report
+from exec_server_conformance.bench.channel import BenchError
+from exec_server_conformance.bench.measurements import FULL, MEASUREMENTS, QUICK
+from exec_server_conformance.bench.subject import Subject, Target, Transport
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from exec_server_conformance.bench.measurements import Measurement, Scale
+
+DEFAULT_PEER = "0.130.0"
+OURS = "ours"
+CEILING = "driver"
+TRANSPORTS: tuple[Transport, ...] = ("ws", "stdio")
+
+
+def _arguments(argv: Sequence[str] | None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        prog="python -m exec_server_conformance.bench",
+        description=(
+            "Measure this project's server and real codex binaries side by side. "
+            "Exits 0 whatever the figures are, 2 on wrong usage, 3 when a server cannot be had."
+        ),
+    )
+    parser.add_argument(
+        "--peer",
+        action="append",
+        metavar="VERSION",
+        help=f"codex release to compare with, repeatable (default: {DEFAULT_PEER})",
+    )
+    parser.add_argument(
+        "--peers-directory",
+        type=Path,
+        default=peers.DEFAULT_DIRECTORY,
+        metavar="DIR",
+        help="where the codex binaries live (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--ours",
+        metavar="CMD",
+        help="command of our server; --listen is appended (default: codex-exec-server)",
+    )
+    parser.add_argument(
+        "--transport",
+        choices=TRANSPORTS,
+        action="append",
+        help="measure over one transport only",
+    )
+    parser.add_argument(
+        "--only",
+        action="append",
+        metavar="GLOB",
+        help="measurements to make, repeatable; --list names them",
+    )
+    parser.add_argument("--rounds", type=int, metavar="N", help="rounds per measurement")
+    parser.add_argument("--quick", action="store_true", help="small rounds: a rough picture")
+    parser.add_argument(
+        "--ceiling",
+        action="store_true",
+        help="also measure the driver against a server that does nothing",
+    )
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write all rounds to a file")
+    parser.add_argument("--list", action="store_true", help="list the measurements and exit")
+    arguments = parser.parse_args(argv)
+    if arguments.rounds is not None and arguments.rounds < 1:
+        parser.error("--rounds must be at least 1")
+    chosen = [
+        one
+        for one in MEASUREMENTS
+        if not arguments.only or any(fnmatch.fnmatch(one.name, glob) for glob in arguments.only)
+    ]
+    if not chosen:
+        parser.error(f"--only matches none of: {', '.join(one.name for one in MEASUREMENTS)}")
+    arguments.measurements = chosen
+    return arguments
+
+
+def _ours_command(command: str | None) -> list[str]:
+    """Return our server's command: as given, or the script beside this interpreter."""
+    if command is not None:
+        return shlex.split(command)
+    beside = Path(sys.executable).parent / "codex-exec-server"
+    return [str(beside)] if beside.exists() else ["codex-exec-server"]
+
+
+def _targets(arguments: argparse.Namespace) -> list[Target]:
+    """Return every column to be measured. Raises PeerError when a release has not been fetched."""
+    wanted = arguments.transport or TRANSPORTS
+    found = [
+        Target(OURS, _ours_command(arguments.ours), {}, transport)
+        for transport in TRANSPORTS
+        if transport in wanted
+    ]
+    for version in arguments.peer or [DEFAULT_PEER]:
+        command = peers.command(version, arguments.peers_directory)
+        for transport in TRANSPORTS:
+            if transport in wanted and transport in peers.transports(version):
+                found.append(Target(_codex(version), command, {}, transport))
+        if "ws" in wanted:
+            found.append(Target(_codex_quick(version), command, {}, "ws", quick_ack=True))
+    if arguments.ceiling and "ws" in wanted:
+        null = [sys.executable, "-m", "exec_server_conformance.bench.null_server"]
+        found.append(Target(CEILING, null, {}, "ws"))
+    return found
+
+
+def _codex(version: str) -> str:
+    return f"codex {version}"
+
+
+def _codex_quick(version: str) -> str:
+    return f"codex {version} quick ACK"
+
+
+def measure(
+    measurement: Measurement, targets: Sequence[Target], scale: Scale, scratch: Path
+) -> list[report.Result]:
+    """Make one measurement of all targets in turn, round after round."""
+    subjects = [Subject(target, scratch) for target in targets]
+    rounds: list[list[tuple[float, ...]]] = [[] for _ in subjects]
+    failures: list[str | None] = [None for _ in subjects]
+    try:
+        for _ in range(scale.rounds):
+            for index, subject in enumerate(subjects):
+                if failures[index] is not None:
+                    continue
+                try:
+                    with subject.server.watched():
+                        rounds[index].append(measurement.run(subject, scale))
+                except BenchError as error:
+                    failures[index] = str(error)
+                    subject.close()
+    finally:
+        for subject in subjects:
+            subject.close()
+    return [
+        report.Result(
+            figure,
+            subject.target.transport,
+            subject.target.label,
+            tuple(values[position] for values in rounds[index]),
+            failures[index],
+        )
+        for index, subject in enumerate(subjects)
+        for position, figure in enumerate(measurement.figures)
+    ]
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the benchmark; return the exit code."""
+    arguments = _arguments(argv)
+    if arguments.list:
+        for one in arguments.measurements:
+            print(f"{one.name:20} {'; '.join(figure.name for figure in one.figures)}")
+        return 0
+    scale = QUICK if arguments.quick else FULL
+    if arguments.rounds is not None:
+        scale = replace(scale, rounds=arguments.rounds)
+    try:
+        targets = _targets(arguments)
+        for target in targets:
+            target.start().close()
+    except (peers.PeerError, BenchError) as error:
+        print(f"bench: {error}", file=sys.stderr)
+        return 3
+    except ValueError as error:
+        print(f"bench: {error}", file=sys.stderr)
+        return 2
+    results: list[report.Result] = []
+    with tempfile.TemporaryDirectory(prefix="exec-server-bench-") as scratch:
+        for transport in TRANSPORTS:
+            for measurement in arguments.measurements:
+                taking_part = [one for one in targets if one.transport == transport]
+                if transport in measurement.transports and taking_part:
+                    print(f"… {transport} {measurement.name}", file=sys.stderr, flush=True)
+                    results += measure(measurement, taking_part, scale, Path(scratch))
+    _print(arguments, scale, results)
+    if arguments.json is not None:
+        arguments.json.write_text(json.dumps(report.as_json(results), indent=2) + "\n")
+    return 0
+
+
+def _print(arguments: argparse.Namespace, scale: Scale, results: list[report.Result]) -> None:
+    about = report.machine()
+    print(
+        f"\n{about['cores']} cores, Linux {about['kernel']}, loopback; "
+        f"medians of {scale.rounds} interleaved rounds; ratio = ours / codex\n"
+    )
+    for version in arguments.peer or [DEFAULT_PEER]:
+        columns = report.Comparison(OURS, _codex(version), _codex_quick(version))
+        print(report.table(columns, results), end="\n\n")
+    for one in results:
+        if one.target == CEILING and one.rounds:
+            print(f"driver alone: {one.figure.name} {report.number(one.median)} {one.figure.unit}")
+    for line in report.failures(results):
+        print(f"not measured: {line}")

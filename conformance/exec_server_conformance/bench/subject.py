@@ -1,0 +1,185 @@
+"""The servers under measurement: how they are started, reached, looked at and ended."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import subprocess
+import threading
+import time
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
+from urllib.parse import urlsplit
+
+from exec_server_conformance.bench.channel import BenchError, Channel, StdioLink, WebSocketLink
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping, Sequence
+
+Transport = Literal["ws", "stdio"]
+
+WATCHDOG_SECONDS = 60.0
+"""No single round takes this long; a server that stalls is killed, which ends the round."""
+
+
+@dataclass(frozen=True, slots=True)
+class Target:
+    """One column of the report: a server program, a transport, a manner of client."""
+
+    label: str
+    command: Sequence[str]
+    environment: Mapping[str, str]
+    transport: Transport
+    quick_ack: bool = False
+
+    def start(self) -> Server:
+        """Start the server; return when it listens (ws) or its process exists (stdio)."""
+        return Server(self)
+
+
+@dataclass(slots=True)
+class Memory:
+    """Memory of a server, in bytes."""
+
+    resident: int
+    """Resident set of the server process itself, file pages included."""
+
+    anonymous: int
+    """Anonymous memory of the server and all processes it keeps, shared pages counted once."""
+
+
+class Server:
+    """A running server process."""
+
+    def __init__(self, target: Target) -> None:
+        """Start the program; BenchError when it cannot be started or does not listen."""
+        self._target = target
+        listen = "ws://127.0.0.1:0" if target.transport == "ws" else "stdio"
+        started = time.perf_counter()
+        try:
+            self._process = subprocess.Popen(
+                [*target.command, "--listen", listen],
+                env={**os.environ, **target.environment},
+                stdin=subprocess.PIPE if target.transport == "stdio" else subprocess.DEVNULL,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.DEVNULL,
+                bufsize=0,
+                start_new_session=True,
+            )
+        except OSError as error:
+            raise BenchError(f"{target.command[0]} cannot be run: {error.strerror}") from error
+        self._address = ("", 0)
+        if target.transport == "ws":
+            with self.watched():
+                self._address = self._read_address()
+        self.seconds_to_listening = time.perf_counter() - started
+
+    def _read_address(self) -> tuple[str, int]:
+        assert self._process.stdout is not None
+        line = self._process.stdout.readline()
+        url = urlsplit(line.decode(errors="replace").strip())
+        if url.scheme != "ws" or url.hostname is None or url.port is None:
+            self.close()
+            raise BenchError(f"{self._target.label} printed {line!r} instead of a ws:// address")
+        return url.hostname, url.port
+
+    def connect(self) -> Channel:
+        """Return an initialized connection; a stdio server has one connection only."""
+        if self._target.transport == "ws":
+            return Channel(WebSocketLink(*self._address, quick_ack=self._target.quick_ack))
+        assert self._process.stdin is not None
+        assert self._process.stdout is not None
+        return Channel(StdioLink(self._process.stdin.fileno(), self._process.stdout.fileno()))
+
+    def memory(self) -> Memory:
+        """Return what the server holds at this moment."""
+        own = _smaps_rollup(self._process.pid)
+        others = [_smaps_rollup(pid) for pid in _descendants(self._process.pid)]
+        return Memory(
+            resident=own["Rss"],
+            anonymous=sum(each["Pss_Anon"] for each in (own, *others)),
+        )
+
+    @contextlib.contextmanager
+    def watched(self) -> Iterator[None]:
+        """Kill the server when what is done inside takes too long: the driver sees its end."""
+        watchdog = threading.Timer(WATCHDOG_SECONDS, self._process.kill)
+        watchdog.start()
+        try:
+            yield
+        finally:
+            watchdog.cancel()
+
+    def close(self) -> None:
+        """End the server and wait until it is gone."""
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(self._process.pid, signal.SIGKILL)
+        with contextlib.suppress(OSError):
+            self._process.communicate()
+
+
+@dataclass(slots=True)
+class Subject:
+    """A target during one measurement: its server and connection live through all rounds."""
+
+    target: Target
+    scratch: Path
+    _server: Server | None = field(default=None, init=False)
+    _channel: Channel | None = field(default=None, init=False)
+    _names: int = field(default=0, init=False)
+
+    @property
+    def server(self) -> Server:
+        """The running server, started when first asked for."""
+        if self._server is None:
+            self._server = self.target.start()
+        return self._server
+
+    @property
+    def channel(self) -> Channel:
+        """The one connection to the server, opened when first asked for."""
+        if self._channel is None:
+            self._channel = self.server.connect()
+        return self._channel
+
+    def new_name(self) -> str:
+        """Return a process id that this subject has not used yet."""
+        self._names += 1
+        return f"p{self._names}"
+
+    def close(self) -> None:
+        """End the connection and the server."""
+        if self._channel is not None:
+            self._channel.close()
+        if self._server is not None:
+            self._server.close()
+        self._channel = self._server = None
+
+
+def _smaps_rollup(pid: int) -> dict[str, int]:
+    """Return the counters of /proc/PID/smaps_rollup, in bytes; zeros when the process is gone."""
+    counters = {"Rss": 0, "Pss_Anon": 0}
+    try:
+        text = Path(f"/proc/{pid}/smaps_rollup").read_text()
+    except OSError:
+        return counters
+    for line in text.splitlines()[1:]:
+        name, _, amount = line.partition(":")
+        if name in counters:
+            counters[name] = int(amount.split()[0]) * 1024
+    return counters
+
+
+def _descendants(pid: int) -> list[int]:
+    """Return the processes below a process, as far as they exist now."""
+    found: list[int] = []
+    waiting = [pid]
+    while waiting:
+        parent = waiting.pop()
+        for children in Path(f"/proc/{parent}/task").glob("*/children"):
+            with contextlib.suppress(OSError):
+                waiting += (new := [int(child) for child in children.read_text().split()])
+                found += new
+    return found
