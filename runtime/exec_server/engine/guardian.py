@@ -46,7 +46,7 @@ class Guardian:
         """Take over a watchdog process and the writing end of its pipe; see ``start``."""
         self.pid = pid
         self._fd = fd
-        self._backlog = b""
+        self._backlog = bytearray()
 
     @classmethod
     def start(cls) -> Guardian:
@@ -97,7 +97,7 @@ class Guardian:
         except OSError:
             self._give_up()
             return
-        self._backlog = self._backlog[written:]
+        del self._backlog[:written]
 
     def _give_up(self) -> None:
         """Go on without a watchdog; one that missed a line must not act on what it knows."""

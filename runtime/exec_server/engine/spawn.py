@@ -101,11 +101,16 @@ def spawn(spec: SpawnSpec) -> Child:
 def prepare_parent() -> None:
     """Give this process what its children must inherit; the first caller does it.
 
-    They dump no core, and can be waited for even if whoever started the server ignored SIGCHLD
-    (which is inherited, and makes the kernel throw exit codes away).
+    They dump no core, get no descriptor that whoever started this process left open (Python's own
+    are never inherited), and can be waited for even if SIGCHLD was ignored from the start, which
+    makes the kernel throw exit codes away.
     """
     _, hard = resource.getrlimit(resource.RLIMIT_CORE)
     resource.setrlimit(resource.RLIMIT_CORE, (0, hard))
+    for name in os.listdir("/proc/self/fd"):
+        if int(name) >= _FIRST_FREE_FD:
+            with contextlib.suppress(OSError):  # that of the listing itself is closed by now
+                os.set_inheritable(int(name), False)
     if signal.getsignal(signal.SIGCHLD) is signal.SIG_IGN:
         signal.signal(signal.SIGCHLD, signal.SIG_DFL)
 
@@ -253,9 +258,10 @@ def _posix_spawn(
             setsigdef=_CATCHABLE,
         )
     except ValueError:
-        if all(name and "=" not in name for name in env):
+        passable = _passable(env)
+        if passable == env:
             raise
-        return _posix_spawn(path, argv, _passable(env), actions)
+        return _posix_spawn(path, argv, passable, actions)
 
 
 def _passable(env: Mapping[str, str]) -> Mapping[str, str]:

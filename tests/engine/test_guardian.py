@@ -1,0 +1,195 @@
+"""The watchdog that kills the children of a server that died, in servers that really die."""
+
+from __future__ import annotations
+
+import os
+import select
+import signal
+import subprocess
+import sys
+import textwrap
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+import pytest
+from process_bench import TIMEOUT, is_running
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+SERVER = """
+    import asyncio, signal, sys
+    from exec_server.engine.guardian import Guardian
+    assert "asyncio.events" not in Guardian.start.__globals__
+    guardian = Guardian.start()
+    from exec_server.engine.process import ProcessTable, SpawnSpec
+
+    class Listener:
+        def on_output(self, process, chunk): pass
+        def on_exited(self, process, seq, status): pass
+        def on_closed(self, process, seq): closed.set()
+
+    async def main():
+        global closed
+        closed = asyncio.Event()
+        table = ProcessTable(Listener(), loop=asyncio.get_running_loop(), guardian=guardian)
+        def start(*argv, **spec):
+            return table.start(str(len(table)), SpawnSpec(argv, "/", {}, **spec)).pid
+        start("true")
+        await closed.wait()
+        # Left by a process that has ended: not the watchdog's to kill.
+        closed.clear()
+        orphans = table.start("o", SpawnSpec(
+            ["sh", "-c", "sleep 1000 >/dev/null 2>&1 & echo $!"], "/", {}))
+        await closed.wait()
+        orphan = int(orphans.read().chunks[0].data)
+        print(guardian.pid, orphan, start("sleep", "1000"), start("sleep", "1000", tty=True),
+              start("sh", "-c", "trap '' TERM HUP INT; sleep 1000 & wait"), flush=True)
+        await asyncio.Event().wait()
+
+    asyncio.run(main())
+"""
+
+
+@contextmanager
+def running(program: str, *arguments: str) -> Iterator[subprocess.Popen[str]]:
+    """A Python process of its own that does not outlive the test."""
+    with subprocess.Popen(
+        [sys.executable, "-c", textwrap.dedent(program), *arguments],
+        stdout=subprocess.PIPE,
+        stdin=subprocess.PIPE,
+        text=True,
+    ) as process:
+        try:
+            yield process
+        finally:
+            process.kill()
+
+
+@contextmanager
+def end_of(*pids: int) -> Iterator[None]:
+    """Wait, on leaving, until processes that are no children of ours have ended."""
+    pidfds = [os.pidfd_open(pid) for pid in pids]
+    try:
+        yield
+        for pidfd in pidfds:
+            assert select.select([pidfd], [], [], TIMEOUT)[0], "still running"
+    finally:
+        for pidfd in pidfds:
+            os.close(pidfd)
+
+
+def numbers(process: subprocess.Popen[str]) -> list[int]:
+    """What a process prints on its next line."""
+    assert process.stdout is not None
+    assert select.select([process.stdout], [], [], TIMEOUT)[0]
+    return [int(word) for word in process.stdout.readline().split()]
+
+
+@pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGTERM, signal.SIGINT])
+def test_children_die_with_the_server_however_it_dies(how: signal.Signals) -> None:
+    """Groups and terminals, whatever they trap; then the watchdog ends as well."""
+    with running(SERVER) as server:
+        guardian, orphan, *pids = numbers(server)
+        try:
+            assert all(map(is_running, [guardian, orphan, *pids]))
+            with end_of(guardian, *pids):
+                server.send_signal(how)
+            assert is_running(orphan), "its group was released with its leader"
+        finally:
+            os.kill(orphan, signal.SIGKILL)
+
+
+@pytest.mark.parametrize(
+    "signum", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGQUIT, signal.SIGTSTP]
+)
+def test_the_watchdog_outlives_signals_meant_for_the_server(signum: signal.Signals) -> None:
+    """It is still there when its time comes."""
+    with running(SERVER) as server:
+        guardian, orphan, *pids = numbers(server)
+        os.kill(orphan, signal.SIGKILL)
+        with end_of(guardian, *pids):
+            os.kill(guardian, signum)
+            server.kill()
+
+
+def test_the_watchdog_holds_nothing_of_the_server() -> None:
+    """One descriptor, its own session, no directory."""
+    with running(SERVER) as server:
+        guardian, orphan, *_ = numbers(server)
+        os.kill(orphan, signal.SIGKILL)
+        assert len(os.listdir(f"/proc/{guardian}/fd")) == 1
+        assert os.getsid(guardian) == guardian
+        assert os.readlink(f"/proc/{guardian}/cwd") == "/"
+        with end_of(guardian):
+            server.kill()
+
+
+GUARDIAN_ALONE = """
+    import os, signal, sys
+    from exec_server.engine.guardian import Guardian
+    guardian = Guardian.start()
+    first, second = map(int, sys.argv[1:])
+    guardian.add(first)
+    guardian.add(second)
+    guardian.remove(first)
+    print(guardian.pid, flush=True)
+    sys.stdin.read()
+    if ACTION == "close":
+        guardian.close()
+        guardian.close()
+        try:
+            os.waitpid(guardian.pid, os.WNOHANG)
+        except ChildProcessError:
+            print(1, flush=True)
+    elif ACTION == "killed":
+        os.kill(guardian.pid, signal.SIGKILL)
+        os.waitid(os.P_PID, guardian.pid, os.WEXITED | os.WNOWAIT)
+        for pgid in range(100):
+            guardian.add(first)
+        print(1, flush=True)
+    elif ACTION == "stopped":
+        os.kill(guardian.pid, signal.SIGSTOP)
+        for count in range(200_000):
+            guardian.add(first)
+        guardian.close()
+        print(1, flush=True)
+"""
+
+
+@contextmanager
+def two_groups() -> Iterator[list[subprocess.Popen[bytes]]]:
+    """Two processes that lead groups."""
+    groups = [subprocess.Popen(["sleep", "1000"], start_new_session=True) for _ in range(2)]
+    try:
+        yield groups
+    finally:
+        for group in groups:
+            group.kill()
+            group.wait()
+
+
+@pytest.mark.parametrize(
+    ("action", "killed"),
+    [("nothing", True), ("close", True), ("killed", False), ("stopped", False)],
+)
+def test_only_groups_that_are_still_listed_are_killed(action: str, killed: bool) -> None:
+    """At the server's end or an orderly close; never by a watchdog that missed something.
+
+    A watchdog that is gone or does not listen neither stops nor breaks the server.
+    """
+    with two_groups() as (first, second):
+        program = f"ACTION = {action!r}\n" + textwrap.dedent(GUARDIAN_ALONE)
+        with running(program, str(first.pid), str(second.pid)) as server:
+            (guardian,) = numbers(server)
+            with end_of(guardian):
+                assert server.stdin is not None
+                server.stdin.close()
+                if action != "nothing":
+                    assert numbers(server) == [1]
+            assert server.wait(TIMEOUT) == 0
+        if killed:
+            assert second.wait(TIMEOUT) == -signal.SIGKILL
+        else:
+            assert second.poll() is None
+        assert first.poll() is None
