@@ -1,0 +1,193 @@
+"""Handshake, envelope and errors, as a client sees them on either transport."""
+
+from __future__ import annotations
+
+import peer
+import pytest
+
+ABSENT = "/nonexistent-directory"
+
+
+def test_handshake_gives_a_session_id_and_then_serves(fresh: peer.Client) -> None:
+    assert len(fresh.initialize()) == 36
+    assert fresh.is_alive()
+
+
+@pytest.mark.parametrize(
+    ("method", "params", "family"),
+    [
+        ("process/terminate", {"processId": "a"}, "exec"),
+        ("fs/getMetadata", {"path": "/"}, "filesystem"),
+        ("http/request", {"method": "GET", "url": "http://x/", "requestId": "1"}, "http"),
+        ("environment/info", None, "environment info"),
+    ],
+)
+def test_methods_before_the_handshake_are_refused(
+    fresh: peer.Client, method: str, params: object, family: str
+) -> None:
+    early = fresh.error(method, params)
+    assert early == {
+        "code": -32600,
+        "message": f"client must call initialize before using {family} methods",
+    }
+    fresh.call("initialize", {"clientName": "test"})
+    half = fresh.error(method, params)
+    assert half == {
+        "code": -32600,
+        "message": f"client must send initialized before using {family} methods",
+    }
+
+
+def test_initialize_is_for_once_but_a_failed_one_may_be_repeated(fresh: peer.Client) -> None:
+    unknown = fresh.error("initialize", {"clientName": "x", "resumeSessionId": "nobody"})
+    assert unknown == {"code": -32600, "message": "unknown session id nobody"}
+    fresh.initialize()
+    again = fresh.error("initialize", {"clientName": "x"})
+    assert again == {
+        "code": -32600,
+        "message": "initialize may only be sent once per connection",
+    }
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "nonsense",
+        "{",
+        "null",
+        "5",
+        "[]",
+        '[{"id":1,"method":"initialize"}]',
+        "{}",
+        '{"id":1}',
+        '{"id":1,"method":5}',
+        '{"id":1,"error":{"message":"no code"}}',
+        '{"id":null,"result":1}',
+        '{"id":1,"method":"a","method":"b"}',
+        '{"id":1,"method":"x"} {"id":2,"method":"x"}',
+        '{"id":1,"method":"x","params":"\\ud800"}',
+        '{"id":1,"method":"x",}',
+        '{"id":1,"method":"x","params":NaN}',
+        '\ufeff{"id":1,"method":"x"}',
+        '{"id":1,"method":"x","params":' + "[" * 200 + "]" * 200 + "}",
+    ],
+)
+def test_malformed_input_is_answered_with_id_minus_one(client: peer.Client, text: str) -> None:
+    client.send_text(text)
+    error = client.answer(-1)["error"]
+    assert error["code"] == -32600
+    assert error["message"].startswith("failed to parse")
+    assert client.is_alive()
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        '{"method":"unknown/notification"}',
+        '{"id":null,"method":"process/terminate","params":{"processId":"a"}}',
+        '{"id":1.0,"method":"process/terminate","params":{"processId":"a"}}',
+        '{"id":true,"method":"process/terminate","params":{"processId":"a"}}',
+        '{"id":9223372036854775808,"method":"process/terminate","params":{"processId":"a"}}',
+        '{"id":1,"id":2,"method":"process/terminate","params":{"processId":"a"}}',
+        '{"id":1,"method":"process/terminate","trace":5,"params":{"processId":"a"}}',
+        '{"id":1,"result":{}}',
+        '{"id":1,"error":{"code":1,"message":"x"}}',
+    ],
+)
+def test_violations_end_the_connection_after_the_pending_answers(
+    client: peer.Client, text: str
+) -> None:
+    before = [client.request("process/terminate", {"processId": "a"}) for _ in range(20)]
+    client.send_text(text)
+    client.wait_for_end()
+    assert all(client.answers[identifier] for identifier in before)
+
+
+def test_initialized_before_initialize_ends_the_connection(fresh: peer.Client) -> None:
+    fresh.send({"method": "initialized"})
+    fresh.wait_for_end()
+    assert not fresh.arrivals
+
+
+@pytest.mark.parametrize(
+    "identifier", [0, -1, 2**63 - 1, -(2**63), "", "text", "Gruß", "1"], ids=repr
+)
+def test_ids_come_back_unchanged(client: peer.Client, identifier: object) -> None:
+    client.request("process/terminate", {"processId": "a"}, identifier=identifier)
+    answer = client.answer(identifier)
+    assert answer == {"id": identifier, "result": {"running": False}}
+    assert type(answer["id"]) is type(identifier)
+
+
+def test_unknown_members_and_a_jsonrpc_member_are_ignored(client: peer.Client) -> None:
+    client.send(
+        {
+            "jsonrpc": 7,
+            "id": "x",
+            "method": "process/terminate",
+            "params": {"processId": "a", "zebra": [1]},
+            "trace": {"traceparent": "t"},
+            "result": 1,
+        }
+    )
+    assert client.answer("x") == {"id": "x", "result": {"running": False}}
+
+
+def test_an_unknown_method_is_told_before_its_params_and_the_state(fresh: peer.Client) -> None:
+    error = fresh.error("process/resize", 5)
+    assert error["code"] == -32601
+    assert "`process/resize`" in error["message"]
+
+
+@pytest.mark.parametrize(
+    ("method", "params", "field"),
+    [
+        ("initialize", {}, "clientName"),
+        ("initialize", {"clientName": 5}, "clientName"),
+        ("process/start", {"processId": "a"}, "argv"),
+        ("process/start", peer.start_params("a", "true", env=None), "env"),
+        ("process/start", peer.start_params("a", "true", pipeStdin=None), "pipeStdin"),
+        ("process/start", peer.start_params("a", "true", tty="yes"), "tty"),
+        ("process/start", peer.start_params("a", "true", envPolicy={}), "inherit"),
+        ("process/start", peer.start_params("a", argv=[1]), "argv"),
+        ("process/read", {"processId": "a", "afterSeq": -1}, "afterSeq"),
+        ("process/read", {"processId": "a", "afterSeq": 2**64}, "afterSeq"),
+        ("process/read", {"processId": "a", "maxBytes": 1.5}, "maxBytes"),
+        ("process/read", {"processId": "a", "waitMs": "5"}, "waitMs"),
+        ("process/write", {"processId": "a", "chunk": "!"}, "chunk"),
+        ("process/write", {"processId": "a", "chunk": "aGl="}, "chunk"),
+        ("process/write", {"processId": "a", "chunk": "aGk"}, "chunk"),
+        ("process/write", {"processId": "a"}, "chunk"),
+        ("process/terminate", {}, "processId"),
+        ("process/terminate", {"processId": None}, "processId"),
+        ("fs/readFile", {"path": "relative"}, "path"),
+        ("fs/readFile", {"path": ""}, "path"),
+        ("fs/readFile", {"path": "file:///etc"}, "path"),
+        ("fs/readFile", {"path": "/x", "sandbox": 5}, "sandbox"),
+        ("fs/copy", {"sourcePath": "/a", "destinationPath": "/b"}, "recursive"),
+        ("fs/copy", {"sourcePath": "/a", "destinationPath": "b", "recursive": True}, "dest"),
+        ("fs/writeFile", {"path": "/x"}, "dataBase64"),
+        ("fs/join", {"basePath": "x", "path": "y"}, "basePath"),
+        ("http/request", {"method": "GET", "url": "http://x/"}, "requestId"),
+        ("environment/info", {"x": 1}, "x"),
+    ],
+)
+def test_bad_params_name_the_field_and_change_nothing(
+    client: peer.Client, method: str, params: dict[str, object], field: str
+) -> None:
+    error = client.error(method, params)
+    assert error["code"] == -32602
+    assert field in error["message"]
+    assert client.error("process/read", {"processId": "a"})["code"] == -32600
+
+
+@pytest.mark.parametrize("params", [None, [], "x", 5])
+def test_params_that_are_no_object_are_invalid(client: peer.Client, params: object) -> None:
+    assert client.error("process/terminate", params)["code"] == -32602
+
+
+def test_ten_thousand_pipelined_requests_are_all_answered_in_full(client: peer.Client) -> None:
+    count = 10_000 if isinstance(client, peer.WebSocketClient) else 2_000
+    wanted = [client.request("process/terminate", {"processId": "a"}) for _ in range(count)]
+    client.wait(lambda: wanted[-1] in client.answers)
+    assert all(len(client.answers[identifier]) == 1 for identifier in wanted)
