@@ -7,6 +7,7 @@ output is retained, and it can be resumed until its time is over; then its proce
 
 from __future__ import annotations
 
+import asyncio
 import uuid
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final, Protocol
@@ -15,7 +16,6 @@ from exec_server.engine.process import ProcessTable
 from exec_server.errors import InvalidRequest
 
 if TYPE_CHECKING:
-    import asyncio
     from collections.abc import Sequence
 
     from exec_server.engine.guardian import Guardian
@@ -162,5 +162,4 @@ class SessionRegistry:
         """End every session and wait until no process is left."""
         for session in list(self._sessions.values()):
             self.end(session)
-        while self._ending:
-            await next(iter(self._ending))
+        await asyncio.gather(*self._ending)

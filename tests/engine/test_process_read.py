@@ -73,15 +73,16 @@ async def answers_at_once(process: Process, after_seq: int, wait_ms: int = FOREV
 @asynchronous
 async def test_what_ends_the_wait(tmp_path: Path) -> None:
     """A chunk, an exit not yet seen, the closing; not an exit that has been seen."""
-    gate = tmp_path / "gate"
-    os.mkfifo(gate)
+    first, second = tmp_path / "first", tmp_path / "second"
+    os.mkfifo(first)
+    os.mkfifo(second)
     async with Bench() as bench:
-        process = bench.shell(f"read x <{gate}; (read x <{gate}; echo late) & exit 3")
+        process = bench.shell(f"read x <{first}; (read x <{second}; echo late) & exit 3")
         assert not await answers_at_once(process, 0)
         assert await answers_at_once(process, 0, wait_ms=0)
 
         waiting = asyncio.ensure_future(process.read_wait(0, None, FOREVER))
-        await bench.loop.run_in_executor(None, gate.write_text, "go\n")
+        await bench.loop.run_in_executor(None, first.write_text, "go\n")
         view = await within_bounds(waiting)
         assert (view.chunks, view.next_seq) == ([], 2)
         assert (view.status, view.closed) == (ExitStatus(3, None), False)
@@ -92,7 +93,7 @@ async def test_what_ends_the_wait(tmp_path: Path) -> None:
 
         waiting = asyncio.ensure_future(process.read_wait(1, None, FOREVER))
         beyond = asyncio.ensure_future(process.read_wait(2**64 - 1, None, FOREVER))
-        await bench.loop.run_in_executor(None, gate.write_text, "go\n")
+        await bench.loop.run_in_executor(None, second.write_text, "go\n")
         view = await within_bounds(waiting)
         assert [(chunk.seq, chunk.data) for chunk in view.chunks] == [(2, b"late\n")]
         view = await within_bounds(beyond)

@@ -324,7 +324,6 @@ def test_odd_descriptors_of_this_process_do_no_harm(tmp_path: Path) -> None:
             check=True,
             timeout=20,
             pass_fds=[left_open],
-            cwd="/",
             env=os.environ | ENV,
         )
     finally:
