@@ -110,6 +110,27 @@ async def test_the_environment_gains_a_shell_and_nothing_else() -> None:
 
 
 @asynchronous
+async def test_the_shell_of_an_unknown_user(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Is the plain one, and is looked up again the next time."""
+    async with Bench() as bench:
+
+        def unknown(uid: int) -> pwd.struct_passwd:
+            raise KeyError(uid)
+
+        with monkeypatch.context() as patch:
+            patch.setattr(os, "getuid", lambda: 4_000_000)
+            patch.setattr(pwd, "getpwuid", unknown)
+            first = bench.start("/usr/bin/env", tty=True, env={})
+        with monkeypatch.context() as patch:
+            patch.setattr(os, "getuid", lambda: 4_000_000)
+            entry = pwd.struct_passwd(("u", "x", 4_000_000, 1, "", "/", "/bin/zsh"))
+            patch.setattr(pwd, "getpwuid", lambda _: entry)
+            second = bench.start("/usr/bin/env", tty=True, env={})
+        assert (await bench.has_closed(first)).text() == b"SHELL=/bin/sh\r\n"
+        assert (await bench.has_closed(second)).text() == b"SHELL=/bin/zsh\r\n"
+
+
+@asynchronous
 async def test_background_jobs_die_with_the_terminal_or_hold_it() -> None:
     """The hang-up ends those of the session; one in another session keeps the output open."""
     async with Bench() as bench:

@@ -107,9 +107,7 @@ def test_a_long_poll_delays_nothing_and_ends_with_the_output(client: peer.Client
 def test_a_write_that_nobody_reads_delays_nothing(client: peer.Client) -> None:
     client.start("p", "sleep", "100", pipeStdin=True)
     big = encoded(b"x" * 1_000_000)
-    writes = [
-        client.request("process/write", {"processId": "p", "chunk": big}) for _ in range(30)
-    ]
+    writes = [client.request("process/write", {"processId": "p", "chunk": big}) for _ in range(30)]
     assert client.is_alive()
     client.call("process/terminate", {"processId": "p"})
     client.closed("p")
