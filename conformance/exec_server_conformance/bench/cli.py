@@ -108,9 +108,11 @@ def _targets(arguments: argparse.Namespace) -> list[Target]:
     ]
     for version in arguments.peer or [DEFAULT_PEER]:
         command = peers.command(version, arguments.peers_directory)
-        for transport in TRANSPORTS:
-            if transport in wanted and transport in peers.transports(version):
-                found.append(Target(_codex(version), command, {}, transport))
+        found += [
+            Target(_codex(version), command, {}, transport)
+            for transport in TRANSPORTS
+            if transport in wanted and transport in peers.transports(version)
+        ]
         if "ws" in wanted:
             found.append(Target(_codex_quick(version), command, {}, "ws", quick_ack=True))
     if arguments.ceiling and "ws" in wanted:

@@ -79,6 +79,10 @@ class Guardian:
         """End the watchdog, which kills the groups still listed, and wait for it; idempotent."""
         if self._fd < 0:
             return
+        # One that missed a line must not act on what it knows; one that was stopped must go on.
+        signum = signal.SIGKILL if self._backlog else signal.SIGCONT
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(self.pid, signum)
         os.close(self._fd)
         self._fd = -1
         with contextlib.suppress(ChildProcessError):
@@ -92,18 +96,11 @@ class Guardian:
             written = os.write(self._fd, self._backlog)
         except BlockingIOError:
             if len(self._backlog) > _BACKLOG_BYTES:
-                self._give_up()
-            return
+                self.close()
         except OSError:
-            self._give_up()
-            return
-        del self._backlog[:written]
-
-    def _give_up(self) -> None:
-        """Go on without a watchdog; one that missed a line must not act on what it knows."""
-        with contextlib.suppress(ProcessLookupError):
-            os.kill(self.pid, signal.SIGKILL)
-        self.close()
+            self.close()
+        else:
+            del self._backlog[:written]
 
 
 def _run(read_end: int) -> NoReturn:

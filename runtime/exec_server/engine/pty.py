@@ -50,10 +50,14 @@ def open_pair(rows: int, cols: int) -> Pair:
         raise
 
 
-@functools.cache
 def login_shell() -> str:
-    """The shell of the server's user in the user database, looked up once."""
+    """The shell of the server's user in the user database."""
     try:
-        return pwd.getpwuid(os.getuid()).pw_shell or FALLBACK_SHELL
+        return _shell_of(os.getuid())
     except KeyError:
         return FALLBACK_SHELL
+
+
+@functools.cache  # but not its failures, one of which is that no more files can be opened
+def _shell_of(uid: int) -> str:
+    return pwd.getpwuid(uid).pw_shell or FALLBACK_SHELL
