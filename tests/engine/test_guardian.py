@@ -154,6 +154,10 @@ GUARDIAN_ALONE = """
             guardian.add(first)
         guardian.close()
         print(1, flush=True)
+    elif ACTION == "suspended":
+        os.kill(guardian.pid, signal.SIGSTOP)
+        guardian.close()
+        print(1, flush=True)
 """
 
 
