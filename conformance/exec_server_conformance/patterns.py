@@ -1,0 +1,130 @@
+"""Comparing what came with what a session expects, and making expectations from what came.
+
+An expectation is JSON. Objects match when every expected member matches (a server may add none,
+which the schema check sees to); arrays match element by element; an object with one of these
+members is a pattern instead:
+
+    {"$type": "integer" | "string" | "boolean" | "any"}    any value of the type
+    {"$regex": "…"}                                        a string that matches as a whole
+    {"$unordered": […]}                                    the elements in any order
+    {"$chunks": {"stdout": "text", …}}                     output chunks, joined per stream
+
+``error.message`` is for people and is not compared.
+"""
+
+from __future__ import annotations
+
+import base64
+import json
+import re
+from typing import Any
+
+from exec_server_conformance.errors import Failure
+
+Json = Any
+
+_TYPES: dict[str, type | tuple[type, ...]] = {
+    "integer": int,
+    "string": str,
+    "boolean": bool,
+    "any": object,
+}
+
+
+def text_of(data: bytes) -> str:
+    """Bytes as a session shows them: UTF-8 text if they are, else ``base64:…``."""
+    try:
+        text = data.decode()
+    except UnicodeDecodeError:
+        return "base64:" + base64.b64encode(data).decode()
+    return f"{len(data)} × {text[0]!r}" if len(text) > 200 and text == text[0] * len(text) else text
+
+
+def show(value: Json) -> str:
+    """A value in a failure message, cut to a readable length."""
+    text = json.dumps(value, ensure_ascii=False)
+    return text if len(text) <= 300 else f"{text[:300]}… ({len(text)} characters)"
+
+
+def joined_chunks(chunks: list[dict[str, Any]]) -> dict[str, str]:
+    """The output of process/read, joined per stream."""
+    streams: dict[str, bytes] = {}
+    for chunk in chunks:
+        data = base64.b64decode(chunk["chunk"])
+        streams[chunk["stream"]] = streams.get(chunk["stream"], b"") + data
+    return {stream: text_of(data) for stream, data in streams.items()}
+
+
+def match(expected: Json, actual: Json, where: str) -> None:
+    """Raise Failure unless the value is as expected."""
+    if isinstance(expected, dict):
+        pattern = next((name for name in expected if name.startswith("$")), None)
+        if pattern is not None:
+            _match_pattern(pattern, expected[pattern], actual, where)
+            return
+        if not isinstance(actual, dict):
+            raise Failure(f"{where}: expected {show(expected)}, got {show(actual)}")
+        for name, value in expected.items():
+            if name == "message" and where.endswith("error"):
+                continue
+            if name not in actual:
+                raise Failure(f"{where}: expected a member {name!r}, got {show(actual)}")
+            match(value, actual[name], f"{where}.{name}")
+        return
+    if isinstance(expected, list):
+        if not isinstance(actual, list) or len(actual) != len(expected):
+            raise Failure(f"{where}: expected {show(expected)}, got {show(actual)}")
+        for index, value in enumerate(expected):
+            match(value, actual[index], f"{where}[{index}]")
+        return
+    if type(expected) is not type(actual) or expected != actual:
+        raise Failure(f"{where}: expected {show(expected)}, got {show(actual)}")
+
+
+def _match_pattern(pattern: str, value: Json, actual: Json, where: str) -> None:
+    if pattern == "$type":
+        kind = _TYPES[value]
+        if not isinstance(actual, kind) or (value == "integer" and isinstance(actual, bool)):
+            raise Failure(f"{where}: expected any {value}, got {show(actual)}")
+    elif pattern == "$regex":
+        if not isinstance(actual, str) or re.fullmatch(value, actual) is None:
+            raise Failure(f"{where}: expected a string like {value!r}, got {show(actual)}")
+    elif pattern == "$unordered":
+        if not isinstance(actual, list):
+            raise Failure(f"{where}: expected an array, got {show(actual)}")
+        match(sorted(value, key=show), sorted(actual, key=show), where)
+    elif pattern == "$chunks":
+        if not isinstance(actual, list):
+            raise Failure(f"{where}: expected output chunks, got {show(actual)}")
+        match(value, joined_chunks(actual), where)
+    else:
+        raise Failure(f"{where}: unknown pattern {pattern}")
+
+
+_UUID = "[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}"
+
+_VARIES: dict[str, Json] = {
+    "sessionId": {"$regex": _UUID},
+    "modifiedAtMs": {"$type": "integer"},
+    "createdAtMs": {"$type": "integer"},
+    "nextSeq": {"$type": "integer"},
+    "headers": {"$type": "any"},
+    "shell": {"$type": "any"},
+}
+
+
+def generalise(value: Json, places: dict[str, str], member: str = "") -> Json:
+    """Make an expectation from a recorded value; ``places`` maps what varies to its name."""
+    if member in _VARIES and value is not None:
+        return _VARIES[member]
+    if isinstance(value, dict):
+        return {name: generalise(one, places, name) for name, one in value.items()}
+    if isinstance(value, list):
+        if member == "chunks":
+            return {"$chunks": generalise(joined_chunks(value), places)}
+        items = [generalise(one, places) for one in value]
+        return {"$unordered": sorted(items, key=show)} if member == "entries" else items
+    if isinstance(value, str):
+        for place, name in places.items():
+            value = value.replace(place, name)
+    return value

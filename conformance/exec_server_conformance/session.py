@@ -1,0 +1,165 @@
+"""Session files: JSON Lines, a header and then steps. docs/sessions.md describes them.
+
+A scenario is a session without expectations; the recorder fills them in.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, Literal
+
+import jsonschema
+
+from exec_server_conformance.errors import SessionError
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+Transport = Literal["ws", "stdio"]
+
+_TEXT = {"type": "string"}
+_CONNECTION = {"on": _TEXT}
+_EXPECT = {"expect": True, "overrides": _TEXT}
+
+
+def _step(required: str, **members: Any) -> dict[str, Any]:
+    return {
+        "type": "object",
+        "properties": {required: True, **members},
+        "required": [required],
+        "additionalProperties": False,
+    }
+
+
+HEADER_SCHEMA: dict[str, Any] = {
+    "type": "object",
+    "properties": {
+        "session": {"type": "string", "pattern": "^v[0-9]+(/[a-z0-9_]+)+$"},
+        "description": {"type": "string", "minLength": 1},
+        "transports": {
+            "type": "array",
+            "items": {"enum": ["ws", "stdio"]},
+            "minItems": 1,
+            "uniqueItems": True,
+        },
+        "since": {"type": "string", "pattern": r"^\d+\.\d+\.\d+$"},
+        "level": {"enum": ["contract", "quirk"]},
+        "timeoutSeconds": {"type": "number", "exclusiveMinimum": 0},
+        "handshake": {"type": "boolean"},
+        "files": {"type": "object", "additionalProperties": _TEXT},
+        "source": _TEXT,
+    },
+    "required": ["session", "description", "transports"],
+    "additionalProperties": False,
+}
+
+STEP_SCHEMAS: dict[str, dict[str, Any]] = {
+    "call": _step(
+        "call",
+        params=True,
+        id={"type": ["string", "integer"]},
+        wait={"type": "boolean"},
+        **_CONNECTION,
+        **_EXPECT,
+    ),
+    "answer": _step("answer", **_CONNECTION, **_EXPECT),
+    "notify": _step("notify", params=True, **_CONNECTION),
+    "text": _step("text", **_CONNECTION),
+    "binary": _step("binary", **_CONNECTION),
+    "process": _step("process", **_CONNECTION, **_EXPECT),
+    "until": _step("until", output=_TEXT, event=_TEXT, **_CONNECTION),
+    "stream": _step("stream", **_CONNECTION, **_EXPECT),
+    "connect": _step("connect", handshake={"type": "boolean"}),
+    "disconnect": _step("disconnect"),
+    "ended": _step("ended"),
+    "pause": _step("pause"),
+    "http": _step("http", **_EXPECT),
+}
+
+
+@dataclass(slots=True)
+class Step:
+    """One thing the client does or waits for."""
+
+    kind: str
+    members: dict[str, Any]
+    line: int
+
+
+@dataclass(slots=True)
+class Session:
+    """A session or scenario."""
+
+    path: Path
+    name: str
+    description: str
+    transports: list[Transport]
+    since: str
+    timeout_seconds: float
+    handshake: bool
+    files: dict[str, str]
+    header: dict[str, Any]
+    steps: list[Step] = field(default_factory=list)
+
+    def dump(self) -> str:
+        """The text of the file."""
+        lines = [self.header, *(step.members for step in self.steps)]
+        return "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines)
+
+
+def load(path: Path) -> Session:
+    """Read a session file; raises SessionError naming the line."""
+    objects: list[tuple[int, dict[str, Any]]] = []
+    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), 1):
+        if not line.strip():
+            continue
+        try:
+            value = json.loads(line)
+        except ValueError as error:
+            raise SessionError(f"{path}:{number}: not JSON: {error}") from None
+        if not isinstance(value, dict):
+            raise SessionError(f"{path}:{number}: expected an object")
+        objects.append((number, value))
+    if not objects:
+        raise SessionError(f"{path}:1: the file is empty")
+    number, header = objects[0]
+    _check(header, HEADER_SCHEMA, f"{path}:{number}")
+    session = Session(
+        path=path,
+        name=header["session"],
+        description=header["description"],
+        transports=header["transports"],
+        since=header.get("since", "0.121.0"),
+        timeout_seconds=header.get("timeoutSeconds", 20),
+        handshake=header.get("handshake", True),
+        files=header.get("files", {}),
+        header=header,
+    )
+    for number, members in objects[1:]:
+        kind = next((name for name in members if name in STEP_SCHEMAS), None)
+        if kind is None:
+            raise SessionError(
+                f"{path}:{number}: expected a step with one of {', '.join(STEP_SCHEMAS)}"
+            )
+        _check(members, STEP_SCHEMAS[kind], f"{path}:{number}")
+        session.steps.append(Step(kind, members, number))
+    return session
+
+
+def _check(value: dict[str, Any], schema: dict[str, Any], where: str) -> None:
+    try:
+        jsonschema.validate(value, schema)
+    except jsonschema.ValidationError as error:
+        raise SessionError(f"{where}: {error.message}") from None
+
+
+def load_all(directory: Path) -> list[Session]:
+    """Every session below a directory, by name; raises SessionError, also for a name used twice."""
+    sessions = [load(path) for path in sorted(directory.rglob("*.jsonl"))]
+    seen: dict[str, Path] = {}
+    for session in sessions:
+        if session.name in seen:
+            raise SessionError(f"{session.path}:1: {seen[session.name]} has the same name")
+        seen[session.name] = session.path
+    return sessions

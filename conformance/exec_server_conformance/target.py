@@ -1,0 +1,197 @@
+"""The server under test: how it is started, reached over each transport, and ended."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import shlex
+import signal
+import tempfile
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Protocol
+
+from websockets.asyncio.client import connect
+from websockets.exceptions import ConnectionClosed, WebSocketException
+
+from exec_server_conformance.errors import TargetError
+
+if TYPE_CHECKING:
+    from websockets.asyncio.client import ClientConnection
+
+    from exec_server_conformance.session import Transport
+
+START_SECONDS = 10.0
+STOP_SECONDS = 3.0
+LINE_LIMIT = 256 * 1024 * 1024
+"""No message of a server is refused for its size; this bounds a line of stdio."""
+
+
+@dataclass(frozen=True, slots=True)
+class Target:
+    """A server command, or the URL of a server that runs already.
+
+    The command is run with ``--listen stdio`` or ``--listen ws://127.0.0.1:0`` appended unless it
+    names a ``--listen`` itself; a command that listens prints its ``ws://`` URL on stdout.
+    """
+
+    command: str | None = None
+    url: str | None = None
+
+    def argv(self, transport: Transport) -> list[str]:
+        """The command line for a transport."""
+        try:
+            argv = shlex.split(self.command or "")
+        except ValueError as error:
+            raise TargetError(f"the command cannot be read: {error}") from None
+        if not argv:
+            raise TargetError("the command is empty")
+        if "--listen" in argv:
+            return argv
+        return [*argv, "--listen", "stdio" if transport == "stdio" else "ws://127.0.0.1:0"]
+
+
+class Link(Protocol):
+    """One connection to the server."""
+
+    async def send(self, data: bytes, *, binary: bool = False) -> None:
+        """Send one message."""
+        ...
+
+    async def receive(self) -> bytes | None:
+        """The next message; None when the server has ended the connection."""
+        ...
+
+    async def close(self) -> None:
+        """End the connection from this side."""
+        ...
+
+
+class WebSocketLink:
+    """A WebSocket connection that offers no extension and has no size limit."""
+
+    def __init__(self, websocket: ClientConnection) -> None:
+        self._websocket = websocket
+
+    @classmethod
+    async def open(cls, url: str) -> WebSocketLink:
+        """Connect."""
+        try:
+            websocket = await connect(
+                url,
+                compression=None,
+                max_size=None,
+                open_timeout=START_SECONDS,
+                proxy=None,
+                ping_interval=None,
+                close_timeout=1,
+            )
+        except (OSError, WebSocketException, TimeoutError) as error:
+            raise TargetError(f"cannot connect to {url}: {error or type(error).__name__}") from None
+        return cls(websocket)
+
+    async def send(self, data: bytes, *, binary: bool = False) -> None:
+        """Send one text or binary message."""
+        with contextlib.suppress(ConnectionClosed):
+            await self._websocket.send(data if binary else data.decode("utf-8", "surrogatepass"))
+
+    async def receive(self) -> bytes | None:
+        """The next message."""
+        try:
+            message = await self._websocket.recv(decode=False)
+        except ConnectionClosed:
+            return None
+        return message if isinstance(message, bytes) else message.encode()
+
+    async def close(self) -> None:
+        """Close with the closing handshake."""
+        await self._websocket.close()
+
+
+class StdioLink:
+    """The pipes of a server process."""
+
+    def __init__(self, process: asyncio.subprocess.Process) -> None:
+        self._process = process
+
+    async def send(self, data: bytes, *, binary: bool = False) -> None:
+        """Send one line; a line has no binary form."""
+        assert self._process.stdin is not None
+        with contextlib.suppress(ConnectionError):
+            self._process.stdin.write(data + b"\n")
+            await self._process.stdin.drain()
+
+    async def receive(self) -> bytes | None:
+        """The next line."""
+        assert self._process.stdout is not None
+        line = await self._process.stdout.readline()
+        return line.rstrip(b"\n") if line else None
+
+    async def close(self) -> None:
+        """End the input."""
+        assert self._process.stdin is not None
+        self._process.stdin.close()
+
+
+class Server:
+    """A server for one session: a process of its own, or one that runs already."""
+
+    def __init__(self, target: Target, transport: Transport) -> None:
+        self._target = target
+        self._transport = transport
+        self._process: asyncio.subprocess.Process | None = None
+        self.url = target.url
+        self._home = tempfile.TemporaryDirectory(prefix="exec-server-conformance-home-")
+
+    async def start(self, environment: dict[str, str]) -> None:
+        """Start the command; raises TargetError if it cannot be had."""
+        if self._target.url is not None:
+            return
+        argv = self._target.argv(self._transport)
+        try:
+            self._process = await asyncio.create_subprocess_exec(
+                *argv,
+                stdin=asyncio.subprocess.PIPE if self._transport == "stdio" else None,
+                stdout=asyncio.subprocess.PIPE,
+                stderr=asyncio.subprocess.DEVNULL,
+                env={**os.environ, **environment},
+                start_new_session=True,
+                limit=LINE_LIMIT,
+            )
+        except OSError as error:
+            raise TargetError(f"cannot run {argv[0]!r}: {error.strerror}") from None
+        if self._transport == "ws":
+            assert self._process.stdout is not None
+            try:
+                async with asyncio.timeout(START_SECONDS):
+                    line = (await self._process.stdout.readline()).decode("utf-8", "replace")
+            except TimeoutError:
+                raise TargetError(
+                    f"{argv[0]!r} printed no ws:// URL within {START_SECONDS:g} s"
+                ) from None
+            if not line.startswith("ws://"):
+                came = f"printed {line.strip()!r}" if line else "ended"
+                raise TargetError(f"{argv[0]!r} was expected to print a ws:// URL, but {came}")
+            self.url = line.strip()
+
+    async def connect(self) -> Link:
+        """A connection; over stdio there is one."""
+        if self._transport == "stdio":
+            assert self._process is not None
+            return StdioLink(self._process)
+        assert self.url is not None
+        return await WebSocketLink.open(self.url)
+
+    async def stop(self) -> None:
+        """End the server's whole process group and wait for it."""
+        process = self._process
+        if process is not None:
+            for signum in (signal.SIGTERM, signal.SIGKILL):
+                with contextlib.suppress(ProcessLookupError):
+                    os.killpg(process.pid, signum)
+                with contextlib.suppress(TimeoutError):
+                    async with asyncio.timeout(STOP_SECONDS):
+                        await process.wait()
+            # Lets the event loop close the pipes before it ends itself.
+            process._transport.close()  # type: ignore[attr-defined]
+        self._home.cleanup()
