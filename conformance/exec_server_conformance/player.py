@@ -74,6 +74,7 @@ class Timeline:
         self.processes: dict[str, dict[int, dict[str, Any]]] = {}
         self.streams: dict[str, dict[int, dict[str, Any]]] = {}
         self.known: set[str] = set()
+        self._starts: dict[tuple[type, Any], tuple[str, dict[int, dict[str, Any]]]] = {}
         self.ended = False
         self.failure: Failure | None = None
         self._changed = asyncio.Condition()
@@ -117,6 +118,19 @@ class Timeline:
             pointer = self._methods[method]["response"]
         check_message(self._revision, pointer, message, f"the answer to {method or 'bad input'}")
         self.answers[key] = message
+        started = self._starts.pop(key, None)
+        if started is not None and "error" in message:
+            self.processes[started[0]] = started[1]
+
+    def expect_start(self, identifier: Any, process_id: str) -> None:
+        """A process/start is about to be sent, perhaps with the id of a closed process.
+
+        Its events begin anew; if the start is refused, those of the closed process stand.
+        """
+        self.known.add(process_id)
+        if self.seen(process_id, "process/closed") is not None:
+            events = self.processes.pop(process_id)
+            self._starts[type(identifier), identifier] = (process_id, events)
 
     def _take_notification(self, message: dict[str, Any]) -> None:
         method = message["method"]
@@ -306,7 +320,7 @@ class Player:
             identifier = self._next_id
         timeline.pending[type(identifier), identifier] = method
         if method == "process/start" and isinstance(params, dict):
-            timeline.known.add(str(params.get("processId")))
+            timeline.expect_start(identifier, str(params.get("processId")))
         message = {"id": identifier, "method": method}
         if params is not None:
             message["params"] = params
