@@ -39,6 +39,22 @@ format: $(STAMP) ## apply ruff's fixes and format
 test: $(STAMP) ## the tests, without the ones against real codex binaries
 	$(BIN)/pytest -n auto --ignore tests/peers
 
+conformance: $(STAMP) ## replay every session against our server, over both transports
+	$(BIN)/exec-server-conformance check
+	$(BIN)/exec-server-conformance --cmd "$(SERVER)"
+
+PEERS ?= 0.121.0 0.130.0 0.139.0
+
+conformance-peers: $(STAMP) ## replay every session against real codex binaries
+	$(BIN)/python -m exec_server_conformance.peers fetch $(PEERS)
+	@set -e; for version in $(PEERS); do \
+	  echo "codex $$version:"; \
+	  transport=both; [ "$$version" != 0.121.0 ] || transport=ws; \
+	  $(BIN)/exec-server-conformance --cmd "$$($(BIN)/python -m exec_server_conformance.peers command $$version)" \
+	    --transport $$transport --server-version $$version \
+	    --known-deviations conformance/exec_server_conformance/deviations/codex-$$version.toml; \
+	done
+
 bench: $(STAMP) ## measure the server beside a codex binary, in one run
 	$(BIN)/python -m exec_server_conformance.peers fetch 0.130.0
 	$(BIN)/python -m exec_server_conformance.bench --peer 0.130.0
