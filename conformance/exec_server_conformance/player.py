@@ -77,6 +77,7 @@ class Timeline:
         self._starts: dict[tuple[type, Any], tuple[str, dict[int, dict[str, Any]]]] = {}
         self.ended = False
         self.failure: Failure | None = None
+        self.waiting_for: str | None = None
         self._changed = asyncio.Condition()
         self._reader = asyncio.create_task(self._read())
 
@@ -167,18 +168,22 @@ class Timeline:
         message: dict[str, Any],
     ) -> None:
         events = table.setdefault(name, {})
+        if seq < 1:
+            raise Failure(f"seq {seq} of {name!r}: numbers start from 1")
         if seq in events:
             raise Failure(f"seq {seq} of {name!r} came twice")
         events[seq] = message
 
     async def wait(self, condition: Any, what: str) -> Any:
         """Wait until the condition holds; raises Failure when it cannot any more."""
+        self.waiting_for = what
         async with self._changed:
             while True:
                 if self.failure is not None:
                     raise self.failure
                 found = condition()
                 if found is not None:
+                    self.waiting_for = None
                     return found
                 if self.ended:
                     raise Failure(f"expected {what}, but the server ended the connection")
@@ -248,8 +253,10 @@ class Player:
                 async with asyncio.timeout(self._session.timeout_seconds):
                     await self._play_steps()
             except TimeoutError:
+                waits = [one.waiting_for for one in self._timelines.values() if one.waiting_for]
                 raise Failure(
-                    f"{self._where()}: nothing came within {self._session.timeout_seconds:g} s"
+                    f"{self._where()}: expected {waits[0] if waits else 'the step to end'} within "
+                    f"{self._session.timeout_seconds:g} s"
                 ) from None
             except Failure as failure:
                 raise Failure(f"{self._where()}: {failure}") from None

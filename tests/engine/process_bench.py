@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import functools
 import os
 import shlex
+import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ParamSpec
 
@@ -84,6 +86,27 @@ class Told:
         return b"".join(c.data for c in self.chunks if stream in (None, c.stream))
 
 
+class Gate:
+    """Where a shell script waits, with ``read x <{gate}``, until a test lets it go on."""
+
+    def __init__(self, path: str) -> None:
+        os.mkfifo(path)
+        self._path = path
+        # Open at both ends, so that neither opening it nor letting go waits for the script.
+        self._fd = os.open(path, os.O_RDWR)
+
+    def __str__(self) -> str:
+        return self._path
+
+    def open(self) -> None:
+        """Let one reader go on, now or when it comes."""
+        os.write(self._fd, b"go\n")
+
+    def close(self) -> None:
+        """Release the descriptor."""
+        os.close(self._fd)
+
+
 class Bench:
     """A process table under test.
 
@@ -95,6 +118,7 @@ class Bench:
         self._told: dict[Process, Told] = {}
         self._changed = asyncio.Event()
         self._count = 0
+        self._resources = contextlib.ExitStack()
         self.on_event: Callable[[Process, str], None] | None = None
 
     async def __aenter__(self) -> Self:
@@ -111,6 +135,7 @@ class Bench:
         traceback: TracebackType | None,
     ) -> None:
         await self.table.aclose()
+        self._resources.close()
         if error is None:
             assert open_fds() - self._fds == set()
             assert children() - self._children == set()
@@ -165,6 +190,11 @@ class Bench:
     def shell(self, script: str, **spec: Any) -> Process:
         """Start a shell script."""
         return self.start(["/bin/sh", "-c", script], **spec)
+
+    def gate(self) -> Gate:
+        """A place to wait at, for one script."""
+        directory = self._resources.enter_context(tempfile.TemporaryDirectory())
+        return self._resources.enter_context(contextlib.closing(Gate(f"{directory}/gate")))
 
     def told(self, process: Process) -> Told:
         """What was told of a process until now."""

@@ -8,16 +8,12 @@ import os
 import resource
 import signal
 import subprocess
-from typing import TYPE_CHECKING
 
 import pytest
 from process_bench import ENV, Bench, asynchronous, children, eventually, is_running, open_fds
 
 from exec_server.engine.process import ExitStatus, Process, SpawnSpec
 from exec_server.errors import InvalidArgument, InvalidRequest
-
-if TYPE_CHECKING:
-    from pathlib import Path
 
 
 @asynchronous
@@ -111,16 +107,15 @@ async def test_an_id_is_taken_while_running_and_while_retained() -> None:
 
 
 @asynchronous
-async def test_retention_starts_at_closing(tmp_path: Path) -> None:
+async def test_retention_starts_at_closing() -> None:
     """An exited process whose output is still open is not forgotten, whatever the time."""
-    gate = tmp_path / "gate"
-    os.mkfifo(gate)
     async with Bench(retention_seconds=0) as bench:
+        gate = bench.gate()
         process = bench.shell(f"(read x <{gate}; echo late) & exit 0", process_id="id")
         await bench.has_exited(process)
         await bench.turns()
         assert bench.table.get("id") is process
-        gate.write_text("go\n")
+        gate.open()
         assert (await bench.has_closed(process)).text() == b"late\n"
         await eventually(lambda: bench.table.get("id") is None)
 
@@ -164,17 +159,17 @@ async def test_much_output_arrives_whole() -> None:
 
 
 @asynchronous
-async def test_a_descendant_that_holds_the_pipe_keeps_the_process_open(tmp_path: Path) -> None:
+async def test_a_descendant_that_holds_the_pipe_keeps_the_process_open() -> None:
     """Its output is told after the exit; terminate has nothing to kill any more."""
-    gate = tmp_path / "gate"
-    os.mkfifo(gate)
     async with Bench() as bench:
+        gate = bench.gate()
         process = bench.shell(f"echo early; (read x <{gate}; echo late) & exit 3")
         assert await bench.has_exited(process) == ExitStatus(3, None)
         assert not process.terminate()
+        process.signal(signal.SIGKILL)
         await bench.turns()
         assert not process.closed
-        gate.write_text("go\n")
+        gate.open()
         told = await bench.has_closed(process)
         assert told.text() == b"early\nlate\n"
         assert told.after_exit == b"late\n"

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import os
 import signal
-from typing import TYPE_CHECKING
 
 import pytest
 from process_bench import (
@@ -20,9 +19,6 @@ from process_bench import (
 
 from exec_server.engine import process as process_module
 from exec_server.errors import OperationFailed
-
-if TYPE_CHECKING:
-    from pathlib import Path
 
 
 @pytest.mark.parametrize("paused", [False, True])
@@ -93,10 +89,8 @@ async def test_aclose_forgets_retained_processes() -> None:
 
 
 @asynchronous
-async def test_orphans_in_the_group_of_an_exited_process_die_too(tmp_path: Path) -> None:
+async def test_orphans_in_the_group_of_an_exited_process_die_too() -> None:
     """The leader's number is free by then; the group is meant all the same."""
-    gate = tmp_path / "gate"
-    os.mkfifo(gate)
     async with Bench() as bench:
         process = bench.shell("sleep 1000 & echo $!.; exit 0")
         await bench.has_output(process, b".")

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import gc
-import os
 from typing import TYPE_CHECKING
 
 import pytest
@@ -13,8 +12,6 @@ from process_bench import Bench, asynchronous, within_bounds
 from exec_server.engine.process import ExitStatus
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
     from exec_server.engine.process import Process
 
 FOREVER = 2**64 - 1
@@ -71,18 +68,16 @@ async def answers_at_once(process: Process, after_seq: int, wait_ms: int = FOREV
 
 
 @asynchronous
-async def test_what_ends_the_wait(tmp_path: Path) -> None:
+async def test_what_ends_the_wait() -> None:
     """A chunk, an exit not yet seen, the closing; not an exit that has been seen."""
-    first, second = tmp_path / "first", tmp_path / "second"
-    os.mkfifo(first)
-    os.mkfifo(second)
     async with Bench() as bench:
+        first, second = bench.gate(), bench.gate()
         process = bench.shell(f"read x <{first}; (read x <{second}; echo late) & exit 3")
         assert not await answers_at_once(process, 0)
         assert await answers_at_once(process, 0, wait_ms=0)
 
         waiting = asyncio.ensure_future(process.read_wait(0, None, FOREVER))
-        await bench.loop.run_in_executor(None, first.write_text, "go\n")
+        first.open()
         view = await within_bounds(waiting)
         assert (view.chunks, view.next_seq) == ([], 2)
         assert (view.status, view.closed) == (ExitStatus(3, None), False)
@@ -93,7 +88,7 @@ async def test_what_ends_the_wait(tmp_path: Path) -> None:
 
         waiting = asyncio.ensure_future(process.read_wait(1, None, FOREVER))
         beyond = asyncio.ensure_future(process.read_wait(2**64 - 1, None, FOREVER))
-        await bench.loop.run_in_executor(None, second.write_text, "go\n")
+        second.open()
         view = await within_bounds(waiting)
         assert [(chunk.seq, chunk.data) for chunk in view.chunks] == [(2, b"late\n")]
         view = await within_bounds(beyond)

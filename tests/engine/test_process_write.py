@@ -14,8 +14,6 @@ from process_bench import Bench, asynchronous, eventually, within_bounds
 from exec_server.errors import OperationFailed
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
     from exec_server.engine.process import Process
 
 FAILED = r"^failed to write to process stdin$"
@@ -105,18 +103,17 @@ async def test_a_large_write_is_accepted_at_once_and_arrives_whole() -> None:
 
 
 @asynchronous
-async def test_writes_keep_their_order(tmp_path: Path) -> None:
+async def test_writes_keep_their_order() -> None:
     """Small and large ones, those that had to wait and those that had not."""
-    gate = tmp_path / "gate"
-    os.mkfifo(gate)
     async with Bench(write_queue_bytes=20_000) as bench:
+        gate = bench.gate()
         pieces = [b"%06d," % number * (number % 50 * 20 + 1) for number in range(400)]
         whole = b"".join(pieces)
         process = bench.shell(f"read x <{gate}; head -c {len(whole)} | sha256sum", pipe_stdin=True)
         writes = [begun(process, piece) for piece in pieces]
         await asyncio.sleep(0)
         assert 0 < sum(write.done() for write in writes) < len(writes)
-        await bench.loop.run_in_executor(None, gate.write_text, "go\n")
+        gate.open()
         assert set(await within_bounds(asyncio.gather(*writes))) == {"accepted"}
         told = await bench.has_closed(process)
         assert told.text().split()[0].decode() == hashlib.sha256(whole).hexdigest()
@@ -179,11 +176,10 @@ async def test_a_waiting_writer_is_released_when_the_child_dies_by_itself() -> N
 
 
 @asynchronous
-async def test_a_cancelled_write_is_not_carried_out(tmp_path: Path) -> None:
+async def test_a_cancelled_write_is_not_carried_out() -> None:
     """If it still waited for room; those behind it move up."""
-    gate = tmp_path / "gate"
-    os.mkfifo(gate)
     async with Bench(write_queue_bytes=1) as bench:
+        gate = bench.gate()
         process = bench.shell(f"read x <{gate}; exec cat", pipe_stdin=True)
         first = begun(process, b"a" * 100_000)
         second = begun(process, b"b" * 1000)
@@ -191,7 +187,7 @@ async def test_a_cancelled_write_is_not_carried_out(tmp_path: Path) -> None:
         await asyncio.sleep(0)
         assert [write.done() for write in (first, second, third)] == [True, False, False]
         second.cancel()
-        await bench.loop.run_in_executor(None, gate.write_text, "go\n")
+        gate.open()
         assert await within_bounds(third) == "accepted"
         await bench.has_output(process, b"c" * 1000)
         assert bench.told(process).text() == b"a" * 100_000 + b"c" * 1000

@@ -1,0 +1,71 @@
+"""A stdio server with one fault, named by its first argument. Fault ``none`` is right."""
+
+from __future__ import annotations
+
+import json
+import sys
+
+FAULT = sys.argv[1]
+
+
+def say(message: object) -> None:
+    sys.stdout.write(json.dumps(message) + "\n")
+    sys.stdout.flush()
+
+
+def events() -> list[dict[str, object]]:
+    told = [
+        ("process/output", {"seq": 1, "stream": "stdout", "chunk": "aGk="}),
+        ("process/exited", {"seq": 2, "exitCode": 0}),
+        ("process/closed", {"seq": 3}),
+    ]
+    if FAULT == "seq-gap":
+        told[1][1]["seq"], told[2][1]["seq"] = 3, 4
+    elif FAULT == "seq-from-zero":
+        for index, (_, params) in enumerate(told):
+            params["seq"] = index
+    elif FAULT == "lost-chunk":
+        told = [("process/exited", {"seq": 1, "exitCode": 0}), ("process/closed", {"seq": 2})]
+    elif FAULT == "wrong-stream":
+        told[0][1]["stream"] = "stderr"
+    elif FAULT == "exit-code":
+        told[1][1]["exitCode"] = 1
+    elif FAULT == "output-after-close":
+        told[0][1]["seq"], told[1][1]["seq"], told[2][1]["seq"] = 3, 1, 2
+        told = [told[1], told[2], told[0]]
+    elif FAULT == "exit-twice":
+        told.insert(2, ("process/exited", {"seq": 3, "exitCode": 0}))
+        told[3][1]["seq"] = 4
+    elif FAULT == "unknown-notification":
+        told.insert(0, ("process/started", {}))
+    return [{"method": method, "params": {"processId": "p", **params}} for method, params in told]
+
+
+def serve() -> None:
+    for line in sys.stdin:
+        message = json.loads(line)
+        method, identifier = message["method"], message.get("id")
+        if method == "initialize":
+            say({"id": identifier, "result": {"sessionId": "0" * 36}})
+        elif method == "process/start":
+            if FAULT == "hangs":
+                continue
+            if FAULT == "dies":
+                return
+            if FAULT == "garbage":
+                sys.stdout.write("Segmentation fault\n")
+                sys.stdout.flush()
+                continue
+            wrong_id = "other" if FAULT == "wrong-id" else identifier
+            result: dict[str, object] = {} if FAULT == "schema" else {"processId": "p"}
+            say({"id": wrong_id, "result": result})
+            if FAULT == "answer-twice":
+                say({"id": identifier, "result": result})
+            for event in events():
+                say(event)
+        elif method == "process/terminate":
+            code = -32603 if FAULT == "wrong-code" else -32602
+            say({"error": {"code": code, "message": "missing field"}, "id": identifier})
+
+
+serve()
