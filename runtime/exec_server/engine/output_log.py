@@ -87,8 +87,6 @@ class OutputLog:
             if total > max_bytes and end > start:
                 break
             end += 1
-            if total >= max_bytes:
-                break
         return chunks[start:end]
 
     def _index_after(self, after_seq: int) -> int:

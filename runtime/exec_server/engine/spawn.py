@@ -17,7 +17,6 @@ from __future__ import annotations
 
 import contextlib
 import errno
-import fcntl
 import functools
 import os
 import resource
@@ -119,17 +118,24 @@ def _spawn_on_pipes(spec: SpawnSpec) -> Child:
     own: list[int] = []
     childs: list[int] = []
     actions: list[tuple[object, ...]] = []
+    # In the order of their places in the child: even where this process has no descriptors 0, 1 and
+    # 2 and these pipes get those numbers, no redirection then overwrites what a later one needs.
     try:
         if spec.pipe_stdin:
-            read_end, write_end = _pipe(childs, own)
-            os.set_blocking(write_end, False)
-            stdin = write_end
-            actions.append((os.POSIX_SPAWN_DUP2, read_end, 0))
+            stdin_end, stdin = os.pipe()
+            childs.append(stdin_end)
+            own.append(stdin)
+            os.set_blocking(stdin, False)
+            actions.append((os.POSIX_SPAWN_DUP2, stdin_end, 0))
         else:
             stdin = -1
             actions.append((os.POSIX_SPAWN_OPEN, 0, "/dev/null", os.O_RDONLY, 0))
-        stdout, stdout_end = _pipe(own, childs)
-        stderr, stderr_end = _pipe(own, childs)
+        stdout, stdout_end = os.pipe()
+        own.append(stdout)
+        childs.append(stdout_end)
+        stderr, stderr_end = os.pipe()
+        own.append(stderr)
+        childs.append(stderr_end)
         os.set_blocking(stdout, False)
         os.set_blocking(stderr, False)
         actions.append((os.POSIX_SPAWN_DUP2, stdout_end, 1))
@@ -160,27 +166,6 @@ def _spawn_on_pty(spec: SpawnSpec) -> Child:
     finally:
         os.close(pair.slave)
     return Child(pid, _watch(pid, [pair.master]), pair.master, pair.master, -1)
-
-
-def _pipe(readers: list[int], writers: list[int]) -> tuple[int, int]:
-    """A pipe whose ends are also noted in the two lists, to be closed on failure.
-
-    Neither end is 0, 1 or 2: redirecting one child's stream would overwrite the other's source.
-    """
-    read_end, write_end = os.pipe()
-    if read_end < _FIRST_FREE_FD or write_end < _FIRST_FREE_FD:
-        low = (read_end, write_end)
-        try:
-            read_end = fcntl.fcntl(read_end, fcntl.F_DUPFD_CLOEXEC, _FIRST_FREE_FD)
-            readers.append(read_end)
-            write_end = fcntl.fcntl(write_end, fcntl.F_DUPFD_CLOEXEC, _FIRST_FREE_FD)
-            writers.append(write_end)
-        finally:
-            _close_all(low)
-    else:
-        readers.append(read_end)
-        writers.append(write_end)
-    return read_end, write_end
 
 
 def _close_all(fds: Sequence[int]) -> None:
