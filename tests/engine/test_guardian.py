@@ -8,7 +8,7 @@ import signal
 import subprocess
 import sys
 import textwrap
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING
 
 import pytest
@@ -68,7 +68,10 @@ def running(program: str, *arguments: str) -> Iterator[subprocess.Popen[str]]:
 
 @contextmanager
 def end_of(*pids: int) -> Iterator[None]:
-    """Wait, on leaving, until processes that are no children of ours have ended."""
+    """Wait, on leaving, until processes that are no children of ours have ended.
+
+    If they have not, they are ended, and the test fails.
+    """
     pidfds = [os.pidfd_open(pid) for pid in pids]
     try:
         yield
@@ -76,6 +79,8 @@ def end_of(*pids: int) -> Iterator[None]:
             assert select.select([pidfd], [], [], TIMEOUT)[0], "still running"
     finally:
         for pidfd in pidfds:
+            with suppress(ProcessLookupError):
+                signal.pidfd_send_signal(pidfd, signal.SIGKILL)
             os.close(pidfd)
 
 
