@@ -115,6 +115,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     except OSError as error:
         print(f"Error: {error.strerror} (os error {error.errno})", file=sys.stderr)
         return 1
+    finally:
+        guardian.close()
 
 
 async def _serve(address: Address | None, options: argparse.Namespace, guardian: Guardian) -> int:
