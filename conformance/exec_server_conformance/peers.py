@@ -120,17 +120,22 @@ def binary(version: str, directory: Path = DEFAULT_DIRECTORY) -> Path:
     return target
 
 
-def environment(version: str, directory: Path = DEFAULT_DIRECTORY) -> dict[str, str]:
-    """Return the variables a peer needs over the caller's: a home of its own.
+def homes(directory: Path = DEFAULT_DIRECTORY) -> Path:
+    """Return where homes for peers are kept, outside the directory for temporary files.
 
-    codex reads and writes ``CODEX_HOME``, and refuses to keep helper programs in a home below
-    the directory for temporary files: a peers directory in there gets a home in the user's cache.
+    codex refuses to keep helper programs in a home in there: for a peers directory below it the
+    homes are in the user's cache.
     """
-    home = directory.resolve() / "home" / version
-    temporary = Path(tempfile.gettempdir()).resolve()
-    if home.is_relative_to(temporary):
-        cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
-        home = cache / "exec-server-conformance" / "home" / version
+    beside = directory.resolve() / "home"
+    if not beside.is_relative_to(Path(tempfile.gettempdir()).resolve()):
+        return beside
+    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+    return cache / "exec-server-conformance" / "home"
+
+
+def environment(version: str, directory: Path = DEFAULT_DIRECTORY) -> dict[str, str]:
+    """Return the variables a peer needs over the caller's: a home of its own."""
+    home = homes(directory) / version
     codex_home = home / ".codex"
     codex_home.mkdir(parents=True, exist_ok=True)
     return {"HOME": str(home), "CODEX_HOME": str(codex_home)}
