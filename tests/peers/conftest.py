@@ -1,0 +1,91 @@
+"""Scenarios run on every release and transport that has what they need.
+
+Environment variables choose: ``PEER_VERSIONS`` the releases (``0.139.0 0.169.0``, or ``all``),
+``PEER_SERVER=codex`` the exec-server of the client's own release instead of this project's, which
+shows whether a scenario is right.
+"""
+
+from __future__ import annotations
+
+import os
+from typing import TYPE_CHECKING
+
+import pytest
+
+from exec_server_conformance import peers
+
+from .codex_client import Release, Transport
+from .stage import Stage
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from _pytest.terminal import TerminalReporter
+
+    from .exec_server import Maker
+
+ALL_VERSIONS = ("0.121.0", "0.130.0", "0.139.0", "0.143.0", "0.155.0", "0.169.0")
+USUAL_VERSIONS = ("0.130.0", "0.139.0", "0.143.0", "0.169.0")
+
+_UNPROVEN = "nothing proven on codex"
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    config.addinivalue_line("markers", "since(version): the first release that has what it needs")
+    config.addinivalue_line("markers", "over(transport): the only transport that the scenario uses")
+    config.addinivalue_line(
+        "markers", "server(*arguments, **variables): arguments and environment of the server"
+    )
+
+
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    if "release" not in metafunc.fixturenames:
+        return
+    since = metafunc.definition.get_closest_marker("since")
+    over = metafunc.definition.get_closest_marker("over")
+    cases = [
+        (release, transport)
+        for release in map(Release, _versions())
+        for transport in release.transports
+        if since is None or release.is_since(since.args[0])
+        if over is None or transport == over.args[0]
+    ]
+    metafunc.parametrize(
+        ("release", "transport"), cases, ids=[f"{case[0]}-{case[1]}" for case in cases]
+    )
+
+
+def pytest_terminal_summary(terminalreporter: TerminalReporter) -> None:
+    """Say loudly what was not proven."""
+    reasons = {
+        report.longrepr[2]
+        for report in terminalreporter.getreports("skipped")
+        if isinstance(report.longrepr, tuple) and _UNPROVEN in report.longrepr[2]
+    }
+    if reasons:
+        terminalreporter.section("SKIPPED: real clients were not tried", sep="!", red=True)
+        for reason in sorted(reasons):
+            terminalreporter.write_line(reason)
+
+
+@pytest.fixture
+def stage(
+    request: pytest.FixtureRequest, release: Release, transport: Transport
+) -> Iterator[Stage]:
+    """A scenario's stage; at the end no process may be left, and the wire must be in order."""
+    try:
+        peers.fetch(release.version)
+    except peers.NpmUnavailable as error:
+        pytest.skip(f"{_UNPROVEN} {release}: {error}")
+    maker: Maker = "codex" if os.environ.get("PEER_SERVER") == "codex" else "ours"
+    server = request.node.get_closest_marker("server")
+    arguments = () if server is None or maker == "codex" else server.args
+    variables = {} if server is None else server.kwargs
+    with Stage(release, transport, maker, arguments, variables) as stage:
+        yield stage
+        stage.assert_nothing_left()
+
+
+def _versions() -> tuple[str, ...]:
+    chosen = os.environ.get("PEER_VERSIONS", "").split()
+    return ALL_VERSIONS if chosen == ["all"] else tuple(chosen) or USUAL_VERSIONS
