@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 SERVER ?= $(BIN)/codex-exec-server
 
-.PHONY: help setup generate check lint format types test unit conformance peers conformance-peers bench lock wheel clean
+.PHONY: help setup generate check lint format types test test-peers unit conformance peers conformance-peers bench lock wheel clean
 
 help: ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 20
@@ -38,6 +38,11 @@ format: $(STAMP) ## apply ruff's fixes and format
 
 test: $(STAMP) ## the tests, without the ones against real codex binaries
 	$(BIN)/pytest -n auto --ignore tests/peers
+
+VERSIONS ?= 0.130.0 0.139.0 0.143.0 0.169.0
+
+test-peers: $(STAMP) ## drive real codex clients (VERSIONS="X.Y.Z ...", or all) against our server
+	PEER_VERSIONS="$(VERSIONS)" $(BIN)/pytest -n auto tests/peers
 
 conformance: $(STAMP) ## replay every session against our server, over both transports
 	$(BIN)/exec-server-conformance check
