@@ -1,0 +1,296 @@
+"""WebSocket frames over a connected socket, for either side: one JSON message per message.
+
+``websockets``' sans-I/O core does control frames, fragmented messages, everything malformed and
+the closing handshake. The plain case, a whole data frame outside a fragmented message, is handled
+here: it is nearly all of the traffic, and the core's general parser costs several times as much
+per message. What remains to a side is its handshake, and whether its own frames are masked.
+"""
+
+from __future__ import annotations
+
+import socket
+from typing import TYPE_CHECKING, Any, ClassVar, Final, cast
+
+from websockets.frames import CloseCode, Frame, Opcode
+
+from exec_server.transports.stream import ByteStream
+
+try:
+    from websockets.speedups import apply_mask as _apply_mask
+except ImportError:
+    from websockets.utils import apply_mask as _apply_mask
+
+if TYPE_CHECKING:
+    import asyncio
+    from collections.abc import Callable
+
+    from websockets.protocol import Protocol as WebSocketProtocol
+
+    from exec_server.transports.channel import Receiver
+
+CLOSE_SECONDS: Final = 2.0
+"""How long the peer may take for its half of the closing handshake."""
+
+TEXT_FINAL: Final = 0x80 | Opcode.TEXT
+"""The first byte of a text frame that is a whole message."""
+
+MASKED: Final = 0x80
+"""The bit of the second byte that says that a masking key follows."""
+
+_PLAIN: Final = frozenset((TEXT_FINAL, 0x80 | Opcode.BINARY))
+_RESERVED_BITS: Final = 0x70
+_MAX_CONTROL_BYTES: Final = 125
+_KNOWN_OPCODES: Final = frozenset(Opcode)
+_KEY_BYTES: Final = 4
+
+# Typed for bytes; takes any buffer.
+apply_mask: Final[Callable[[memoryview | bytes, memoryview | bytes], bytes]] = cast(
+    "Any", _apply_mask
+)
+"""Mask or unmask a payload with a key of four bytes."""
+
+
+class WebSocketEndpoint:
+    """One side of a connection, from the connected socket to the closed one.
+
+    ``on_closed`` is called when the socket is closed. A subclass reads the handshake (``_consume``)
+    and then sets ``_receiver`` and ``_consume = self._consume_frames``.
+    """
+
+    _peer_masks: ClassVar[bool]
+    _max_frame_bytes: ClassVar[int]
+
+    def __init__(
+        self,
+        loop: asyncio.AbstractEventLoop,
+        sock: socket.socket,
+        protocol: WebSocketProtocol,
+        on_closed: Callable[[], None],
+    ) -> None:
+        self._loop = loop
+        self._sock = sock
+        self._protocol = protocol
+        self._on_closed = on_closed
+        self._receiver: Receiver | None = None
+        self._partial = bytearray()
+        self._fragments: list[bytes] = []
+        self._fragment_opcode: Opcode | None = None
+        self._closing = False
+        self._closed = False
+        self._peer_ended = False
+        self._timer: asyncio.TimerHandle | None = None
+        self._mask_bit, self._key_bytes = (MASKED, _KEY_BYTES) if self._peer_masks else (0, 0)
+        # Without this, the second small message in a row waits for the peer's delayed ACK.
+        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        self._stream = ByteStream(loop, sock.fileno(), sock.fileno(), self)
+        self._consume: Callable[[memoryview], int] = self._consume_frames
+
+    # StreamOwner: what the socket brings
+
+    def bytes_received(self, data: memoryview) -> None:
+        """Take what was read."""
+        if self._partial:
+            self._partial += data
+            with memoryview(self._partial) as buffered:
+                used = self._consume(buffered)
+            del self._partial[:used]
+        else:
+            used = self._consume(data)
+            if used < len(data):
+                self._partial += data[used:]
+
+    def end_received(self) -> None:
+        """The peer ended its side: it may still read what is queued."""
+        self._peer_ended = True
+        if self._receiver is None:
+            self._abort()
+        else:
+            self._start_closing()
+
+    def stream_lost(self) -> None:
+        """The socket broke."""
+        self._abort()
+
+    def queue_changed(self, is_congested: bool) -> None:
+        """Tell the connection to hold or release what it sends."""
+        if self._receiver is not None:
+            self._receiver.congested(is_congested)
+
+    def all_sent(self) -> None:
+        """The last byte is with the kernel: end our side."""
+        if self._peer_ended or self._protocol.close_rcvd is not None:
+            self._abort()
+            return
+        # Closing a socket with unread input resets it, and a reset can overtake what was sent:
+        # read on until the peer ends its side, or CLOSE_SECONDS pass.
+        try:
+            self._sock.shutdown(socket.SHUT_WR)
+        except OSError:
+            self._abort()
+
+    # Frames
+
+    def _consume_frames(self, data: memoryview) -> int:
+        receiver = self._receiver
+        assert receiver is not None
+        position = 0
+        available = len(data)
+        mask_bit, key_bytes = self._mask_bit, self._key_bytes
+        while available - position >= 2:
+            first = data[position]
+            second = data[position + 1]
+            length = second & 0x7F
+            start = position + 2
+            if length >= 126:
+                size = 2 if length == 126 else 8
+                if available - start < size:
+                    break
+                length = int.from_bytes(data[start : start + size], "big")
+                start += size
+            plain = (
+                first in _PLAIN
+                and second & MASKED == mask_bit
+                and length <= self._max_frame_bytes
+                and self._fragment_opcode is None
+            )
+            if not plain and self._is_refused(first, second, length):
+                # The core refuses it from its header alone, with the right close code.
+                self._feed_core(bytes(data[position:]))
+                return available
+            end = start + key_bytes + length
+            if available < end:
+                break
+            if plain:
+                if key_bytes:
+                    payload = apply_mask(
+                        data[start + key_bytes : end], data[start : start + key_bytes]
+                    )
+                else:
+                    payload = bytes(data[start:end])
+                self._deliver(receiver, payload, is_text=first == TEXT_FINAL)
+            else:
+                self._feed_core(bytes(data[position:end]))
+            position = end
+            if self._closing:
+                return available
+        return position
+
+    def _is_refused(self, first: int, second: int, length: int) -> bool:
+        """Whether a frame header alone breaks RFC 6455 or the limits."""
+        opcode = first & 0x0F
+        return (
+            bool(first & _RESERVED_BITS)
+            or opcode not in _KNOWN_OPCODES
+            or second & MASKED != self._mask_bit
+            or length > self._max_frame_bytes
+            or (opcode >= Opcode.CLOSE and (length > _MAX_CONTROL_BYTES or not first & 0x80))
+        )
+
+    def _deliver(self, receiver: Receiver, payload: bytes, *, is_text: bool) -> None:
+        if is_text and not payload.isascii():
+            try:
+                payload.decode()
+            except UnicodeDecodeError as error:
+                self._fail(CloseCode.INVALID_DATA, f"invalid UTF-8 at byte {error.start}")
+                return
+        receiver.receive(payload)
+
+    def _feed_core(self, frame: bytes) -> None:
+        self._protocol.receive_data(frame)
+        for event in self._protocol.events_received():
+            if isinstance(event, Frame):
+                self._take_frame(event)
+        if self._protocol.close_expected():
+            self._start_closing()
+        else:
+            self._send_control()
+
+    def _take_frame(self, frame: Frame) -> None:
+        if frame.opcode in (Opcode.TEXT, Opcode.BINARY):
+            self._fragment_opcode = frame.opcode
+        elif frame.opcode is not Opcode.CONT:
+            return
+        self._fragments.append(bytes(frame.data))
+        if frame.fin:
+            is_text = self._fragment_opcode is Opcode.TEXT
+            payload = b"".join(self._fragments)
+            self._fragments.clear()
+            self._fragment_opcode = None
+            assert self._receiver is not None
+            self._deliver(self._receiver, payload, is_text=is_text)
+
+    def _send_control(self) -> None:
+        """Queue what the core has to say: pings and pongs."""
+        pieces = self._protocol.data_to_send()
+        if pieces:
+            self._stream.queue_reply(pieces)
+
+    # Ending
+
+    def _close(self, code: CloseCode, reason: str) -> None:
+        """Send what is queued, then the closing handshake."""
+        if self._closing or self._closed:
+            return
+        self._protocol.send_close(code, _close_reason(reason))
+        self._start_closing()
+
+    def _fail(self, code: CloseCode, reason: str) -> None:
+        self._protocol.fail(code, _close_reason(reason))
+        self._start_closing()
+
+    def _start_closing(self) -> None:
+        """Deliver what is queued, then the close frame if there is one, then end our side."""
+        self._closing = True
+        self._consume = self._consume_closing
+        self._end()
+        # Behind everything queued: nothing may follow a close frame. The core marks the end of
+        # its output with an empty piece.
+        self._stream.queue_notification([piece for piece in self._protocol.data_to_send() if piece])
+        self._set_timer(CLOSE_SECONDS, self._abort)
+        self._stream.notify_when_empty()
+
+    def _consume_closing(self, data: memoryview) -> int:
+        """Look for the peer's close frame; everything else is too late."""
+        self._protocol.receive_data(bytes(data))
+        self._protocol.events_received()
+        if self._protocol.close_rcvd is not None:
+            self._stream.notify_when_empty()
+        return len(data)
+
+    def _end(self) -> None:
+        receiver, self._receiver = self._receiver, None
+        if receiver is not None:
+            # What the peer asked before it left is either answered and queued, or moot.
+            receiver.ended(orderly=False)
+
+    def _abort(self) -> None:
+        """Close the socket now."""
+        if self._closed:
+            return
+        self._closed = True
+        self._closing = True
+        if self._timer is not None:
+            self._timer.cancel()
+        self._stream.detach()
+        self._end()
+        self._sock.close()
+        self._on_closed()
+
+    def _set_timer(self, seconds: float, action: Callable[[], None]) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+        self._timer = self._loop.call_later(seconds, action)
+
+
+def _close_reason(reason: str) -> str:
+    """A close frame holds at most 123 bytes of reason."""
+    return reason.encode()[:120].decode(errors="ignore")
+
+
+def socket_address(sock: socket.socket) -> str:
+    """The peer's address for messages: ``IP:PORT``, IPv6 in brackets."""
+    try:
+        host, port = sock.getpeername()[:2]
+    except OSError:
+        return "unknown"
+    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
