@@ -4,19 +4,19 @@ The envelope differs from JSON-RPC 2.0 in that no ``jsonrpc`` member is written 
 ignored when read). A client message is one of
 
 * a **request**: ``method`` and a usable ``id`` (a string or a signed 64-bit integer);
-* a **notification**: ``method`` and no usable ``id``;
-* **malformed** input: not JSON, or JSON of another form; answered with id -1, the connection
-  stays open;
+* a **notification**: ``method`` and no ``id``;
+* **malformed** input: not JSON, a member twice in one object, or JSON of another form; answered
+  with id -1, the connection stays open;
 * a **violation**: a response or error object; the server never asked, so the connection ends.
 
 The common case is decoded in one pass, ``params`` left as raw bytes for the method's own decoder.
-Everything else is classified by a slow path that sees duplicate members too.
+Everything else is classified by a slow path.
 """
 
 from __future__ import annotations
 
 import json
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, NoReturn
 
 import msgspec
 import pybase64
@@ -36,6 +36,9 @@ _ID_MAX: Final = 2**63 - 1
 
 MAX_DEPTH: Final = 127
 """Nested arrays and objects a message may have; the real servers refuse the next level."""
+
+MAX_VALUES: Final = 262_144
+"""JSON values one message may hold, counting objects, arrays and scalars but not member names."""
 
 _NULL: Final = msgspec.Raw(b"null")
 
@@ -88,23 +91,60 @@ def parse(data: bytes) -> Message:
             data.decode()
         if data.count(b"{") + data.count(b"[") > MAX_DEPTH:
             _check_depth(data)
+        if len(data) > MAX_VALUES or _may_repeat_members(data):
+            _check_values(data)
         message = _decode_message(data)
     except msgspec.ValidationError:
-        return _classify(data)
+        _classify(data)
     except msgspec.DecodeError as error:
         raise MalformedMessage(_json_error(error)) from None
     except UnicodeDecodeError as error:
         raise MalformedMessage(f"invalid UTF-8 at byte {error.start}") from None
     identifier = message.id
-    if (
-        (type(identifier) is int and not _ID_MIN <= identifier <= _ID_MAX)
-        or data.count(b'"id"') > 1
-        or data.count(b'"method"') > 1
-        or data.count(b'"params"') > 1
-        or (message.trace is not _NULL and bytes(message.trace)[:1] not in (b"{", b"n"))
+    if (type(identifier) is int and not _ID_MIN <= identifier <= _ID_MAX) or (
+        message.trace is not _NULL and bytes(message.trace)[:1] not in (b"{", b"n")
     ):
-        return _classify(data)
+        _classify(data)
     return message
+
+
+def _may_repeat_members(data: bytes) -> bool:
+    """Whether an object may name a member twice; a cheap test that errs on the side of yes.
+
+    Without escapes, and with each colon next to its name, every member name ends where ``":``
+    stands. If those texts all differ, in whatever object they are, none is repeated.
+    """
+    if b"\\" in data or b'" ' in data or b'"\n' in data or b'"\t' in data or b'"\r' in data:
+        return True
+    names = [part.rpartition(b'"')[2] for part in data.split(b'":')]
+    names.pop()
+    return len(set(names)) != len(names)
+
+
+def _check_values(data: bytes) -> None:
+    """Refuse repeated members, and more values than a message may hold."""
+    try:
+        root = json.loads(data, object_pairs_hook=_unique_members)
+    except ValueError:
+        return  # the decoder proper says what is wrong
+    if 1 + data.count(b",") + data.count(b"[") + data.count(b"{") <= MAX_VALUES:
+        return
+    values, containers = 1, [root] if isinstance(root, (list, tuple)) else []
+    while containers:
+        container = containers.pop()
+        values += len(container)
+        if values > MAX_VALUES:
+            raise MalformedMessage(f"the message exceeds the limit of {MAX_VALUES} JSON values")
+        containers.extend(value for value in container if isinstance(value, (list, tuple)))
+
+
+def _unique_members(members: list[tuple[str, Any]]) -> tuple[Any, ...]:
+    """The values of an object. Raises MalformedMessage if two have the same name."""
+    if len(dict(members)) != len(members):
+        names = [name for name, _ in members]
+        repeated = next(name for name in names if names.count(name) > 1)
+        raise MalformedMessage(f"duplicate JSON object key `{repeated}`")
+    return tuple(value for _, value in members)
 
 
 def _json_error(error: Exception) -> str:
@@ -134,50 +174,38 @@ def _check_depth(data: bytes) -> None:
             depth -= 1
 
 
-class _Members(list[tuple[str, Any]]):
-    """The members of a JSON object in order, duplicates kept."""
-
-
 def _usable_id(value: object) -> bool:
     return type(value) is str or (type(value) is int and _ID_MIN <= value <= _ID_MAX)
 
 
-def _classify(data: bytes) -> Message:
-    """Say what kind of message an unusual one is; the rules are the real servers', v1."""
+def _classify(data: bytes) -> NoReturn:
+    """Say what an unusual message is: malformed, or a violation."""
     try:
-        value = json.loads(data, object_pairs_hook=_Members)
+        value = json.loads(data)
     except ValueError as error:
         # An integer of thousands of digits, which only this parser refuses.
         raise MalformedMessage(f"invalid JSON: {error}") from None
-    if type(value) is not _Members:
+    if type(value) is not dict:
         raise MalformedMessage(f"expected a JSON object, got {_kind(value)}")
-    members = dict(value)
-    names = [name for name, _ in value]
-    if names.count("method") > 1 or names.count("params") > 1:
-        raise MalformedMessage("duplicate member `method` or `params`")
-    method = members.get("method")
-    usable_id = names.count("id") == 1 and _usable_id(members["id"])
-    if type(method) is str:
-        params = msgspec.Raw(_member_bytes(data, "params")) if "params" in members else _NULL
-        trace = members.get("trace")
-        if usable_id and (trace is None or type(trace) is _Members):
-            return Message(method=method, id=members["id"], params=params)
-        return Message(method=method, params=params)
-    if usable_id and "result" in members:
-        raise ProtocolViolation(f"unexpected client response for request id {members['id']!r}")
-    if usable_id and type(members.get("error")) is _Members:
-        failure = dict(members["error"])
-        if type(failure.get("code")) is int and type(failure.get("message")) is str:
-            raise ProtocolViolation(f"unexpected client error for request id {members['id']!r}")
-    if "method" in members:
-        raise MalformedMessage(f"expected `method` to be a string, got {_kind(method)}")
+    if "method" in value and type(value["method"]) is not str:
+        raise MalformedMessage(f"expected `method` to be a string, got {_kind(value['method'])}")
+    if "id" in value and not _usable_id(value["id"]):
+        raise MalformedMessage(
+            f"expected `id` to be a string or a signed 64-bit integer, got {_kind(value['id'])}"
+        )
+    if "method" in value:
+        raise MalformedMessage(f"expected `trace` to be an object, got {_kind(value['trace'])}")
+    if "id" in value:
+        if "result" in value:
+            raise ProtocolViolation(f"unexpected client response for request id {value['id']!r}")
+        failure = value.get("error")
+        if (
+            type(failure) is dict
+            and type(failure.get("code")) is int
+            and type(failure.get("message")) is str
+        ):
+            raise ProtocolViolation(f"unexpected client error for request id {value['id']!r}")
     raise MalformedMessage("expected a request or notification with a `method` member")
-
-
-def _member_bytes(data: bytes, name: str) -> bytes:
-    """The JSON text of one member of the object, which is known to be there once."""
-    decoded = msgspec.json.decode(data, type=dict[str, msgspec.Raw])
-    return bytes(decoded[name])
 
 
 def _kind(value: object) -> str:
@@ -188,7 +216,7 @@ def _kind(value: object) -> str:
         (int, "a number"),
         (float, "a number"),
         (str, "a string"),
-        (_Members, "an object"),
+        (dict, "an object"),
     ):
         if isinstance(value, kind):
             return name

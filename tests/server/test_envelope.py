@@ -70,6 +70,17 @@ def test_initialize_is_for_once_but_a_failed_one_may_be_repeated(fresh: peer.Cli
         '{"id":1,"method":"x","params":NaN}',
         '\ufeff{"id":1,"method":"x"}',
         '{"id":1,"method":"x","params":' + "[" * 200 + "]" * 200 + "}",
+        '{"id":null,"method":"process/terminate","params":{"processId":"a"}}',
+        '{"id":1.0,"method":"process/terminate","params":{"processId":"a"}}',
+        '{"id":true,"method":"process/terminate","params":{"processId":"a"}}',
+        '{"id":9223372036854775808,"method":"process/terminate","params":{"processId":"a"}}',
+        '{"id":1,"id":2,"method":"process/terminate","params":{"processId":"a"}}',
+        '{"id":1,"method":"process/terminate","trace":5,"params":{"processId":"a"}}',
+        '{"id":1,"method":"x","params":{"env":{"A":"1","A":"2"}}}',
+        '{"id":1,"method":"x","params":{"a" :1,"a" :2}}',
+        '{"id":1,"method":"x","params":{"a\\n":1,"\\u0061\\n":2}}',
+        '{"id":1,"method":"x","params":{"":1,"":2}}',
+        '{"id":1,"method":"x","params":[' + "0," * 262_144 + "0]}",
     ],
 )
 def test_malformed_input_is_answered_with_id_minus_one(client: peer.Client, text: str) -> None:
@@ -83,13 +94,21 @@ def test_malformed_input_is_answered_with_id_minus_one(client: peer.Client, text
 @pytest.mark.parametrize(
     "text",
     [
+        '{"id":7,"method":"x","params":{"id":1,"method":{"id":2,"a":{"a":{"a":1}}}}}',
+        '{"id":7,"method":"x","params":["\\":\\":","\\":",{"a" : 1},{"a" : 1}]}',
+        '{"id":7,"method":"x","params":{"a,[{":[' + "0," * 262_137 + "0]}}",
+    ],
+    ids=["nested", "escapes", "values"],
+)
+def test_what_looks_repeated_or_too_much_but_is_not(client: peer.Client, text: str) -> None:
+    client.send_text(text)
+    assert client.answer(7)["error"]["code"] == -32601
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
         '{"method":"unknown/notification"}',
-        '{"id":null,"method":"process/terminate","params":{"processId":"a"}}',
-        '{"id":1.0,"method":"process/terminate","params":{"processId":"a"}}',
-        '{"id":true,"method":"process/terminate","params":{"processId":"a"}}',
-        '{"id":9223372036854775808,"method":"process/terminate","params":{"processId":"a"}}',
-        '{"id":1,"id":2,"method":"process/terminate","params":{"processId":"a"}}',
-        '{"id":1,"method":"process/terminate","trace":5,"params":{"processId":"a"}}',
         '{"id":1,"result":{}}',
         '{"id":1,"error":{"code":1,"message":"x"}}',
     ],
