@@ -1,15 +1,21 @@
-"""A web server on the loopback that says exactly what a test tells it to, and remembers."""
+"""A web server on the loopback that says exactly what a test tells it to, and remembers; and
+requests to it.
+"""
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
+
+from exec_server.engine.http import HttpClient, HttpRequest, HttpResponse
 
 if TYPE_CHECKING:
     import ssl
-    from collections.abc import AsyncIterator, Awaitable, Callable
+    from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
+
+    from exec_server.engine.http_request import GivenHeader
 
 
 @dataclass(frozen=True)
@@ -141,3 +147,48 @@ def saying(data: bytes) -> Peer:
         await conversation.send(data)
 
     return Peer(converse)
+
+
+def run(coroutine: Coroutine[Any, Any, Any]) -> Any:
+    """Run to the end, within a bound."""
+    return asyncio.run(asyncio.wait_for(coroutine, 15))
+
+
+def make(method: str, url: str, *headers: GivenHeader, **more: Any) -> HttpRequest:
+    return HttpRequest(method, url, list(headers), **more)
+
+
+async def fetch(request: HttpRequest, *, route_aware: bool = False) -> HttpResponse:
+    """Make one request with a client of its own."""
+    client = HttpClient(route_aware=route_aware)
+    try:
+        return await client.fetch(request)
+    finally:
+        await client.aclose()
+
+
+def exchange(
+    peer: Peer,
+    method: str,
+    path: str,
+    *headers: GivenHeader,
+    route_aware: bool = False,
+    **more: Any,
+) -> HttpResponse:
+    """Make one request to a server."""
+
+    async def go() -> HttpResponse:
+        async with peer.listening():
+            request = make(method, peer.url + path, *headers, **more)
+            return await fetch(request, route_aware=route_aware)
+
+    response: HttpResponse = run(go())
+    return response
+
+
+def sent(method: str, path: str, *headers: GivenHeader, **more: Any) -> Seen:
+    """What a request looks like on the wire."""
+    peer = answering(answer())
+    exchange(peer, method, path, *headers, **more)
+    assert len(peer.requests) == 1
+    return peer.requests[0]

@@ -8,66 +8,33 @@ import os
 import ssl
 import subprocess
 import sys
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import pytest
-from http_peer import Conversation, Peer, Seen, answer, answering, redirect, saying
+from http_peer import (
+    Conversation,
+    Peer,
+    Seen,
+    answer,
+    answering,
+    exchange,
+    fetch,
+    make,
+    redirect,
+    run,
+    saying,
+    sent,
+)
 
 from exec_server.engine.http import HttpClient, HttpRequest, HttpResponse
 from exec_server.errors import InvalidArgument, OperationFailed
 
 if TYPE_CHECKING:
-    from collections.abc import Coroutine
     from pathlib import Path
 
+pytestmark = pytest.mark.usefixtures("no_proxies")
+
 BODY_ERROR = "error decoding response body"
-
-
-@pytest.fixture(autouse=True)
-def _no_proxies(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Whatever the environment of the tests says."""
-    for name in list(os.environ):
-        if name.lower().endswith("_proxy"):
-            monkeypatch.delenv(name)
-
-
-def run(coroutine: Coroutine[Any, Any, Any]) -> Any:
-    """Run to the end, within a bound."""
-    return asyncio.run(asyncio.wait_for(coroutine, 15))
-
-
-def make(method: str, url: str, *headers: tuple[str, str], **more: Any) -> HttpRequest:
-    return HttpRequest(method, url, list(headers), **more)
-
-
-async def fetch(request: HttpRequest) -> HttpResponse:
-    """Make one request with a client of its own."""
-    client = HttpClient()
-    try:
-        return await client.fetch(request)
-    finally:
-        await client.aclose()
-
-
-def exchange(
-    peer: Peer, method: str, path: str, *headers: tuple[str, str], **more: Any
-) -> HttpResponse:
-    """Make one request to a server."""
-
-    async def go() -> HttpResponse:
-        async with peer.listening():
-            return await fetch(make(method, peer.url + path, *headers, **more))
-
-    response: HttpResponse = run(go())
-    return response
-
-
-def sent(method: str, path: str, *headers: tuple[str, str], **more: Any) -> Seen:
-    """What a request looks like on the wire."""
-    peer = answering(answer())
-    exchange(peer, method, path, *headers, **more)
-    assert len(peer.requests) == 1
-    return peer.requests[0]
 
 
 class TestRequests:

@@ -3,21 +3,23 @@
 What goes over the wire is what the client asked for: the method's and the headers' letters and
 the headers' order are kept (only Host goes first), nothing is added but ``accept: */*``, ``host``
 and, with a body, ``content-length``. Nothing of the answer is decoded and no cookie is kept.
-Redirects are followed as browsers do. Proxies come from the environment, trusted certificates
-from the system.
+Redirects are followed as browsers do, unless told not to. Proxies come from the environment,
+trusted certificates from the system.
 """
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 from exec_server.errors import OperationFailed
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator
+    from collections.abc import AsyncIterator, Sequence
 
     from exec_server.engine.http_exchange import Exchange, Trust
+    from exec_server.engine.http_request import GivenHeader
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,10 +28,14 @@ class HttpRequest:
 
     method: str
     url: str
-    headers: list[tuple[str, str]] = field(default_factory=list)
+    headers: Sequence[GivenHeader] = field(default_factory=list)
+    """Each a name and a value and, where a third is given, the environment variable of this
+    server whose value goes behind that value."""
     body: bytes | None = None
     timeout_ms: int | None = None
     """Milliseconds for everything: connecting, redirects, headers and body; None for no limit."""
+    redirect_policy: Literal["follow", "stop"] = "follow"
+    """Whether to go where a redirect leads, or to hand it out as the answer."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,8 +52,15 @@ class HttpResponse:
 class HttpClient:
     """Makes the requests of one connection; closing it drops whatever is under way."""
 
-    def __init__(self) -> None:
-        """Cheap: the HTTP library is loaded by the first request."""
+    def __init__(self, *, route_aware: bool = False) -> None:
+        """Cheap: the HTTP library is loaded by the first request.
+
+        With ``route_aware`` each redirect counts as a request of its own, as in the releases that
+        look for a proxy anew for each (v2, codex 0.169): another origin is told in Referer which
+        origin it was reached from, not the whole URL, and a failure names the URL that failed,
+        not the first one.
+        """
+        self._route_aware = route_aware
         self._exchanges: set[Exchange] = set()
         self._trust: Trust | None = None
 
@@ -61,10 +74,16 @@ class HttpClient:
         from exec_server.engine.http_exchange import Exchange, Trust  # noqa: PLC0415
         from exec_server.engine.http_request import prepare  # noqa: PLC0415
 
-        prepared = prepare(request.method, request.url, request.headers, request.body)
+        prepared = prepare(request.method, request.url, request.headers, request.body, os.environ)
         if self._trust is None:
             self._trust = Trust()
-        exchange = Exchange(prepared, request.timeout_ms, self._trust)
+        exchange = Exchange(
+            prepared,
+            request.timeout_ms,
+            self._trust,
+            follow_redirects=request.redirect_policy == "follow",
+            route_aware=self._route_aware,
+        )
         self._exchanges.add(exchange)
         exchange.task.add_done_callback(lambda _: self._exchanges.discard(exchange))
         try:

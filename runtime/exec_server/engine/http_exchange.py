@@ -68,10 +68,21 @@ class Trust:
 class Exchange:
     """One request, its redirects and its answer, carried by ``task``."""
 
-    def __init__(self, request: PreparedRequest, timeout_ms: int | None, trust: Trust) -> None:
+    def __init__(
+        self,
+        request: PreparedRequest,
+        timeout_ms: int | None,
+        trust: Trust,
+        *,
+        follow_redirects: bool,
+        route_aware: bool,
+    ) -> None:
+        """For HttpClient, which says what the arguments mean."""
         loop = asyncio.get_running_loop()
         self._url = request.url
         self._trust = trust
+        self._follow_redirects = follow_redirects
+        self._route_aware = route_aware
         self._pieces: deque[bytes] = deque()
         self._changed = asyncio.Event()
         self._failure: BaseException | None = None
@@ -122,6 +133,8 @@ class Exchange:
         await self._changed.wait()
 
     async def _run(self, request: PreparedRequest, timeout_ms: int | None) -> None:
+        if timeout_ms == 0 and self._route_aware:
+            raise OperationFailed("http/request failed: route-aware request timed out")
         try:
             async with asyncio.timeout(None if timeout_ms is None else timeout_ms / 1000):
                 await self._converse(request)
@@ -135,9 +148,13 @@ class Exchange:
             if redirected is None:
                 return
             request = redirected
+            if self._route_aware:
+                self._url = request.url
         if await self._ask(request) is not None:
             raise OperationFailed(
-                f"http/request failed: error following redirect for url ({request.url})"
+                "http/request failed: too many redirects"
+                if self._route_aware
+                else f"http/request failed: error following redirect for url ({request.url})"
             )
 
     async def _ask(self, request: PreparedRequest) -> PreparedRequest | None:
@@ -148,13 +165,41 @@ class Exchange:
             await self._open_pool(request.url, proxy, network) as pool,
         ):
             response = await pool.handle_async_request(_wire_request(request, proxy))
-            onward = _redirect_target(request.url, response)
+            onward = self._redirect_target(request.url, response)
             if onward is not None:
-                return request.redirected(response.status, onward)
+                return request.redirected(
+                    response.status, onward, whole_referer=not self._route_aware
+                )
             if not self.head.done():  # it is if whoever asked was cancelled a moment ago
                 self.head.set_result((response.status, _readable_headers(response)))
             await self._deliver(response)
             return None
+
+    def _redirect_target(self, url: HttpUrl, response: httpcore.Response) -> HttpUrl | None:
+        """Where an answer sends the client on to; None if it is to be handed out as it is.
+
+        A Location that cannot be read makes the redirect itself the answer. Raises
+        OperationFailed for one that leads out of http and https.
+        """
+        if response.status not in _REDIRECTS or not self._follow_redirects:
+            return None
+        for name, value in response.headers:
+            if name.lower() == b"location":
+                if not _PLAIN_LOCATION.fullmatch(value):
+                    return None
+                location = value.decode("ascii")
+                try:
+                    return resolve(url, location)
+                except UnsupportedScheme as error:
+                    reason = (
+                        f"redirect target uses unsupported URL scheme: {error.scheme}"
+                        if self._route_aware
+                        else f"builder error for url ({location})"
+                    )
+                    raise OperationFailed(f"http/request failed: {reason}") from None
+                except UrlError:
+                    return None
+        return None
 
     async def _open_pool(
         self, url: HttpUrl, proxy: HttpUrl | None, network: _Network
@@ -261,30 +306,6 @@ def _wire_url(address: HttpUrl, target: str) -> httpcore.URL:
     return httpcore.URL(
         scheme=address.scheme, host=address.host, port=address.effective_port, target=target
     )
-
-
-def _redirect_target(url: HttpUrl, response: httpcore.Response) -> HttpUrl | None:
-    """Where an answer sends the client on to; None if it is to be handed out as it is.
-
-    A Location that cannot be read makes the redirect itself the answer. Raises OperationFailed
-    for one that leads out of http and https.
-    """
-    if response.status not in _REDIRECTS:
-        return None
-    for name, value in response.headers:
-        if name.lower() == b"location":
-            if not _PLAIN_LOCATION.fullmatch(value):
-                return None
-            location = value.decode("ascii")
-            try:
-                return resolve(url, location)
-            except UnsupportedScheme:
-                raise OperationFailed(
-                    f"http/request failed: builder error for url ({location})"
-                ) from None
-            except UrlError:
-                return None
-    return None
 
 
 def _readable_headers(response: httpcore.Response) -> list[tuple[str, str]]:

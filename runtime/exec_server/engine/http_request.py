@@ -11,7 +11,7 @@ from exec_server.engine.http_url import HttpUrl, UnsupportedScheme, UrlError, pa
 from exec_server.errors import InvalidArgument
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Mapping
 
 _TOKEN: Final = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
 _BAD_VALUE: Final = re.compile(r"[\x00-\x08\x0a-\x1f\x7f]")
@@ -31,7 +31,32 @@ _ORIGIN_HEADERS: Final = frozenset(
 )
 """Headers meant for one server alone; another one that it redirects to must not see them."""
 
+FORBIDDEN_VARIABLES: Final = frozenset(
+    {
+        "AWS_ACCESS_KEY_ID",
+        "AWS_SECRET_ACCESS_KEY",
+        "AWS_SESSION_TOKEN",
+        "AZURE_CLIENT_SECRET",
+        "AZURE_FEDERATED_TOKEN_FILE",
+        "CODEX_ACCESS_TOKEN",
+        "CODEX_API_KEY",
+        "CODEX_CONNECTORS_TOKEN",
+        "CODEX_EXEC_SERVER_NOISE_AUTH_TOKEN",
+        "CODEX_GUARDIAN_DECISIONS_API_KEY",
+        "GOOGLE_APPLICATION_CREDENTIALS",
+        "OPENAI_API_KEY",
+        "OPENAI_FEDERATION_RULE_ID",
+        "OPENAI_IDENTITY_TOKEN_FILE",
+        "OPENAI_WORKLOAD_IDENTITY_CONTEXT",
+    }
+)
+"""Variables whose values no header may carry, in letters of any case (v2 http/request, as codex
+0.169 has them): they let their holder act as the server's user elsewhere."""
+
 Headers = list[tuple[bytes, bytes]]
+
+GivenHeader = tuple[str, str] | tuple[str, str, str | None]
+"""Name, value, and the environment variable whose value is to follow that value."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,8 +79,11 @@ class PreparedRequest:
             headers.append((b"content-length", b"%d" % len(self.body)))
         return headers
 
-    def redirected(self, status: int, url: HttpUrl) -> PreparedRequest:
-        """The request to make after an answer that says to go to ``url``."""
+    def redirected(self, status: int, url: HttpUrl, *, whole_referer: bool) -> PreparedRequest:
+        """The request to make after an answer that says to go to ``url``.
+
+        Another origin is told the whole URL that it was reached from, or its origin only.
+        """
         method, headers, body = self.method, self.headers, self.body
         drop: set[bytes] = {b"referer"}
         if status == 303 or (status in (301, 302) and method == b"POST"):
@@ -66,12 +94,18 @@ class PreparedRequest:
             drop |= _ORIGIN_HEADERS
         headers = [(name, value) for name, value in headers if name.lower() not in drop]
         if not (self.url.scheme == "https" and url.scheme == "http"):
-            headers.append((b"referer", self.url.without_fragment.encode()))
+            whole = whole_referer or url.origin == self.url.origin
+            referer = self.url.without_fragment if whole else self.url.origin_url
+            headers.append((b"referer", referer.encode()))
         return PreparedRequest(method, url, headers, body)
 
 
 def prepare(
-    method: str, url_text: str, given_headers: Iterable[tuple[str, str]], body: bytes | None
+    method: str,
+    url_text: str,
+    given_headers: Iterable[GivenHeader],
+    body: bytes | None,
+    environment: Mapping[str, str],
 ) -> PreparedRequest:
     """Check a request as the client states it. Raises InvalidArgument naming what is wrong."""
     if not _TOKEN.fullmatch(method):
@@ -85,9 +119,11 @@ def prepare(
     except UrlError as error:
         raise InvalidArgument(f"http/request url is invalid: {error}") from None
     headers: Headers = []
-    for name, value in given_headers:
+    for name, value, *variable in given_headers:
         if not _TOKEN.fullmatch(name):
             raise InvalidArgument("http/request header name is invalid: invalid HTTP header name")
+        if variable and variable[0] is not None:
+            value += _value_of(variable[0], name, environment)  # noqa: PLW2901
         if _BAD_VALUE.search(value):
             raise InvalidArgument(
                 f"http/request header value is invalid for {name}: failed to parse header value"
@@ -100,6 +136,34 @@ def prepare(
     if b"accept" not in given:
         headers.append((b"accept", b"*/*"))
     return PreparedRequest(method.encode(), url, headers, body or b"")
+
+
+def _value_of(variable: str, header: str, environment: Mapping[str, str]) -> str:
+    """The value of a variable that a header asks for. Raises InvalidArgument."""
+    if variable.upper() in FORBIDDEN_VARIABLES:
+        raise InvalidArgument(
+            f"http/request header {header} cannot use executor environment variable {variable}"
+        )
+    value = environment.get(variable)
+    if value is None or not _is_text(value):
+        raise InvalidArgument(
+            f"http/request header {header} requires executor environment variable {variable}"
+        )
+    if not value:
+        raise InvalidArgument(
+            f"http/request header {header} requires a non-empty executor environment variable "
+            f"{variable}"
+        )
+    return value
+
+
+def _is_text(value: str) -> bool:
+    """Whether a variable holds UTF-8: Python has surrogates for bytes that are not."""
+    try:
+        value.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def basic_credentials(url: HttpUrl) -> bytes:

@@ -70,6 +70,11 @@ class HttpUrl:
         return self.scheme, self.host, self.effective_port
 
     @property
+    def origin_url(self) -> str:
+        """The URL of the origin's root."""
+        return f"{self.scheme}://{self.authority}/"
+
+    @property
     def has_user(self) -> bool:
         """Whether the URL names a user or a password."""
         return bool(self.username or self.password)
