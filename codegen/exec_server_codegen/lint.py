@@ -59,6 +59,7 @@ from exec_server_codegen.schema import (
     read_json,
     read_revision,
     references,
+    release_key,
 )
 
 if TYPE_CHECKING:
@@ -311,7 +312,7 @@ class _Checks:
     def releases(self) -> Iterator[Finding]:
         """Releases named anywhere."""
         known = self._revision.releases
-        if sorted(known, key=_release_key) != known:
+        if sorted(known, key=release_key) != known:
             message = "the releases are not in order"
             yield self._at(METHODS_FILE, "unknown-release", message, "releases")
         documents = [(area.file, area.document) for area in self._revision.areas]
@@ -327,7 +328,7 @@ class _Checks:
                 until = node.get("x-until", node.get("until"))
                 if not isinstance(since, str) or not isinstance(until, str):
                     continue
-                if _release_key(since) > _release_key(until):
+                if release_key(since) > release_key(until):
                     message = f"until {until} is before since {since}"
                     yield self._at(file, "unknown-release", message, *where)
 
@@ -453,10 +454,6 @@ def _repeated(values: list[Any]) -> Iterator[tuple[int, Any]]:
     for index, value in enumerate(values):
         if value in values[:index]:
             yield index, value
-
-
-def _release_key(release: str) -> list[int]:
-    return [int(part) for part in release.split(".")]
 
 
 def _pointer(*parts: str | int) -> str:

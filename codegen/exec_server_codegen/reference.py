@@ -9,7 +9,7 @@ from exec_server_codegen.package import base64_members, environment, header
 from exec_server_codegen.text import compact_json
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
 
     from exec_server_codegen.schema import Definition, Family, JsonObject, Method, Revision
 
@@ -24,9 +24,9 @@ def reference_pages(revision: Revision) -> dict[str, str]:
         anchor=anchor,
         directions=_DIRECTIONS,
         base64_members=base64_members,
-        member_rows=lambda definition: list(member_rows(revision, definition)),
+        member_rows=lambda definition: list(member_rows(definition)),
         messages=lambda method, example, number: list(_messages(revision, method, example, number)),
-        type_facts=lambda definition: list(_type_facts(revision, definition)),
+        type_facts=lambda definition: list(_type_facts(definition)),
         shared=lambda definition: definition.name not in _method_types(revision),
     )
     source = header(f"schema/{revision.name}/*.json", revision.digest, comment="<!--")
@@ -54,7 +54,7 @@ def anchor(heading: str) -> str:
     return "".join(kept).replace(" ", "-")
 
 
-def member_rows(revision: Revision, definition: Definition) -> Iterator[JsonObject]:
+def member_rows(definition: Definition) -> Iterator[JsonObject]:
     """The members of an object as rows of a table."""
     for name, schema in definition.properties.items():
         notes = [str(schema.get("description", ""))]
@@ -68,7 +68,7 @@ def member_rows(revision: Revision, definition: Definition) -> Iterator[JsonObje
         default = json.dumps(schema["default"]) if "default" in schema else ""
         yield {
             "name": name,
-            "type": type_text(revision, schema),
+            "type": type_text(schema),
             "unit": schema.get("x-unit", ""),
             "required": "yes" if required else "no",
             "nullable": "yes" if {"type": "null"} in schema.get("anyOf", []) else "no",
@@ -77,33 +77,36 @@ def member_rows(revision: Revision, definition: Definition) -> Iterator[JsonObje
         }
 
 
-def type_text(revision: Revision, schema: JsonObject) -> str:
-    """A type in words, named types linked to the page of types."""
+def _linked(name: str) -> str:
+    return f"[{name}](types.md#{anchor(name)})"
+
+
+def type_text(schema: JsonObject, named: Callable[[str], str] = _linked) -> str:
+    """A type in words; ``named`` writes a named type, by default as a link to the page of types."""
     if "$ref" in schema:
-        name = revision.resolve(schema["$ref"]).name
-        return f"[{name}](types.md#{anchor(name)})"
+        return named(schema["$ref"].rsplit("/", 1)[-1])
     if "anyOf" in schema:
-        return type_text(revision, schema["anyOf"][0])
+        return type_text(schema["anyOf"][0], named)
     if "const" in schema:
         return f"`{json.dumps(schema['const'])}`"
     kind = schema.get("type")
     if kind == "array":
-        return f"list of {type_text(revision, schema['items'])}"
+        return f"list of {type_text(schema['items'], named)}"
     if kind == "object":
-        return f"map of string to {type_text(revision, schema['additionalProperties'])}"
+        return f"map of string to {type_text(schema['additionalProperties'], named)}"
     if kind is None:
         return "any"
     bounds = [str(schema[bound]) for bound in ("minimum", "maximum") if bound in schema]
     return f"{kind}, {' to '.join(bounds)}" if bounds else str(kind)
 
 
-def _type_facts(revision: Revision, definition: Definition) -> Iterator[str]:
+def _type_facts(definition: Definition) -> Iterator[str]:
     """What is to say about a type besides its description and members, a line each."""
     schema = definition.schema
     if "enum" in schema:
         yield "One of " + ", ".join(f"`{json.dumps(value)}`" for value in schema["enum"]) + "."
     elif "oneOf" in schema:
-        branches = ", ".join(type_text(revision, branch) for branch in schema["oneOf"])
+        branches = ", ".join(type_text(branch) for branch in schema["oneOf"])
         tag = schema["discriminator"]["propertyName"]
         yield f"One of {branches}; the member `{tag}` tells which."
     elif schema["type"] != "object":
@@ -114,7 +117,7 @@ def _type_facts(revision: Revision, definition: Definition) -> Iterator[str]:
         if "pattern" in schema:
             yield f"Pattern: `{schema['pattern']}`"
     if "x-shapes" in schema:
-        shapes = ", ".join(type_text(revision, shape) for shape in schema["x-shapes"])
+        shapes = ", ".join(type_text(shape) for shape in schema["x-shapes"])
         yield f"Known shapes: {shapes}."
     if "x-since" in schema:
         yield f"Since {schema['x-since']}."

@@ -14,7 +14,7 @@ from exec_server_codegen import naming
 from exec_server_codegen.errors import SchemaError, UsageError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Mapping
     from pathlib import Path
 
 JsonObject = dict[str, Any]
@@ -328,17 +328,32 @@ def read_revision(schema: Path, name: str) -> Revision:
         whole.update(content)
         digests[path.name] = hashlib.sha256(content).hexdigest()
     digests["*"] = whole.hexdigest()
+    documents = {path.name: read_json(path) for path in paths}
+    if ERRORS_FILE not in documents:
+        raise SchemaError(f"{folder / ERRORS_FILE}: the file is missing")
+    return revision_of(name, documents, digests)
+
+
+def revision_of(
+    name: str, documents: Mapping[str, JsonObject], digests: dict[str, str]
+) -> Revision:
+    """A revision from its documents by file name, the two tables among them."""
     return Revision(
         name=name,
         areas=[
-            Area(path.name, read_json(path))
-            for path in paths
-            if path.name not in (METHODS_FILE, ERRORS_FILE)
+            Area(file, document)
+            for file, document in documents.items()
+            if file not in (METHODS_FILE, ERRORS_FILE)
         ],
-        methods_document=read_json(folder / METHODS_FILE),
-        errors_document=read_json(folder / ERRORS_FILE),
+        methods_document=documents[METHODS_FILE],
+        errors_document=documents[ERRORS_FILE],
         digests=digests,
     )
+
+
+def release_key(release: str) -> list[int]:
+    """What sorts releases from old to new."""
+    return [int(part) for part in release.split(".")]
 
 
 def references(schema: object) -> Iterator[str]:
