@@ -1,0 +1,123 @@
+"""What a client is told of the machine and of this server (v2 environment/info).
+
+Paths are absolute, native and normalised. Clients start their commands' paths from them and decide
+by them what may be written, so a path that the environment does not give is left out, not guessed.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import pwd
+import sys
+from dataclasses import dataclass
+from functools import cache
+from typing import Final, Literal
+
+from exec_server.engine import paths
+from exec_server.engine.shell import Shell, login_shell
+
+PACKAGE: Final = "exec-server-protocol"
+"""The distribution that this server is installed from."""
+
+PlatformOs = Literal["linux", "macos"]
+
+
+@dataclass(frozen=True, slots=True)
+class EnvironmentInfo:
+    """Facts about the machine, the user and this server."""
+
+    shell: Shell
+    executor_version: str | None
+    """This package's version; None where it runs without being installed."""
+    provider_id: str | None
+    """``sha256:`` and 64 hexadecimal digits that differ for any two builds of this package; None
+    where its files may change under it (an editable install) or it is not installed."""
+    cwd: str | None
+    """Working directory of this server; None once it is removed."""
+    user_home_dir: str | None
+    """None if HOME is not absolute."""
+    platform_os: PlatformOs
+    temporary_directories: list[str]
+    """Those that the environment names: that of TMPDIR. It need not exist."""
+    temp_dir: str
+    """Where temporary files go. It need not exist."""
+
+
+def environment_info() -> EnvironmentInfo:
+    """Look at the machine as it is now."""
+    cwd = _working_directory()
+    temporary = [] if (given := _directory("TMPDIR", cwd)) is None else [given]
+    return EnvironmentInfo(
+        shell=login_shell(),
+        executor_version=package_version(),
+        provider_id=_build_id(),
+        cwd=cwd,
+        user_home_dir=user_home_dir(),
+        platform_os="macos" if sys.platform == "darwin" else "linux",
+        temporary_directories=temporary,
+        temp_dir=temporary[0] if temporary else "/tmp",  # noqa: S108 (what there is without TMPDIR)
+    )
+
+
+def user_home_dir() -> str | None:
+    """Return the home directory by HOME, or by passwd where HOME is unset or empty.
+
+    None if it is not absolute.
+    """
+    home = os.environ.get("HOME")
+    if not home:
+        try:
+            home = pwd.getpwuid(os.getuid()).pw_dir
+        except KeyError:
+            return None
+    path = paths.from_native(os.fsencode(home))
+    return paths.normalize(path) if path.startswith("/") else None
+
+
+@cache
+def package_version() -> str | None:
+    """Return the version of this package; None where it is not installed."""
+    from importlib import metadata  # noqa: PLC0415 (slow to load, and not needed to start)
+
+    try:
+        return metadata.version(PACKAGE)
+    except metadata.PackageNotFoundError:
+        return None
+
+
+@cache
+def _build_id() -> str | None:
+    """Hash the hashes that the installer has recorded of this package's modules."""
+    from importlib import metadata  # noqa: PLC0415
+
+    try:
+        installed = metadata.distribution(PACKAGE).files or []
+    except metadata.PackageNotFoundError:
+        return None
+    # Scripts and metadata are written anew by each installer; the modules come from the build.
+    modules = sorted(
+        f"{file} {file.hash.value}\n" for file in installed if file.hash and file.suffix == ".py"
+    )
+    if not modules:
+        return None
+    return "sha256:" + hashlib.sha256("".join(modules).encode()).hexdigest()
+
+
+def _working_directory() -> str | None:
+    try:
+        return paths.from_native(os.getcwdb())
+    except FileNotFoundError:
+        return None
+
+
+def _directory(variable: str, cwd: str | None) -> str | None:
+    """Return the directory that a variable names; None if it is empty or cannot be known."""
+    path = paths.from_native(os.fsencode(os.environ.get(variable, "")))
+    if not path:
+        return None
+    if not path.startswith("/"):
+        if cwd is None:
+            return None
+        path = f"{cwd}/{path}"
+    return paths.normalize(path)
