@@ -13,6 +13,7 @@ that it stands for. The rules about how the files hang together are functions he
 ``anonymous-branch``        objects, unions and choices have names
 ``nullable-form``           ``anyOf`` means a type or null
 ``missing-example``         every method has an example
+``missing-release``         a method of a released revision says since when it is there
 ``method-kind``             requests have a result, notifications none
 ``numbered-definition``     no definition is another's name with a number behind it
 ``duplicate-definition``    a name stands for one definition in a revision

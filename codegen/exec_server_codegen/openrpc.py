@@ -27,7 +27,7 @@ def openrpc_document(revision: Revision, comment: str) -> JsonObject:
         "info": {
             "title": revision.title,
             "description": revision.description,
-            "version": revision.releases[-1],
+            "version": revision.releases[-1] if revision.releases else revision.name,
         },
         "x-comment": comment,
         "methods": [_method(revision, method) for method in revision.methods],
@@ -75,7 +75,8 @@ def _method(revision: Revision, method: Method) -> JsonObject:
     if examples:
         row["examples"] = examples
     row["x-direction"] = method.direction
-    row["x-since"] = method.since
+    if method.since:
+        row["x-since"] = method.since
     if method.until:
         row["x-until"] = method.until
     return row

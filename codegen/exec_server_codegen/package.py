@@ -160,10 +160,11 @@ def _module_doc(summary: str, description: str) -> str:
 def _method_doc(method: Method) -> str:
     """Docstring of a method: what it does, its rules, and when it fails."""
     paragraphs = [method.description]
-    facts = [f"Since codex {method.since}"]
-    if method.until:
-        facts.append(f"until codex {method.until}")
-    paragraphs.append(", ".join(facts) + ".")
+    if method.since:
+        facts = [f"Since codex {method.since}"]
+        if method.until:
+            facts.append(f"until codex {method.until}")
+        paragraphs.append(", ".join(facts) + ".")
     return sections(method.summary, paragraphs, _conditions(method.errors), indent=8)
 
 

@@ -143,9 +143,9 @@ class Method:
         return list(self.row["errors"])
 
     @property
-    def since(self) -> str:
-        """First release that has the method."""
-        return str(self.row["since"])
+    def since(self) -> str | None:
+        """First release that has the method; None when no release speaks the revision."""
+        return self.row.get("since")
 
     @property
     def until(self) -> str | None:
@@ -212,7 +212,10 @@ class Revision:
 
     @property
     def releases(self) -> list[str]:
-        """The codex releases that changed something within the revision, oldest first."""
+        """The codex releases that changed something within the revision, oldest first.
+
+        Empty when no release ever spoke the revision.
+        """
         return list(self.methods_document["releases"])
 
     @property

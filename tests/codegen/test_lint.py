@@ -354,6 +354,12 @@ BREAKS: dict[str, Break] = {
         put("$defs", "SandboxContext", "x-until", "0.121.0"),
         "/$defs/SandboxContext",
     ),
+    "missing-release": (
+        "missing-release",
+        "methods.json",
+        drop("methods", 3, "since"),
+        "/methods/3",
+    ),
     "revision-name": (
         "revision-name",
         "methods.json",

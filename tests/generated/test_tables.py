@@ -61,7 +61,7 @@ def test_the_method_map_is_the_method_table(revision: str) -> None:
         assert method.params.__name__ == row["params"]["$ref"].rsplit("/", 1)[-1]
         result = method.result.__name__ if method.result else ""
         assert row.get("result", {"$ref": ""})["$ref"].rsplit("/", 1)[-1] == result
-        assert (method.since, method.until) == (row["since"], row.get("until"))
+        assert (method.since, method.until) == (row.get("since"), row.get("until"))
         own = {error["error"] for error in row["errors"]}
         assert own <= set(method.errors) <= set(module(revision, "errors").ERRORS)
         assert bool(method.errors) == (method.kind == "request")
