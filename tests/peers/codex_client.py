@@ -78,6 +78,11 @@ class Release:
         return peers.parse_version(self.version) >= peers.parse_version(version)
 
     @property
+    def speaks_v2(self) -> bool:
+        """Whether the release speaks revision v2 of the protocol, v1 before."""
+        return self.is_since("0.140.0")
+
+    @property
     def transports(self) -> tuple[Transport, ...]:
         """How the client can reach an exec-server."""
         return ("ws", "stdio") if self.reads_environments else ("ws",)

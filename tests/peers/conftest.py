@@ -8,6 +8,7 @@ shows whether a scenario is right.
 from __future__ import annotations
 
 import os
+from functools import cache
 from typing import TYPE_CHECKING
 
 import pytest
@@ -73,10 +74,8 @@ def stage(
     request: pytest.FixtureRequest, release: Release, transport: Transport
 ) -> Iterator[Stage]:
     """A scenario's stage; at the end no process may be left, and the wire must be in order."""
-    try:
-        peers.fetch(release.version)
-    except peers.NpmUnavailable as error:
-        pytest.skip(f"{_UNPROVEN} {release}: {error}")
+    if (obstacle := _obstacle(release.version)) is not None:
+        pytest.skip(f"{_UNPROVEN} {release}: {obstacle}")
     maker: Maker = "codex" if os.environ.get("PEER_SERVER") == "codex" else "ours"
     server = request.node.get_closest_marker("server")
     arguments = () if server is None or maker == "codex" else server.args
@@ -84,6 +83,16 @@ def stage(
     with Stage(release, transport, maker, arguments, variables) as stage:
         yield stage
         stage.assert_nothing_left()
+
+
+@cache
+def _obstacle(version: str) -> str | None:
+    """Why a release cannot be had, asked once: npm may take long to find out."""
+    try:
+        peers.fetch(version)
+    except peers.NpmUnavailable as error:
+        return str(error)
+    return None
 
 
 def _versions() -> tuple[str, ...]:

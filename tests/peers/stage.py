@@ -178,6 +178,13 @@ class Stage:
             client.wait()
         return model.told()
 
+    def only_process(self) -> str:
+        """The id of the one process that was started; only where the wire can be seen."""
+        assert self.wire is not None
+        (params,) = self.wire.requests("process/start")
+        process_id: str = params["processId"]
+        return process_id
+
     def assert_nothing_left(self) -> None:
         """No process outlives its client, and the server ends in order and in peace."""
         server = {} if self._server is None else self._server_processes()
