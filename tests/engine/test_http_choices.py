@@ -110,6 +110,17 @@ class TestRouteAware:
         with pytest.raises(OperationFailed, match=r"^http/request failed: too many redirects$"):
             exchange(answering(count), "GET", "/0", route_aware=True)
 
+    @pytest.mark.parametrize(
+        ("location", "target"), [(b"/a b?c d", b"/a%20b?c%20d"), (b"/a\tb", b"/ab")]
+    )
+    def test_a_location_with_white_space(self, location: bytes, target: bytes) -> None:
+        """Is read as browsers read it."""
+        peer = answering(
+            lambda seen: answer() if seen.target == target else redirect(302, location)
+        )
+        assert exchange(peer, "GET", "/", route_aware=True).status == 200
+        assert [seen.target for seen in peer.requests] == [b"/", target]
+
     def test_a_redirect_out_of_http(self) -> None:
         """Names the scheme."""
         with pytest.raises(OperationFailed) as caught:

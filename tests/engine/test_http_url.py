@@ -148,6 +148,12 @@ def test_parts() -> None:
         ("//o/x", "http://o/x"),
         ("\\\\o\\x", "http://o/x"),
         ("https://o", "https://o/"),
+        ("https:o", "https://o/"),
+        ("HTTP:x", "http://h:1/a/x"),
+        ("http:/x", "http://h:1/x"),
+        ("http:\\\\o", "http://o/"),
+        ("http:", "http://h:1/a/b?c"),
+        (" \t/x y\n", "http://h:1/x%20y"),
         ("x:y@z", None),
     ],
 )

@@ -37,7 +37,9 @@ MAX_REDIRECTS: Final = 10
 BODY_ERROR: Final = "error decoding response body"
 """What is said of a body that broke off or came too late (v1 http/request/bodyDelta)."""
 
-_PLAIN_LOCATION: Final = re.compile(rb"[\x21-\x7e]*")
+_LOCATION: Final = re.compile(rb"[\x21-\x7e]*")
+_ROUTE_AWARE_LOCATION: Final = re.compile(rb"[\t\x20-\x7e]*")
+"""What a Location may consist of to be followed."""
 
 _REDIRECTS: Final = frozenset({301, 302, 303, 307, 308})
 
@@ -185,7 +187,8 @@ class Exchange:
             return None
         for name, value in response.headers:
             if name.lower() == b"location":
-                if not _PLAIN_LOCATION.fullmatch(value):
+                readable = _ROUTE_AWARE_LOCATION if self._route_aware else _LOCATION
+                if not readable.fullmatch(value):
                     return None
                 location = value.decode("ascii")
                 try:

@@ -24,6 +24,7 @@ _IN_PATH: Final = re.compile(rb'[\x00-\x20"#<>?`{}\x7f-\xff]')
 _IN_QUERY: Final = re.compile(rb"[\x00-\x20\"#<>'\x7f-\xff]")
 _IN_FRAGMENT: Final = re.compile(rb'[\x00-\x20"<>`\x7f-\xff]')
 
+_DRIVE: Final = re.compile(r"/*[A-Za-z]:")
 _DOT_SEGMENTS: Final = frozenset({".", "%2e"})
 _DOUBLE_DOT_SEGMENTS: Final = frozenset({"..", ".%2e", "%2e.", "%2e%2e"})
 
@@ -104,14 +105,10 @@ class HttpUrl:
 
 def parse(text: str) -> HttpUrl:
     """Read an absolute URL. Raises UrlError, UnsupportedScheme for other than http and https."""
-    text = text.strip(_OUTER_SPACE).translate(_REMOVED)
-    match = _SCHEME.match(text)
-    if match is None:
-        raise UrlError("relative URL without a base")
-    scheme = match[1].lower()
+    scheme, rest = split_scheme(text)
     if scheme not in DEFAULT_PORTS:
         raise UnsupportedScheme(scheme)
-    rest, hash_sign, fragment = text[match.end() :].partition("#")
+    rest, hash_sign, fragment = rest.partition("#")
     rest, question_mark, query = rest.partition("?")
     authority, _, path = rest.replace("\\", "/").lstrip("/").partition("/")
     userinfo, _, host_and_port = authority.rpartition("@")
@@ -119,9 +116,9 @@ def parse(text: str) -> HttpUrl:
     host, port = _split_port(host_and_port, scheme)
     return HttpUrl(
         scheme=scheme,
-        host=_parse_host(host),
+        host=parse_host(host),
         port=port,
-        path=_normalize_path(path),
+        path=normalize_path(path),
         query=_encode(_IN_QUERY, query) if question_mark else None,
         fragment=_encode(_IN_FRAGMENT, fragment) if hash_sign else None,
         username=unquote_to_bytes(username),
@@ -131,8 +128,13 @@ def parse(text: str) -> HttpUrl:
 
 def resolve(base: HttpUrl, reference: str) -> HttpUrl:
     """Read a URL reference (a Location header) as seen from ``base``. Raises UrlError."""
-    if _SCHEME.match(reference):
-        return parse(reference)
+    reference = reference.strip(_OUTER_SPACE).translate(_REMOVED)
+    match = _SCHEME.match(reference)
+    if match is not None:
+        if match[1].lower() != base.scheme:
+            return parse(reference)
+        # The standard lets a URL repeat the scheme of its base and be relative all the same.
+        reference = reference[match.end() :]
     path_length = len(re.split("[?#]", reference, maxsplit=1)[0])
     reference = reference[:path_length].replace("\\", "/") + reference[path_length:]
     if reference.startswith("//"):
@@ -147,19 +149,34 @@ def resolve(base: HttpUrl, reference: str) -> HttpUrl:
     return parse(root + base.path[: base.path.rindex("/") + 1] + reference)
 
 
+def split_scheme(text: str) -> tuple[str, str]:
+    """Split a URL of any kind into its scheme, in lower case, and what follows the colon.
+
+    What the standard ignores around and inside a URL is gone. Raises UrlError for a relative one.
+    """
+    text = text.strip(_OUTER_SPACE).translate(_REMOVED)
+    match = _SCHEME.match(text)
+    if match is None:
+        raise UrlError("relative URL without a base")
+    return match[1].lower(), text[match.end() :]
+
+
 def _encode(characters: re.Pattern[bytes], text: str) -> str:
     encoded = characters.sub(lambda match: b"%%%02X" % match[0][0], text.encode())
     return encoded.decode("ascii")
 
 
-def _normalize_path(path: str) -> str:
-    """Resolve the dot segments of a path given without its first slash."""
+def normalize_path(path: str, *, keeps_drive: bool = False) -> str:
+    """Resolve the dot segments of a path given without its first slash, and encode it.
+
+    With ``keeps_drive``, as file URLs want it, ``..`` does not take away a leading ``C:``.
+    """
     kept: list[str] = []
     segments = path.split("/")
     for segment in segments:
         lowered = segment.lower()
         if lowered in _DOUBLE_DOT_SEGMENTS:
-            if kept:
+            if kept and not (keeps_drive and _DRIVE.fullmatch("/".join(kept))):
                 kept.pop()
         elif lowered not in _DOT_SEGMENTS:
             kept.append(segment)
@@ -192,13 +209,14 @@ def _split_port(text: str, scheme: str) -> tuple[str, int | None]:
     return host, None if port == DEFAULT_PORTS[scheme] else port
 
 
-def _parse_host(text: str) -> str:
+def parse_host(text: str) -> str:
+    """The normal form of a host. Raises UrlError."""
     if text.startswith("["):
         try:
             address = IPv6Address(text[1:-1])
         except AddressValueError:
             raise UrlError("invalid IPv6 address") from None
-        if address.scope_id is not None:
+        if address.scope_id is not None or not text.endswith("]"):
             raise UrlError("invalid IPv6 address")
         return address.compressed
     try:
