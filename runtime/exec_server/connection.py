@@ -15,6 +15,10 @@ they end the connection without an answer.
 Requests run at once and answer as soon as they are done, so one that waits delays no other. What
 depends on order keeps it: file system calls and process starts pass through one lane, writes to a
 process queue in the process itself.
+
+A server may speak several revisions of the protocol at once. A message is served by the revision
+that the peer spoke last if its params decode there, else by the newest one where they do; what
+concerns a process is served by the revision that started it.
 """
 
 from __future__ import annotations
@@ -36,12 +40,14 @@ from exec_server.errors import (
     InvalidRequest,
     NotFound,
     ProtocolViolation,
+    SessionAttached,
 )
 from exec_server.lane import Lane
 from exec_server.long_message import Base64Message, StreamedBytes
+from exec_server.session import announcer_of
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
+    from collections.abc import Awaitable, Callable, Collection, Coroutine, Mapping, Sequence
 
     from exec_server.session import Session, SessionRegistry
     from exec_server.transports.channel import Channel
@@ -65,16 +71,19 @@ INTERNAL_ERROR: Final = -32603
 class BoundMethod:
     """A method of one revision, bound to the handlers of one connection."""
 
+    revision: str
+    """Name of the revision."""
     method: str
     family: str
     """How state errors call the group: ``exec``, ``filesystem``, …"""
     decode: Callable[[msgspec.Raw], Any]
     call: Callable[[Any], Coroutine[Any, Any, Any]]
     base64_params: tuple[str, ...] = ()
-    """Wire names of params that are base64 text, for the check the decoder does not make."""
+    """Wire names of params that are base64 text."""
     in_lane: bool = False
     """Whether its effects must keep the order of arrival among the others in the lane."""
     before_handshake: bool = False
+    starts_process: bool = False
     not_found_code: int = INTERNAL_ERROR
     """The revision's code for NotFound and, in the ``filesystem`` family, ENOENT."""
 
@@ -89,10 +98,26 @@ class BoundRevision:
     """Result models with one big base64 member: attribute and wire name."""
     aclose: Callable[[], Awaitable[None]]
     """Release what belongs to the connection: streams, open handles."""
+    unknown_method: tuple[int, str] = (
+        METHOD_NOT_FOUND,
+        "exec-server stub does not implement `{}` yet",
+    )
+    """Code and text of the answer to a method that no revision has."""
+    attached_code: int = INVALID_REQUEST
+    """Code of the refusal to resume a session that has a connection."""
+    survives_malformed: bool = True
+    """Whether malformed input is answered, or ends the connection."""
+    keeps_session: bool = True
+    """Whether a session can be resumed after its connection was lost."""
 
 
 class Revision(Protocol):
     """A revision that can be bound to a connection; newest first in the server's list."""
+
+    @property
+    def name(self) -> str:
+        """Name of the revision, such as ``v1``."""
+        ...
 
     def bind(self, connection: Connection) -> BoundRevision:
         """Make the handlers of one connection."""
@@ -130,15 +155,21 @@ class Connection:
         self._tasks: set[asyncio.Task[Any]] = set()
         self._queued_starts: dict[str, int] = {}
         self._closing: asyncio.Task[None] | None = None
-        self._bound = [revision.bind(self) for revision in revisions]
+        self._bound = {revision.name: revision.bind(self) for revision in revisions}
+        self._spoken = self._bound[revisions[0].name]
         self._methods: dict[str, list[BoundMethod]] = {}
         self._large_members: dict[type, tuple[str, str]] = {}
-        for bound in self._bound:
+        for bound in self._bound.values():
             for name, method in bound.methods.items():
                 self._methods.setdefault(name, []).append(method)
             self._large_members.update(bound.large_members)
 
     # What handlers use
+
+    @property
+    def revisions(self) -> Collection[str]:
+        """Names of the revisions that this connection serves."""
+        return self._bound.keys()
 
     @property
     def session(self) -> Session:
@@ -155,9 +186,11 @@ class Connection:
         if self._session is not None:
             raise InvalidRequest("initialize may only be sent once per connection")
         if resume_session_id is None:
-            self._session = self._sessions.create(self)
+            self._session = self._sessions.create(self, self._spoken.name)
         else:
             self._session = self._sessions.resume(resume_session_id, self)
+            if self._session.speaks in self._bound:
+                self._speak(self._session.speaks)
         return self._session
 
     def notify(self, pieces: Sequence[bytes]) -> None:
@@ -192,13 +225,14 @@ class Connection:
             self._channel.close(str(error), violation=True)
 
     def refuse(self, detail: str) -> None:
-        """Answer unreadable input; see Receiver."""
+        """Answer unreadable input, or end the connection; see Receiver."""
         kind = "websocket JSON-RPC" if "websocket" in self._channel.peer else "JSON-RPC"
-        self._send_error(
-            jsonrpc.MALFORMED_ID,
-            INVALID_REQUEST,
-            f"failed to parse {kind} message from {self._channel.peer}: {detail}",
-        )
+        text = f"failed to parse {kind} message from {self._channel.peer}: {detail}"
+        if self._spoken.survives_malformed:
+            self._send_error(jsonrpc.MALFORMED_ID, INVALID_REQUEST, text)
+        else:
+            log.info("%s: %s", self._channel.peer, text)
+            self._channel.close(text, violation=True)
 
     def congested(self, is_congested: bool) -> None:
         """Hold or release the output of the session's processes; see Receiver."""
@@ -220,7 +254,7 @@ class Connection:
         self._ended = not orderly
         session = self._session
         if session is not None:
-            if self._keeps_session:
+            if self._keeps_session and self._spoken.keeps_session:
                 self._sessions.detach(session)
             else:
                 # Its processes die now, which also answers the long polls that wait for them.
@@ -247,7 +281,7 @@ class Connection:
             task.cancel()
         if self._tasks:
             await asyncio.wait(self._tasks)
-        for bound in self._bound:
+        for bound in self._bound.values():
             await bound.aclose()
         self._channel.close("the client ended the connection")
         self._ended = True
@@ -265,30 +299,70 @@ class Connection:
     def _take_request(self, identifier: jsonrpc.RequestId, message: jsonrpc.Message) -> None:
         candidates = self._methods.get(message.method)
         if candidates is None:
-            self._send_error(
-                identifier,
-                METHOD_NOT_FOUND,
-                f"exec-server stub does not implement `{message.method}` yet",
-            )
+            code, text = self._spoken.unknown_method
+            self._send_error(identifier, code, text.format(message.method))
             return
-        refusal = ""
+        try:
+            bound, params = self._decode(candidates, message.params)
+        except msgspec.ValidationError as error:
+            self._send_error(identifier, INVALID_PARAMS, str(error))
+            return
+        except msgspec.DecodeError as error:
+            # What only a full decode finds, such as a lone surrogate escape.
+            raise jsonrpc.MalformedMessage(str(error)) from None
+        if bound.revision != self._spoken.name:
+            self._speak(bound.revision)
+        if not self._ready and not bound.before_handshake:
+            self._send_error(identifier, INVALID_REQUEST, self._state_error(bound.family))
+            return
+        self._begin(identifier, bound, params)
+
+    def _decode(
+        self, candidates: Sequence[BoundMethod], raw: msgspec.Raw
+    ) -> tuple[BoundMethod, Any]:
+        """The method of the revision that is to serve the request, and its decoded params.
+
+        Raises msgspec.ValidationError, of the revision that had the best claim, if there is none.
+        """
+        if len(candidates) == 1:
+            return candidates[0], _decode_params(candidates[0], raw)
+        refusal: msgspec.ValidationError | None = None
         for bound in candidates:
             try:
-                params = bound.decode(message.params)
-                for member in bound.base64_params:
-                    _check_base64(message.params, member, params)
+                params = _decode_params(bound, raw)
             except msgspec.ValidationError as error:
-                refusal = refusal or str(error)
+                refusal = refusal or error
                 continue
-            except msgspec.DecodeError as error:
-                # What only a full decode finds, such as a lone surrogate escape.
-                raise jsonrpc.MalformedMessage(str(error)) from None
-            if not self._ready and not bound.before_handshake:
-                self._send_error(identifier, INVALID_REQUEST, self._state_error(bound.family))
-                return
-            self._begin(identifier, bound, params)
-            return
-        self._send_error(identifier, INVALID_PARAMS, refusal)
+            if not bound.starts_process:
+                starter = self._starter_of(getattr(params, "process_id", None))
+                for other in candidates:
+                    if other.revision == starter != bound.revision:
+                        return other, _decode_params(other, raw)
+            return bound, params
+        assert refusal is not None
+        raise refusal
+
+    def _speak(self, revision: str) -> None:
+        """Note what the peer speaks: its messages go to that revision first, then to the newest."""
+        self._spoken = self._bound[revision]
+        newest_first = list(self._bound)
+        for candidates in self._methods.values():
+            if len(candidates) > 1:
+                candidates.sort(
+                    key=lambda bound: (
+                        bound.revision != revision,
+                        newest_first.index(bound.revision),
+                    )
+                )
+        if self._session is not None:
+            self._session.speaks = revision
+
+    def _starter_of(self, process_id: str | None) -> str | None:
+        """The revision that started a process of the session, if there is such a process."""
+        if process_id is None or self._session is None:
+            return None
+        process = self._session.processes.get(process_id)
+        return None if process is None else announcer_of(process).revision
 
     def _state_error(self, family: str) -> str:
         step = "call initialize" if self._session is None else "send initialized"
@@ -377,6 +451,8 @@ class Connection:
         self, identifier: jsonrpc.RequestId, bound: BoundMethod, error: BaseException
     ) -> None:
         code, text = describe_failure(error, bound.family, bound.not_found_code)
+        if isinstance(error, SessionAttached):
+            code = self._bound.get(error.speaks, self._spoken).attached_code
         if code is None:
             log.error("%s failed: %r", bound.method, error)
             code = INTERNAL_ERROR
@@ -393,10 +469,18 @@ def _nothing() -> None:
 
 def _started_process_id(bound: BoundMethod, params: Any) -> str | None:
     """The process id that a start in the lane will bring to life."""
-    if bound.family != "exec":
+    if not bound.starts_process:
         return None
     process_id: str = params.process_id
     return process_id
+
+
+def _decode_params(bound: BoundMethod, raw: msgspec.Raw) -> Any:
+    """Decode params, with the check of base64 that the decoder does not make."""
+    params = bound.decode(raw)
+    for member in bound.base64_params:
+        _check_base64(raw, member, params)
+    return params
 
 
 def _check_base64(raw: msgspec.Raw, member: str, params: Any) -> None:

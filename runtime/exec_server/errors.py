@@ -4,6 +4,7 @@
     ├── EngineError            an operation could not be done; says why in words for people
     │   ├── InvalidArgument    an argument is well-typed but unusable (an empty argv, a bad URL)
     │   ├── InvalidRequest     the state or a rule forbids it (a duplicate process id)
+    │   │   └── SessionAttached    the session to resume has a connection
     │   ├── NotFound           the thing named does not exist
     │   └── OperationFailed    everything else the operating system or a peer made fail
     ├── ProtocolViolation      the peer broke the protocol; the connection ends
@@ -28,6 +29,15 @@ class InvalidArgument(EngineError):
 
 class InvalidRequest(EngineError):
     """The state or a rule forbids the request: a duplicate process id, a copy into itself."""
+
+
+class SessionAttached(InvalidRequest):
+    """The session to resume has a connection already."""
+
+    def __init__(self, session_id: str, speaks: str) -> None:
+        super().__init__(f"session {session_id} is already attached to another connection")
+        self.speaks = speaks
+        """The revision that the session's client speaks; it decides the code."""
 
 
 class NotFound(EngineError):

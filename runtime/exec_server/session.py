@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final, Protocol
 
 from exec_server.engine.process import ProcessTable
-from exec_server.errors import InvalidRequest
+from exec_server.errors import InvalidRequest, SessionAttached
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -43,6 +43,11 @@ class SessionLimits:
 class Announcer(Protocol):
     """Turns the events of a process into the notifications of one revision."""
 
+    @property
+    def revision(self) -> str:
+        """Name of the revision that started the process."""
+        ...
+
     def output(self, process: Process, chunk: OutputChunk) -> Sequence[bytes]:
         """The message for a chunk of output, in pieces."""
         ...
@@ -51,8 +56,8 @@ class Announcer(Protocol):
         """The message for the end of the process."""
         ...
 
-    def closed(self, process: Process, seq: int) -> bytes:
-        """The message for the end of its output."""
+    def closed(self, process: Process, seq: int) -> bytes | None:
+        """The message for the end of its output, if the revision has one."""
         ...
 
 
@@ -68,9 +73,15 @@ class Session:
     """The processes of one client, and the connection that hears of them, if any."""
 
     def __init__(
-        self, loop: asyncio.AbstractEventLoop, guardian: Guardian | None, limits: SessionLimits
+        self,
+        loop: asyncio.AbstractEventLoop,
+        guardian: Guardian | None,
+        limits: SessionLimits,
+        speaks: str,
     ) -> None:
         self.id = str(uuid.uuid4())
+        self.speaks = speaks
+        """The revision that its client spoke last."""
         self.attachment: Attachment | None = None
         self.processes = ProcessTable(
             self,
@@ -83,20 +94,21 @@ class Session:
     def on_output(self, process: Process, chunk: OutputChunk) -> None:
         """Tell the attached connection; see ProcessEvents."""
         if self.attachment is not None:
-            self.attachment.notify(_announcer(process).output(process, chunk))
+            self.attachment.notify(announcer_of(process).output(process, chunk))
 
     def on_exited(self, process: Process, seq: int, status: ExitStatus) -> None:
         """Tell the attached connection; see ProcessEvents."""
         if self.attachment is not None:
-            self.attachment.notify((_announcer(process).exited(process, seq, status),))
+            self.attachment.notify((announcer_of(process).exited(process, seq, status),))
 
     def on_closed(self, process: Process, seq: int) -> None:
         """Tell the attached connection; see ProcessEvents."""
-        if self.attachment is not None:
-            self.attachment.notify((_announcer(process).closed(process, seq),))
+        message = announcer_of(process).closed(process, seq)
+        if self.attachment is not None and message is not None:
+            self.attachment.notify((message,))
 
 
-def _announcer(process: Process) -> Announcer:
+def announcer_of(process: Process) -> Announcer:
     """The revision that started a process also shapes what is told of it."""
     announcer: Announcer = process.context  # type: ignore[assignment]  # set by every handler
     return announcer
@@ -115,9 +127,9 @@ class SessionRegistry:
         self._expiries: dict[str, asyncio.TimerHandle] = {}
         self._ending: set[asyncio.Task[None]] = set()
 
-    def create(self, attachment: Attachment) -> Session:
-        """A new session with a connection attached."""
-        session = Session(self._loop, self._guardian, self._limits)
+    def create(self, attachment: Attachment, speaks: str) -> Session:
+        """A new session with a connection attached that speaks a revision."""
+        session = Session(self._loop, self._guardian, self._limits, speaks)
         session.attachment = attachment
         self._sessions[session.id] = session
         return session
@@ -125,13 +137,13 @@ class SessionRegistry:
     def resume(self, session_id: str, attachment: Attachment) -> Session:
         """Attach a connection to a detached session.
 
-        Raises InvalidRequest if there is no such session, or if it has a connection.
+        Raises InvalidRequest if there is no such session, SessionAttached if it has a connection.
         """
         session = self._sessions.get(session_id)
         if session is None:
             raise InvalidRequest(f"unknown session id {session_id}")
         if session.attachment is not None:
-            raise InvalidRequest(f"session {session_id} is already attached to another connection")
+            raise SessionAttached(session_id, session.speaks)
         self._expiries.pop(session_id).cancel()
         session.attachment = attachment
         return session

@@ -5,6 +5,7 @@ from __future__ import annotations
 import fnmatch
 import re
 import time
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -37,7 +38,8 @@ def policy(**changes: Any) -> EnvironmentPolicy:
         "set": {},
         "include_only": [],
     }
-    return EnvironmentPolicy(**(settings | changes))
+    made: EnvironmentPolicy = SimpleNamespace(**(settings | changes))
+    return made
 
 
 def inherited(**changes: Any) -> set[str]:

@@ -14,9 +14,8 @@ these steps are taken, in this order:
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
 from functools import lru_cache
-from typing import TYPE_CHECKING, Final, Literal
+from typing import TYPE_CHECKING, Final, Literal, Protocol
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
@@ -40,19 +39,32 @@ DEFAULT_EXCLUDES: Final = ("*KEY*", "*SECRET*", "*TOKEN*")
 """Names that look like secrets (v1, process/start)."""
 
 
-@dataclass(frozen=True, slots=True)
-class EnvironmentPolicy:
+class EnvironmentPolicy(Protocol):
     """Which variables of the server a child inherits.
 
     Patterns are compared with whole names, ignoring case: ``*`` stands for any characters,
     ``?`` for one, everything else, brackets included, for itself.
     """
 
-    inherit: Literal["core", "all", "none"]
-    ignore_default_excludes: bool
-    exclude: Sequence[str]
-    set: Mapping[str, str]
-    include_only: Sequence[str]
+    @property
+    def inherit(self) -> Literal["core", "all", "none"]:
+        """What to start from."""
+
+    @property
+    def ignore_default_excludes(self) -> bool:
+        """Whether to keep names that look like secrets."""
+
+    @property
+    def exclude(self) -> Sequence[str]:
+        """Patterns of names to drop."""
+
+    @property
+    def set(self) -> Mapping[str, str]:
+        """Variables to add."""
+
+    @property
+    def include_only(self) -> Sequence[str]:
+        """Patterns of the names to keep; empty for all."""
 
 
 def child_environment(

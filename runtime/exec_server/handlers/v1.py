@@ -5,20 +5,20 @@ from __future__ import annotations
 import asyncio
 import os
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Final
-
-import msgspec
-import pybase64
+from typing import TYPE_CHECKING, Final
 
 from exec_server import jsonrpc
-from exec_server.connection import BoundMethod, BoundRevision
+from exec_server.connection import BoundRevision
 from exec_server.engine import files, http
-from exec_server.engine.environ import EnvironmentPolicy, child_environment
+from exec_server.engine.environ import child_environment
 from exec_server.engine.shell import login_shell
 from exec_server.engine.spawn import SpawnSpec
-from exec_server.errors import EngineError, InvalidArgument, InvalidRequest
+from exec_server.errors import InvalidRequest
+from exec_server.handlers.binding import bind_methods, decoders
+from exec_server.handlers.file_content import decode_content, read_content, write_content
+from exec_server.handlers.http_requests import HttpRequests
+from exec_server.handlers.process_events import exit_code_without_signals, output_message
 from exec_server.handlers.sandbox import refuse_restrictive
-from exec_server.long_message import PIECE_BYTES, StreamedBytes
 from exec_server_protocol.v1 import errors
 from exec_server_protocol.v1.environment import (
     EnvironmentInfoParams,
@@ -79,40 +79,31 @@ from exec_server_protocol.v1.session import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Sequence
 
     from exec_server.connection import Connection
     from exec_server.engine.process import ExitStatus, OutputChunk, Process
-    from exec_server_protocol.table import Method
-
-LARGE_WRITE_BYTES: Final = 1024 * 1024
-"""Files above this are written in a thread, so that nothing else has to wait."""
-
-_SPLICE_BYTES: Final = 2048
-"""Output above this is spliced into its message instead of passing the JSON encoder."""
 
 
 class V1Announcer:
     """Process events in v1's shapes."""
 
+    revision = "v1"
+
     def output(self, process: Process, chunk: OutputChunk) -> Sequence[bytes]:
-        """process/output, its base64 a piece of its own when it is large."""
-        data = chunk.data
-        if len(data) < _SPLICE_BYTES:
-            params = ProcessOutputParams(
+        """process/output."""
+        return output_message(
+            "process/output",
+            lambda data: ProcessOutputParams(
                 process_id=process.id, seq=chunk.seq, stream=chunk.stream, chunk=data
-            )
-            return (jsonrpc.notification("process/output", params),)
-        params = ProcessOutputParams(
-            process_id=process.id, seq=chunk.seq, stream=chunk.stream, chunk=b""
+            ),
+            chunk.data,
         )
-        head, tail = jsonrpc.split_at_empty(jsonrpc.notification("process/output", params), "chunk")
-        return (head, pybase64.b64encode(data), tail)
 
     def exited(self, process: Process, seq: int, status: ExitStatus) -> bytes:
         """process/exited."""
         params = ProcessExitedParams(
-            process_id=process.id, seq=seq, exit_code=exit_code(process, status)
+            process_id=process.id, seq=seq, exit_code=exit_code_without_signals(process, status)
         )
         return jsonrpc.notification("process/exited", params)
 
@@ -123,13 +114,6 @@ class V1Announcer:
 
 
 _ANNOUNCER: Final = V1Announcer()
-
-
-def exit_code(process: Process, status: ExitStatus) -> int:
-    """v1's code: the exit code, or for any signal -1 on pipes and 1 on a terminal."""
-    if status.code is not None:
-        return status.code
-    return 1 if process.tty else -1
 
 
 class LifecycleV1:
@@ -161,24 +145,10 @@ class ProcessV1:
 
     async def start(self, params: ProcessStartParams) -> ProcessStartResult:
         """Start a process; its notifications follow this answer."""
-        policy = params.env_policy
-        env = child_environment(
-            None
-            if policy is None
-            else EnvironmentPolicy(
-                inherit=policy.inherit,
-                ignore_default_excludes=policy.ignore_default_excludes,
-                exclude=policy.exclude,
-                set=policy.set,
-                include_only=policy.include_only,
-            ),
-            params.env,
-            os.environ,
-        )
         spec = SpawnSpec(
             argv=params.argv,
             cwd=params.cwd,
-            env=env,
+            env=child_environment(params.env_policy, params.env, os.environ),
             tty=params.tty,
             pipe_stdin=params.pipe_stdin,
             arg0=params.arg0,
@@ -197,7 +167,9 @@ class ProcessV1:
             ],
             next_seq=view.next_seq,
             exited=view.exited,
-            exit_code=None if view.status is None else exit_code(process, view.status),
+            exit_code=None
+            if view.status is None
+            else exit_code_without_signals(process, view.status),
             closed=view.closed,
             failure=None,
         )
@@ -225,43 +197,14 @@ class FilesystemV1:
         """A whole file; a large one is read while it is sent."""
         refuse_restrictive(params.sandbox)
         source = files.open_for_read(files.normalize(params.path))
-        try:
-            if source.size is None:
-                # A FIFO may have no writer for long; it changes nothing others could depend on.
-                self._connection.leave_lane()
-                await source.load()
-            assert source.size is not None
-            if source.size > PIECE_BYTES:
-                return FsReadFileResult(data_base64=StreamedBytes.of(source, source.size))
-            data = source.read(source.size) if source.size else b""
-        except BaseException:
-            source.close()
-            raise
-        source.close()
-        return FsReadFileResult(data_base64=data)
+        return FsReadFileResult(data_base64=await read_content(self._connection, source))
 
     async def write_file(self, params: FsWriteFileParams) -> FsWriteFileResult:
         """Create or replace the content of a file."""
-        text = params.data_base64
         refuse_restrictive(params.sandbox)
-        try:
-            data = pybase64.b64decode(text, validate=True)
-        except ValueError as error:
-            raise InvalidRequest(
-                f"fs/writeFile requires valid base64 dataBase64: {error}"
-            ) from None
-        rest = len(data) % 3
-        if rest and not text.endswith(pybase64.b64encode_as_string(data[-rest:])):
-            raise InvalidRequest(
-                "fs/writeFile requires valid base64 dataBase64: non-zero trailing bits"
-            )
+        data = decode_content(params.data_base64)
         path = files.normalize(params.path)
-        if len(data) > LARGE_WRITE_BYTES:
-            pending = await asyncio.to_thread(files.write_file, path, data)
-        else:
-            pending = files.write_file(path, data)
-        if pending is not None:
-            await pending.finish()
+        await write_content(data, lambda data: files.write_file(path, data))
         return FsWriteFileResult()
 
     async def create_directory(self, params: FsCreateDirectoryParams) -> FsCreateDirectoryResult:
@@ -333,10 +276,8 @@ class FilesystemV1:
 class HttpV1:
     """http/request."""
 
-    def __init__(self, connection: Connection) -> None:
-        self._connection = connection
-        self._client = http.HttpClient()
-        self._streams: dict[str, asyncio.Task[None] | None] = {}
+    def __init__(self, requests: HttpRequests) -> None:
+        self._requests = requests
 
     async def request(self, params: HttpRequestParams) -> HttpRequestResult:
         """Make a request; the body comes with the answer or as notifications after it."""
@@ -347,67 +288,15 @@ class HttpV1:
             body=params.body_base64,
             timeout_ms=params.timeout_ms,
         )
-        if not params.stream_response:
-            response = await self._client.fetch(request)
+        if params.stream_response:
+            stream = await self._requests.stream(params.request_id, request)
             return HttpRequestResult(
-                status=response.status,
-                headers=_headers(response.headers),
-                body_base64=response.body,
+                status=stream.status, headers=_headers(stream.headers), body_base64=b""
             )
-        stream_id = params.request_id
-        if stream_id in self._streams:
-            raise InvalidArgument(
-                f"http/request streamResponse requestId `{stream_id}` is already active"
-            )
-        self._streams[stream_id] = None
-        try:
-            stream = await self._client.open(request)
-        except BaseException:
-            del self._streams[stream_id]
-            raise
-        # A task starts after this answer is queued, so the first delta follows it.
-        self._streams[stream_id] = asyncio.create_task(self._pump(stream_id, stream))
+        response = await self._requests.fetch(request)
         return HttpRequestResult(
-            status=stream.status, headers=_headers(stream.headers), body_base64=b""
+            status=response.status, headers=_headers(response.headers), body_base64=response.body
         )
-
-    async def _pump(self, stream_id: str, stream: http.HttpStream) -> None:
-        seq = 0
-        error: str | None = None
-        try:
-            async for piece in stream:
-                seq += 1
-                self._delta(stream_id, seq, piece)
-                await self._connection.wait_uncongested()
-        except EngineError as failure:
-            error = str(failure)
-        finally:
-            await stream.aclose()
-            del self._streams[stream_id]
-        self._delta(stream_id, seq + 1, b"", done=True, error=error)
-
-    def _delta(
-        self,
-        stream_id: str,
-        seq: int,
-        data: bytes,
-        *,
-        done: bool = False,
-        error: str | None = None,
-    ) -> None:
-        params = HttpRequestBodyDeltaParams(
-            request_id=stream_id, seq=seq, delta_base64=data, done=done, error=error
-        )
-        self._connection.notify((jsonrpc.notification("http/request/bodyDelta", params),))
-
-    async def aclose(self) -> None:
-        """Drop every upstream connection."""
-        tasks = [task for task in self._streams.values() if task is not None]
-        for task in tasks:
-            task.cancel()
-        if tasks:
-            await asyncio.wait(tasks)
-        await self._client.aclose()
 
 
 def _headers(headers: list[tuple[str, str]]) -> list[HttpHeader]:
@@ -434,16 +323,7 @@ class HandlersV1:
     environment: EnvironmentV1
 
 
-def _decoder(route: Method) -> Callable[[msgspec.Raw], Any]:
-    decode = msgspec.json.Decoder(route.params).decode
-    if route.params_presence == "ignored":
-        return lambda _raw: decode(b"{}")
-    if route.params_presence == "optional":
-        return lambda raw: decode(b"{}" if bytes(raw) == b"null" else raw)
-    return decode
-
-
-_DECODERS: Final = {name: _decoder(route) for name, route in ROUTES.items()}
+_DECODERS: Final = decoders(ROUTES)
 
 _IN_LANE: Final = frozenset(
     {name for name, route in ROUTES.items() if route.family == "filesystem"} | {"process/start"}
@@ -457,35 +337,28 @@ class V1:
 
     def bind(self, connection: Connection) -> BoundRevision:
         """The handlers of one connection; see Revision."""
-        http_handler = HttpV1(connection)
-        calls = bind(
-            HandlersV1(
-                lifecycle=LifecycleV1(connection),
-                process=ProcessV1(connection),
-                filesystem=FilesystemV1(connection),
-                http=http_handler,
-                environment=EnvironmentV1(),
-            )
+        requests = HttpRequests(connection, HttpRequestBodyDeltaParams)
+        handlers = HandlersV1(
+            lifecycle=LifecycleV1(connection),
+            process=ProcessV1(connection),
+            filesystem=FilesystemV1(connection),
+            http=HttpV1(requests),
+            environment=EnvironmentV1(),
         )
         return BoundRevision(
             name=self.name,
-            methods={
-                name: BoundMethod(
-                    method=name,
-                    family=FAMILIES[route.family].state_name or "",
-                    decode=_DECODERS[name],
-                    call=calls[name],
-                    base64_params=route.base64_params,
-                    in_lane=name in _IN_LANE,
-                    before_handshake=name == "initialize",
-                    not_found_code=errors.NOT_FOUND,
-                )
-                for name, route in ROUTES.items()
-                if route.kind == "request"
-            },
+            methods=bind_methods(
+                self.name,
+                ROUTES,
+                FAMILIES,
+                _DECODERS,
+                bind(handlers),
+                in_lane=_IN_LANE,
+                not_found_code=errors.NOT_FOUND,
+            ),
             large_members={
                 FsReadFileResult: ("data_base64", "dataBase64"),
                 HttpRequestResult: ("body_base64", "bodyBase64"),
             },
-            aclose=http_handler.aclose,
+            aclose=requests.aclose,
         )

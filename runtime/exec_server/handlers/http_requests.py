@@ -1,0 +1,90 @@
+"""HTTP requests of one connection: bodies that come with the answer, or as notifications after."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import TYPE_CHECKING, Protocol
+
+from exec_server import jsonrpc
+from exec_server.engine import http
+from exec_server.errors import EngineError, InvalidArgument
+
+if TYPE_CHECKING:
+    import msgspec
+
+    from exec_server.connection import Connection
+
+
+class BodyDelta(Protocol):
+    """A revision's model of http/request/bodyDelta."""
+
+    def __call__(
+        self, *, request_id: str, seq: int, delta_base64: bytes, done: bool, error: str | None
+    ) -> msgspec.Struct:
+        """Make the params."""
+        ...
+
+
+class HttpRequests:
+    """The requests under way; ``body_delta`` is the model that carries streamed bodies."""
+
+    def __init__(self, connection: Connection, body_delta: BodyDelta) -> None:
+        self._connection = connection
+        self._body_delta = body_delta
+        self._client = http.HttpClient()
+        self._streams: dict[str, asyncio.Task[None] | None] = {}
+
+    async def fetch(self, request: http.HttpRequest) -> http.HttpResponse:
+        """Make a request; the whole body is in the answer."""
+        return await self._client.fetch(request)
+
+    async def stream(self, request_id: str, request: http.HttpRequest) -> http.HttpStream:
+        """Make a request whose body follows the answer in notifications.
+
+        Raises InvalidArgument if a body of that id is still being sent.
+        """
+        if request_id in self._streams:
+            raise InvalidArgument(
+                f"http/request streamResponse requestId `{request_id}` is already active"
+            )
+        self._streams[request_id] = None
+        try:
+            stream = await self._client.open(request)
+        except BaseException:
+            del self._streams[request_id]
+            raise
+        # A task starts after this answer is queued, so the first delta follows it.
+        self._streams[request_id] = asyncio.create_task(self._pump(request_id, stream))
+        return stream
+
+    async def _pump(self, request_id: str, stream: http.HttpStream) -> None:
+        seq = 0
+        error: str | None = None
+        try:
+            async for piece in stream:
+                seq += 1
+                self._send(request_id, seq, piece, done=False, error=None)
+                await self._connection.wait_uncongested()
+        except EngineError as failure:
+            error = str(failure)
+        finally:
+            await stream.aclose()
+            del self._streams[request_id]
+        self._send(request_id, seq + 1, b"", done=True, error=error)
+
+    def _send(
+        self, request_id: str, seq: int, data: bytes, *, done: bool, error: str | None
+    ) -> None:
+        params = self._body_delta(
+            request_id=request_id, seq=seq, delta_base64=data, done=done, error=error
+        )
+        self._connection.notify((jsonrpc.notification("http/request/bodyDelta", params),))
+
+    async def aclose(self) -> None:
+        """Drop every upstream connection."""
+        tasks = [task for task in self._streams.values() if task is not None]
+        for task in tasks:
+            task.cancel()
+        if tasks:
+            await asyncio.wait(tasks)
+        await self._client.aclose()
