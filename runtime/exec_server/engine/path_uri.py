@@ -1,0 +1,120 @@
+"""Paths as file URIs, the form in which v2 names every path (fs/*, cwd).
+
+A URI is read as the WHATWG URL standard says, with the host left out or ``localhost``. It names
+the same path however it is written: dot segments, doubled and trailing slashes are resolved on
+the text alone, percent-encodings become bytes, a byte that is not UTF-8 a lone surrogate (see
+``paths``). Out comes one canonical form.
+
+A path that as a URI would read as one of Windows, like ``/c:/x``, is wrapped: all of it in
+base64url behind a prefix that no real path can have.
+"""
+
+from __future__ import annotations
+
+import re
+from base64 import urlsafe_b64decode, urlsafe_b64encode
+from typing import Final
+from urllib.parse import quote_from_bytes, unquote_to_bytes
+
+from exec_server.engine.http_url import UrlError, normalize_path, parse_host, split_scheme
+from exec_server.engine.paths import from_native, normalize
+from exec_server.errors import InvalidArgument, InvalidRequest
+
+_UNENCODED: Final = "!$&'()*+,/:;=@[]^|"
+"""Stand for themselves in the canonical form, as do letters, digits and ``-._~``."""
+
+_CANONICAL: Final = re.compile(
+    r"file://"
+    r"(?!/[A-Za-z]:(?:/|\Z))"
+    r"((?:/(?!\.\.?(?:/|\Z))[\w!$&'()*+,\-.:;=@\[\]^|~]++)+)",
+    re.ASCII,
+)
+"""What nearly every URI looks like: its path, as it is, is the native one."""
+
+_DRIVE: Final = re.compile(r"/([A-Za-z])(:|%3[Aa])(?=/|\Z)")
+_NATIVE_DRIVE: Final = re.compile(r"/[A-Za-z]:(?=/|\Z)")
+_DRIVE_IN_PLACE_OF_HOST: Final = re.compile(r"[A-Za-z][:|]")
+_DRIVE_WITH_BAR: Final = re.compile(r"\A/?([A-Za-z])\|(?=/|\Z)")
+_WRAPPED_PREFIX: Final = "/%00/bad/path/"
+
+
+def parse(uri: str) -> str:
+    """Return the absolute native path that a file URI names, normalised.
+
+    Raises InvalidArgument for what is no file URI or has a query, a fragment, a user, a port or
+    a NUL; InvalidRequest for a path of another system: with a host, with a drive letter, or
+    wrapped and none of ours (v2 fs/*, "path").
+    """
+    canonical = _CANONICAL.fullmatch(uri)
+    return canonical[1] if canonical else _parse_any(uri)
+
+
+def format(path: str) -> str:  # noqa: A001 - path_uri.format is the counterpart of path_uri.parse
+    """Return the canonical file URI of an absolute, normalised native path."""
+    native = path.encode("utf-8", "surrogateescape")
+    if _NATIVE_DRIVE.match(path):
+        return "file://" + _WRAPPED_PREFIX + urlsafe_b64encode(native).rstrip(b"=").decode()
+    return "file://" + quote_from_bytes(native, _UNENCODED)
+
+
+def _parse_any(uri: str) -> str:
+    try:
+        scheme, rest = split_scheme(uri)
+        if scheme != "file":
+            raise InvalidArgument(f"unsupported path URI scheme `{scheme}`")
+        rest, hash_sign, _ = rest.partition("#")
+        rest, question_mark, _ = rest.partition("?")
+        host, path = _split_host(rest.replace("\\", "/"))
+    except UrlError as error:
+        raise InvalidArgument(f"invalid URI: {error}") from None
+    if question_mark:
+        raise InvalidArgument("query parameters are not allowed in path URIs")
+    if hash_sign:
+        raise InvalidArgument("fragments are not allowed in path URIs")
+    path = "/" + normalize_path(path, keeps_drive=True).lstrip("/")
+    url = f"file://{host}{path}"
+    if not host and path.startswith(_WRAPPED_PREFIX):
+        return _unwrap(url, path.removeprefix(_WRAPPED_PREFIX))
+    if "%00" in path:
+        raise InvalidArgument(_foreign(url))
+    drive = _DRIVE.match(path)
+    if drive:
+        url = f"file:///{drive[1].upper()}{path[2:]}"
+    if host or drive:
+        raise InvalidRequest(_foreign(url))
+    return normalize(from_native(unquote_to_bytes(path)))
+
+
+def _split_host(rest: str) -> tuple[str, str]:
+    """Split what follows ``file:`` into the host, empty if local, and the path without its slash.
+
+    Raises UrlError.
+    """
+    if not rest.startswith("//"):
+        return "", _DRIVE_WITH_BAR.sub(r"\1:", rest, count=1).removeprefix("/")
+    authority, slash, path = rest[2:].partition("/")
+    if _DRIVE_IN_PLACE_OF_HOST.fullmatch(authority):
+        return "", f"{authority[0]}:{slash}{path}"
+    # A file URL has neither user nor port: the marks of both are wrong letters in a host.
+    host = parse_host(authority) if authority else ""
+    if ":" in host:
+        host = f"[{host}]"
+    return "" if host == "localhost" else host, path
+
+
+def _unwrap(url: str, payload: str) -> str:
+    """Return the path in a wrapped URI, if it is one that has to be wrapped here."""
+    try:
+        native = urlsafe_b64decode(payload + "=" * (-len(payload) % 4))
+    except ValueError:
+        native = b""
+    if urlsafe_b64encode(native).rstrip(b"=").decode() != payload or not payload:
+        raise InvalidArgument(_foreign(url))
+    path = from_native(native)
+    if not path.startswith("/") or "\0" in path or format(normalize(path)) != url:
+        raise InvalidRequest(_foreign(url))
+    return path
+
+
+def _foreign(url: str) -> str:
+    return f"'{url}' is invalid on 'linux'"
