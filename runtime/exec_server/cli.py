@@ -3,11 +3,16 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
+import os
 import re
 import sys
-from typing import TYPE_CHECKING, Final, NamedTuple
+import threading
+from dataclasses import replace
+from typing import TYPE_CHECKING, Final, NamedTuple, NoReturn
 
 from exec_server.errors import UsageError
+from exec_server.revisions import PROTOCOLS
 
 if TYPE_CHECKING:
     import asyncio
@@ -61,9 +66,67 @@ def _seconds(text: str) -> float:
     return value
 
 
+def _count(text: str) -> int:
+    if not text.isascii() or not text.isdigit() or not int(text):
+        raise argparse.ArgumentTypeError(f"expected a whole number above 0, got {text!r}")
+    return int(text)
+
+
+class _Refuse(argparse.Action):
+    """An option of codex exec-server that asks for what this server does not do."""
+
+    def __call__(
+        self,
+        parser: argparse.ArgumentParser,
+        namespace: argparse.Namespace,
+        values: object,
+        option_string: str | None = None,
+    ) -> NoReturn:
+        parser.error(f"{option_string}: {self.const}")
+
+
+def _add_codex_options(parser: argparse.ArgumentParser) -> None:
+    """Options that scripts pass to codex exec-server; the ones without meaning here are taken."""
+    group = parser.add_argument_group(
+        "options of codex exec-server",
+        "taken so that this server can stand in for it; without effect here but the first",
+    )
+    group.add_argument(
+        "--exit-on-stdin-close",
+        action="store_true",
+        help="with ws://: stop when stdin is closed",
+    )
+    group.add_argument(
+        "--concurrent-requests",
+        metavar="COUNT",
+        type=_count,
+        help="requests of a connection are always served side by side",
+    )
+    for flags in (("-c", "--config"), ("--enable",), ("--disable",)):
+        group.add_argument(*flags, action="append", metavar="X", help="configures codex alone")
+    group.add_argument("--strict-config", action="store_true", help="configures codex alone")
+    group.add_argument(
+        "--linux-sandbox-pid-namespace",
+        choices=("isolate", "inherit"),
+        help="no sandbox is set up",
+    )
+    group.add_argument(
+        "--proxy-private-ips-via-upstream", action="store_true", help="no proxy is set up"
+    )
+    for flag in ("--remote", "--remote-transport", "--environment-id", "--name"):
+        group.add_argument(
+            flag,
+            action=_Refuse,
+            metavar="X",
+            const="this server does not register itself with a remote service",
+            help="refused: this server does not register itself anywhere",
+        )
+
+
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="codex-exec-server",
+        usage="%(prog)s [--listen URL] [--protocol REVISION] [OPTIONS]",
         description="Run processes and serve files for a codex client, over JSON-RPC.",
         epilog="Exit codes: 0 the client left or the server was told to stop, 1 it could not "
         "start, 2 wrong usage.",
@@ -76,23 +139,30 @@ def _parser() -> argparse.ArgumentParser:
         "or stdio:// for one client on stdin and stdout (default: %(default)s)",
     )
     parser.add_argument(
+        "--protocol",
+        choices=PROTOCOLS,
+        default="auto",
+        help="the revision to speak, and no other; auto speaks all of them at once, with each "
+        "client its own (default: %(default)s)",
+    )
+    parser.add_argument(
         "--detached-seconds",
         metavar="N",
         type=_seconds,
-        default=10.0,
         help="how long a client that lost its connection may resume its session before its "
-        "processes are killed (default: %(default)g)",
+        "processes are killed (default: 10 with --protocol v1, else 80)",
     )
     parser.add_argument(
         "--retention-seconds",
         metavar="N",
         type=_seconds,
-        default=30.0,
-        help="how long the output of a finished process can still be read (default: %(default)g)",
+        help="how long the output of a finished process can still be read "
+        "(default: 30 with --protocol v1, else 80)",
     )
     parser.add_argument(
         "--verbose", action="store_true", help="report connections that end badly on stderr"
     )
+    _add_codex_options(parser)
     return parser
 
 
@@ -124,9 +194,8 @@ async def _serve(address: Address | None, options: argparse.Namespace, guardian:
     import logging  # noqa: PLC0415
     import signal  # noqa: PLC0415
 
-    from exec_server.handlers.v1 import V1  # noqa: PLC0415
+    from exec_server.revisions import default_limits, revisions_of  # noqa: PLC0415
     from exec_server.server import Server  # noqa: PLC0415
-    from exec_server.session import SessionLimits  # noqa: PLC0415
 
     logging.basicConfig(
         format="codex-exec-server: %(message)s",
@@ -136,15 +205,33 @@ async def _serve(address: Address | None, options: argparse.Namespace, guardian:
     loop = asyncio.get_running_loop()
     for signum in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
         loop.add_signal_handler(signum, stop.set)
-    limits = SessionLimits(
-        detached_seconds=options.detached_seconds, retention_seconds=options.retention_seconds
-    )
-    server = Server((V1(),), guardian=guardian, limits=limits)
+    limits = default_limits(options.protocol)
+    if options.detached_seconds is not None:
+        limits = replace(limits, detached_seconds=options.detached_seconds)
+    if options.retention_seconds is not None:
+        limits = replace(limits, retention_seconds=options.retention_seconds)
+    server = Server(revisions_of(options.protocol), guardian=guardian, limits=limits)
     if address is None:
         await _serve_stdio(server, stop)
     else:
+        if options.exit_on_stdin_close:
+            _stop_at_eof(loop, stop)
         await _serve_websocket(server, address, stop)
     return 0
+
+
+def _stop_at_eof(loop: asyncio.AbstractEventLoop, stop: asyncio.Event) -> None:
+    """Set ``stop`` when whoever holds the other end of stdin lets go of it."""
+
+    def wait() -> None:
+        with contextlib.suppress(OSError):
+            while os.read(sys.stdin.fileno(), 65536):
+                pass
+        with contextlib.suppress(RuntimeError):  # the loop may be closed by now
+            loop.call_soon_threadsafe(stop.set)
+
+    # A thread, because stdin may be a file or /dev/null, which no event loop watches.
+    threading.Thread(target=wait, daemon=True).start()
 
 
 async def _serve_stdio(server: Server, stop: asyncio.Event) -> None:

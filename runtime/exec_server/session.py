@@ -21,11 +21,11 @@ if TYPE_CHECKING:
     from exec_server.engine.guardian import Guardian
     from exec_server.engine.process import ExitStatus, OutputChunk, Process
 
-DETACHED_SECONDS: Final = 10.0
-"""How long a detached session can be resumed; v1's value."""
+DETACHED_SECONDS: Final = 80.0
+"""How long a detached session can be resumed; v2's value."""
 
-RETENTION_SECONDS: Final = 30.0
-"""How long a closed process can still be read; v1's value."""
+RETENTION_SECONDS: Final = 80.0
+"""How long a closed process can still be read; v2's value."""
 
 RETAINED_BYTES: Final = 1024 * 1024
 """Output retained for process/read, per process; every revision's value."""
