@@ -98,7 +98,7 @@ class Stage:
     maker: Maker
     server_arguments: tuple[str, ...] = ()
     variables: Mapping[str, str] = field(default_factory=dict)
-    """Variables of the server's environment."""
+    """Variables of the server's environment, over pipes also of its parent's, the client."""
 
     directory: Path = field(init=False)
     proxy: Proxy | None = field(init=False, default=None)
@@ -156,9 +156,11 @@ class Stage:
     @contextmanager
     def client(self, model: MockModel, settings: Mapping[str, Any]) -> Iterator[CodexClient]:
         """A client that has just been started."""
+        environment = self._environment()
         if self.proxy is not None:
             connection = Connection(url=self.proxy.url)
         else:
+            environment.update(self.variables)
             program = command(self.maker, self.release.version)
             connection = Connection(command=[*program, "--listen", "stdio", *self.server_arguments])
         with CodexClient(
@@ -167,7 +169,7 @@ class Stage:
             self.workspace,
             connection,
             model.base_url,
-            self._environment(),
+            environment,
             settings,
         ) as client:
             yield client
@@ -217,7 +219,6 @@ class Stage:
             "HTTPS_PROXY": "http://127.0.0.1:9",
             "NO_PROXY": "127.0.0.1,localhost",
             MARK: str(self.directory),
-            **self.variables,
         }
 
     def _server_environment(self) -> dict[str, str]:
@@ -225,6 +226,7 @@ class Stage:
         codex_home.mkdir()
         return {
             **self._environment(),
+            **self.variables,
             "HOME": str(self.server_home),
             "CODEX_HOME": str(codex_home),
         }
