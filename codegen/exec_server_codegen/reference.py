@@ -6,6 +6,7 @@ import json
 from typing import TYPE_CHECKING, Final
 
 from exec_server_codegen.package import base64_members, environment, header
+from exec_server_codegen.schema import references
 from exec_server_codegen.text import compact_json
 
 if TYPE_CHECKING:
@@ -27,7 +28,7 @@ def reference_pages(revision: Revision) -> dict[str, str]:
         member_rows=lambda definition: list(member_rows(definition)),
         messages=lambda method, example, number: list(_messages(revision, method, example, number)),
         type_facts=lambda definition: list(_type_facts(definition)),
-        shared=lambda definition: definition.name not in _method_types(revision),
+        shared=lambda definition: definition.name in _shared_types(revision),
     )
     source = header(f"schema/{revision.name}/*.json", revision.digest, comment="<!--")
     pages = {}
@@ -150,9 +151,19 @@ def _messages(
     yield receiver, compact_json(answer)
 
 
-def _method_types(revision: Revision) -> set[str]:
-    names = {method.params.name for method in revision.methods}
-    return names | {method.result.name for method in revision.methods if method.result}
+def _shared_types(revision: Revision) -> set[str]:
+    """The types that stand on the page of types: those of no single method.
+
+    Params and results stand with their methods, and here too when another type holds them.
+    """
+    own = {method.params.name for method in revision.methods}
+    own |= {method.result.name for method in revision.methods if method.result}
+    inner = {
+        reference.rsplit("/", 1)[-1]
+        for definition in revision.definitions.values()
+        for reference in references(definition.schema)
+    }
+    return (set(revision.definitions) - own) | inner
 
 
 def _cell(text: str) -> str:

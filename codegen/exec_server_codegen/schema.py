@@ -123,6 +123,11 @@ class Method:
         return str(self.row["family"])
 
     @property
+    def state_name(self) -> str | None:
+        """How state errors name the method; None when as its family."""
+        return self.row.get("stateName")
+
+    @property
     def summary(self) -> str:
         """What the method does, in one sentence."""
         return str(self.row["summary"])
@@ -282,6 +287,11 @@ class Revision:
         if definition is None or (file and definition.area.file != file):
             raise SchemaError(f"{self.name}: $ref leads nowhere: {reference}")
         return definition
+
+    def state_name(self, method: Method) -> str | None:
+        """How errors about the handshake's state name a method; None when it needs no state."""
+        families = {family.name: family for family in self.families}
+        return method.state_name or families[method.family].state_name
 
     def method_errors(self, method: Method) -> list[str]:
         """Names of the errors that answer a method, in the order of the error table."""

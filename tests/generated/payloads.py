@@ -30,6 +30,18 @@ def load(revision: str, name: str) -> JsonObject:
     return document
 
 
+_NATIVE: Final = "^/"
+_URI: Final = "^ *[A-Za-z][A-Za-z0-9+.-]*:"
+_UUID: Final = r"^[0-9A-Fa-f]{8}(-?)(?:[0-9A-Fa-f]{4}\1){3}[0-9A-Fa-f]{12}$"
+
+_MISFITS: Final[dict[str, list[Any]]] = {
+    _NATIVE: ["", ".", "~", "a/b", "file:///a"],
+    _URI: ["", ".", "~", "a/b", "/a", "//a:b", "file/a", "1:a"],
+    _UUID: ["", "x", "0199a213-81c0-7800-8aa1-bbab2a035a5"],
+}
+"""Strings that do not fit a pattern."""
+
+
 class Payloads:
     """Values of the types of one revision."""
 
@@ -37,6 +49,7 @@ class Payloads:
         self.schema = load(revision, "schema.json")
         self.definitions: JsonObject = self.schema["$defs"]
         self._validators: dict[str, Draft202012Validator] = {}
+        self._receiver: JsonObject | None = None
 
     def validator(self, name: str) -> Draft202012Validator:
         """The validator of one definition of the bundled schema."""
@@ -45,6 +58,14 @@ class Payloads:
             del root["anyOf"]
             self._validators[name] = Draft202012Validator(root)
         return self._validators[name]
+
+    def receives(self, name: str, value: Any) -> bool:
+        """Whether a value is valid for a receiver, which ignores members that it does not know."""
+        if self._receiver is None:
+            self._receiver = _opened(self.schema)
+        root = {**self._receiver, "$ref": f"#/$defs/{name}"}
+        del root["anyOf"]
+        return Draft202012Validator(root).is_valid(value)
 
     def resolved(self, schema: JsonObject) -> JsonObject:
         """The schema itself, or what its reference leads to."""
@@ -98,7 +119,6 @@ class Payloads:
     def invalid(self, name: str, value: JsonObject) -> Iterator[tuple[str, Any]]:
         """What breaks a valid object of a definition, with a word about how."""
         schema = self.definitions[name]
-        validator = self.validator(name)
         for wrong in WRONG:
             if not isinstance(wrong, dict):
                 yield f"{name} is {wrong!r}", wrong
@@ -110,7 +130,7 @@ class Payloads:
         for member, member_schema in schema.get("properties", {}).items():
             for wrong in (*WRONG, *self._beyond(member_schema)):
                 spoiled = {**value, member: wrong}
-                if not validator.is_valid(spoiled):
+                if not self.receives(name, spoiled):
                     yield f"{member} is {wrong!r}", spoiled
 
     def _beyond(self, schema: JsonObject) -> list[Any]:
@@ -122,11 +142,22 @@ class Payloads:
                 beyond += [resolved["minimum"] - 1, resolved["maximum"] + 1, 2**200]
             if resolved.get("format") == "byte":
                 beyond += ["a", "aGk", "aGk==", "!!!!", "a G k =", "aGk=\n"]
-            if resolved.get("pattern") == "^/":
-                beyond += ["", ".", "~", "a/b", "file:///a"]
+            beyond += _MISFITS.get(resolved.get("pattern", ""), [])
             if "enum" in resolved:
                 beyond += ["", resolved["enum"][0].upper(), resolved["enum"][0] + " "]
         return beyond
+
+
+def _opened(schema: Any) -> Any:
+    """The schema with closed objects opened, but for those that may hold nothing."""
+    if isinstance(schema, list):
+        return [_opened(item) for item in schema]
+    if not isinstance(schema, dict):
+        return schema
+    opened = {keyword: _opened(value) for keyword, value in schema.items()}
+    if opened.get("additionalProperties") is False:
+        opened["additionalProperties"] = True
+    return opened
 
 
 def holds(whole: Any, part: Any) -> bool:
@@ -146,6 +177,10 @@ def _integers(low: int, high: int) -> st.SearchStrategy[int]:
 def _strings(schema: JsonObject) -> st.SearchStrategy[str]:
     if schema.get("format") == "byte":
         return st.binary(max_size=20).map(lambda data: base64.b64encode(data).decode())
-    if schema.get("pattern") == "^/":
+    if schema.get("pattern") == _NATIVE:
         return st.text(max_size=8).map("/".__add__)
+    if schema.get("pattern") == _URI:
+        return st.text(max_size=8).map("file:///".__add__)
+    if schema.get("pattern") == _UUID:
+        return st.uuids().map(str)
     return st.text(max_size=8)
