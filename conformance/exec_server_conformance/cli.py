@@ -7,15 +7,19 @@ import asyncio
 import os
 import sys
 import time
+from collections import Counter
 from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, get_args
 
+from exec_server_conformance.abilities import Abilities, ask
+from exec_server_conformance.contract import REVISIONS, contract
 from exec_server_conformance.deviations import Deviation, load_deviations
 from exec_server_conformance.errors import Failure, SessionError, TargetError
-from exec_server_conformance.player import Player, check_message
-from exec_server_conformance.session import Session, Transport, load, load_all
+from exec_server_conformance.player import Player
+from exec_server_conformance.selection import Applicability
+from exec_server_conformance.session import Session, Transport, load, load_all, release
 from exec_server_conformance.target import Target
 
 if TYPE_CHECKING:
@@ -50,14 +54,18 @@ class Run:
     """A whole run: what is left, what came of the rest."""
 
     target: Target
+    abilities: Abilities
     deviations: list[Deviation]
     verbose: bool
-    total: int
+    total: int = 0
     outcomes: list[Outcome] = field(default_factory=list)
+    not_applicable: Counter[str] = field(default_factory=Counter)
+    """How many sessions do not apply, by reason."""
     no_server: str | None = None
 
     async def play(self, todo: list[tuple[Session, Transport]], jobs: int) -> None:
         """Play the sessions, the slowest first, several at a time."""
+        self.total = len(todo)
         waiting = sorted(todo, key=lambda one: -one[0].timeout_seconds)
         waiting.reverse()
 
@@ -70,7 +78,8 @@ class Run:
                 group.create_task(work())
 
     async def _play_one(self, session: Session, transport: Transport) -> None:
-        player = Player(session, self.target, transport)
+        others = self.abilities.besides(session.revision)
+        player = Player(session, self.target, transport, also_speaks=others)
         begin = time.monotonic()
         failure = None
         try:
@@ -107,21 +116,29 @@ class Run:
         if self.verbose:
             print("".join(f"    {line}\n" for line in outcome.trace), end="")
 
-    def finish(self, skipped: int, began: float) -> int:
+    def leave_out(self, session: Session, transport: Transport, reason: str) -> None:
+        """Note that a session does not apply."""
+        self.not_applicable[reason] += 1
+        if self.verbose:
+            print(f"n/a    {session.name} [{transport}]: {reason}")
+
+    def finish(self, began: float) -> int:
         """Print the summary; returns the exit code."""
         if sys.stdout.isatty():
             sys.stdout.write("\r\x1b[K")
         if self.no_server is not None:
-            print(f"the server could not be run: {self.no_server}", file=sys.stderr)
-            return NO_SERVER
+            return _no_server(self.no_server)
         failed = sum(1 for one in self.outcomes if one.failure and one.deviation is None)
         known = sum(1 for one in self.outcomes if one.deviation is not None)
         stale = [one for one in self.deviations if not one.used]
         for entry in stale:
             print(f"STALE  known deviation {entry.sessions!r}: no session it names fails")
+        for reason, count in sorted(self.not_applicable.items()):
+            print(f"n/a    {count}: {reason}")
         passed = len(self.outcomes) - failed - known
         print(
-            f"{passed} passed, {failed} failed, {known} known deviations, {skipped} skipped "
+            f"{passed} passed, {failed} failed, {known} known deviations, "
+            f"{self.not_applicable.total()} n/a "
             f"in {time.monotonic() - began:.1f} s"
         )
         return FAILED if failed or stale else PASSED
@@ -144,6 +161,13 @@ def _parser() -> argparse.ArgumentParser:
         help="play only sessions whose name matches, such as 'v1/fs/*'; repeatable",
     )
     parser.add_argument(
+        "--revision",
+        choices=[*REVISIONS, "all"],
+        action="append",
+        help="play the sessions of a revision, whether or not the server seems to speak it; "
+        "repeatable (default: the revisions that the server turns out to speak)",
+    )
+    parser.add_argument(
         "--sessions",
         metavar="DIR",
         type=Path,
@@ -153,7 +177,8 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--server-version",
         metavar="X.Y.Z",
-        help="skip sessions about what only later codex releases have",
+        help="codex release that the server is or stands in for; sessions about what other "
+        "releases have do not apply to it (default: the newest)",
     )
     parser.add_argument(
         "--known-deviations", metavar="FILE", type=Path, help="TOML file of known deviations"
@@ -192,13 +217,6 @@ def _add_target(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def _version(text: str) -> tuple[int, ...]:
-    try:
-        return tuple(int(part) for part in text.split("."))
-    except ValueError:
-        raise SessionError(f"expected a version such as 0.139.0, got {text!r}") from None
-
-
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line; returns the exit code."""
     arguments = list(sys.argv[1:] if argv is None else argv)
@@ -218,41 +236,68 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _replay(arguments: list[str]) -> int:
     parser = _parser()
     options = parser.parse_args(arguments)
+    revisions = tuple(options.revision or ())
+    if "all" in revisions:
+        revisions = REVISIONS
     sessions = [
         session
         for session in load_all(options.sessions)
         if not options.select or any(fnmatchcase(session.name, one) for one in options.select)
     ]
-    if not sessions:
-        raise SessionError("no session matches")
     if options.list:
-        for session in sessions:
+        for session in _of_revisions(sessions, revisions or REVISIONS):
             print(f"{session.name} [{', '.join(session.transports)}]  {session.description}")
         return PASSED
     if not options.cmd and not options.url:
         parser.error("one of the arguments --cmd --url is required")
     if options.jobs < 1:
         parser.error("argument --jobs: expected 1 or more")
+    server_release = release(options.server_version) if options.server_version else None
+    deviations = load_deviations(options.known_deviations) if options.known_deviations else []
     transport = "ws" if options.url else options.transport
+    transports = [
+        one
+        for one in get_args(Transport)
+        if transport in ("both", one) and any(one in session.transports for session in sessions)
+    ]
+    if not transports:
+        raise SessionError(f"no session over {transport} matches")
     began = time.monotonic()
+    target = Target(options.cmd, options.url)
+    try:
+        abilities = asyncio.run(ask(target, transports[0]))
+    except TargetError as error:
+        return _no_server(error)
+    spoken = tuple(one for one in REVISIONS if one in revisions or one in abilities.revisions)
+    abilities = Abilities(spoken, abilities.capabilities)
+    run = Run(target, abilities, deviations, options.verbose)
+    applicability = Applicability(abilities, server_release)
     todo: list[tuple[Session, Transport]] = []
-    skipped = 0
-    for session in sessions:
+    for session in _of_revisions(sessions, revisions or spoken):
         if options.timeout is not None:
             session.timeout_seconds = options.timeout
-        for one in session.transports:
-            if transport not in ("both", one):
+        reason = applicability.reason_against(session)
+        for transport in session.transports:
+            if transport not in transports:
                 continue
-            if options.server_version and _version(session.since) > _version(
-                options.server_version
-            ):
-                skipped += 1
+            if reason is None:
+                todo.append((session, transport))
             else:
-                todo.append((session, one))
-    deviations = load_deviations(options.known_deviations) if options.known_deviations else []
-    run = Run(Target(options.cmd, options.url), deviations, options.verbose, len(todo))
+                run.leave_out(session, transport, reason)
     asyncio.run(run.play(todo, options.jobs))
-    return run.finish(skipped, began)
+    return run.finish(began)
+
+
+def _of_revisions(sessions: list[Session], revisions: tuple[str, ...]) -> list[Session]:
+    chosen = [session for session in sessions if session.revision in revisions]
+    if not chosen:
+        raise SessionError(f"no session of {' or '.join(revisions) or 'any revision'} matches")
+    return chosen
+
+
+def _no_server(reason: object) -> int:
+    print(f"the server could not be run: {reason}", file=sys.stderr)
+    return NO_SERVER
 
 
 def _record(arguments: list[str]) -> int:
@@ -283,8 +328,7 @@ def _record(arguments: list[str]) -> int:
         try:
             asyncio.run(player.play())
         except TargetError as error:
-            print(f"the server could not be run: {error}", file=sys.stderr)
-            return NO_SERVER
+            return _no_server(error)
         except Failure as failure:
             print(f"FAILED {session.name}: {failure}")
             failed += 1
@@ -310,10 +354,9 @@ def _check(arguments: list[str]) -> int:
         for step in session.steps:
             expected = step.members.get("expect")
             if isinstance(expected, dict) and "error" in expected:
-                revision = session.name.partition("/")[0]
                 try:
-                    check_message(
-                        revision, "#/$defs/ErrorResponse", {**expected, "id": 1}, "the error"
+                    contract(session.revision).check(
+                        "#/$defs/ErrorResponse", {**expected, "id": 1}, "the error"
                     )
                 except Failure as failure:
                     raise SessionError(f"{session.path}:{step.line}: {failure}") from None

@@ -6,6 +6,7 @@ A scenario is a session without expectations; the recorder fills them in.
 from __future__ import annotations
 
 import json
+import re
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -17,10 +18,20 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 Transport = Literal["ws", "stdio"]
+Release = tuple[int, int, int]
 
 _TEXT = {"type": "string"}
+_RELEASE = {"type": "string", "pattern": r"^\d+\.\d+\.\d+$"}
 _CONNECTION = {"on": _TEXT}
 _EXPECT = {"expect": True, "overrides": _TEXT}
+
+
+def release(text: str) -> Release:
+    """A codex release number; raises SessionError for anything but X.Y.Z."""
+    if re.fullmatch(_RELEASE["pattern"], text) is None:
+        raise SessionError(f"expected a release such as 0.139.0, got {text!r}")
+    major, minor, patch = (int(part) for part in text.split("."))
+    return major, minor, patch
 
 
 def _step(required: str, **members: Any) -> dict[str, Any]:
@@ -43,7 +54,10 @@ HEADER_SCHEMA: dict[str, Any] = {
             "minItems": 1,
             "uniqueItems": True,
         },
-        "since": {"type": "string", "pattern": r"^\d+\.\d+\.\d+$"},
+        "since": _RELEASE,
+        "until": _RELEASE,
+        "capabilities": {"type": "array", "items": _TEXT, "minItems": 1, "uniqueItems": True},
+        "strict": {"type": "boolean"},
         "level": {"enum": ["contract", "quirk"]},
         "timeoutSeconds": {"type": "number", "exclusiveMinimum": 0},
         "handshake": {"type": "boolean"},
@@ -95,12 +109,20 @@ class Session:
     name: str
     description: str
     transports: list[Transport]
-    since: str
+    since: Release
+    until: Release | None
+    capabilities: frozenset[str]
+    strict: bool
     timeout_seconds: float
     handshake: bool
     files: dict[str, str]
     header: dict[str, Any]
     steps: list[Step] = field(default_factory=list)
+
+    @property
+    def revision(self) -> str:
+        """The revision that the session speaks."""
+        return self.name.partition("/")[0]
 
     def dump(self) -> str:
         """The text of the file."""
@@ -130,7 +152,10 @@ def load(path: Path) -> Session:
         name=header["session"],
         description=header["description"],
         transports=header["transports"],
-        since=header.get("since", "0.121.0"),
+        since=release(header.get("since", "0.0.0")),
+        until=release(header["until"]) if "until" in header else None,
+        capabilities=frozenset(header.get("capabilities", ())),
+        strict=header.get("strict", False),
         timeout_seconds=header.get("timeoutSeconds", 20),
         handshake=header.get("handshake", True),
         files=header.get("files", {}),

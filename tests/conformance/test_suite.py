@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 
+from exec_server_conformance.contract import contract
 from exec_server_conformance.errors import Failure
 from exec_server_conformance.patterns import generalise, match
 
@@ -29,10 +30,23 @@ SESSION: list[dict[str, Any]] = [
 ]
 
 
+def session_of(revision: str) -> list[dict[str, Any]]:
+    """A session with nothing in it but the handshake."""
+    return [{**SESSION[0], "session": f"{revision}/test/one"}]
+
+
+def superset() -> dict[str, Any]:
+    """The result of initialize of a server that speaks v0 and v1."""
+    return {"protocolVersion": "exec-server.v0", "sessionId": "s"}
+
+
 def written(directory: Path, lines: list[dict[str, Any]] | None = None) -> Path:
     """A folder with one session."""
-    text = "".join(json.dumps(line) + "\n" for line in lines or SESSION)
-    (directory / "one.jsonl").write_text(text)
+    lines = lines or SESSION
+    text = "".join(json.dumps(line) + "\n" for line in lines)
+    path = directory / f"{lines[0]['session']}.jsonl"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(text)
     return directory
 
 
@@ -42,14 +56,14 @@ def run(*arguments: str | Path) -> subprocess.CompletedProcess[str]:
     )
 
 
-def against(fault: str) -> str:
-    return shlex.join([sys.executable, str(WRONG_SERVER), fault])
+def against(fault: str, *revisions: str) -> str:
+    return shlex.join([sys.executable, str(WRONG_SERVER), fault, *revisions])
 
 
 def test_a_right_server_passes(tmp_path: Path) -> None:
     done = run("--cmd", against("none"), "--sessions", written(tmp_path))
     assert done.returncode == 0
-    assert done.stdout.startswith("1 passed, 0 failed, 0 known deviations, 0 skipped in ")
+    assert done.stdout.startswith("1 passed, 0 failed, 0 known deviations, 0 n/a in ")
 
 
 @pytest.mark.parametrize(
@@ -73,7 +87,9 @@ def test_a_right_server_passes(tmp_path: Path) -> None:
     ],
 )
 def test_each_fault_is_caught_and_named(tmp_path: Path, fault: str, line: int, text: str) -> None:
-    done = run("--cmd", against(fault), "--sessions", written(tmp_path), "--timeout", "6")
+    # Some of these cannot even say which revision they speak.
+    options = ["--revision", "v1", "--timeout", "6"]
+    done = run("--cmd", against(fault), "--sessions", written(tmp_path), *options)
     assert done.returncode == 1
     failures = [one for one in done.stdout.splitlines() if one.startswith("FAILED")]
     assert len(failures) == 1
@@ -93,6 +109,77 @@ def test_a_server_that_cannot_be_run_is_one_message(tmp_path: Path, command: str
     assert len(done.stderr.splitlines()) == 1
     assert done.stderr.startswith("the server could not be run: ")
     assert done.stdout == ""
+
+
+def test_sessions_of_the_revisions_that_a_server_speaks_are_played(tmp_path: Path) -> None:
+    for revision in ("v0", "v1", "v2"):
+        written(tmp_path, session_of(revision))
+    for spoken in (["v0"], ["v1"], ["v2"], ["v1", "v2"], ["v0", "v1", "v2"]):
+        done = run("--cmd", against("none", *spoken), "--sessions", tmp_path, "--verbose")
+        assert done.returncode == 0, done.stdout
+        played = [line.split()[1] for line in done.stdout.splitlines() if line[:6] == "passed"]
+        assert sorted(played) == [f"{revision}/test/one" for revision in spoken]
+    told = run("--cmd", against("none"), "--sessions", tmp_path, "--revision", "v2")
+    assert told.returncode == 0
+    assert told.stdout.startswith("1 passed")
+
+
+def test_a_server_that_speaks_no_chosen_revision_is_told_apart(tmp_path: Path) -> None:
+    done = run("--cmd", against("none", "v1"), "--sessions", written(tmp_path, session_of("v0")))
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr == "exec-server-conformance: no session of v1 matches\n"
+
+
+@pytest.mark.parametrize(
+    ("gate", "revisions", "version", "reason"),
+    [
+        ({"since": "0.130.0"}, ["v1"], "0.129.9", "needs codex 0.130.0"),
+        ({"since": "0.130.0"}, ["v1"], "0.130.0", None),
+        ({"since": "0.130.0"}, ["v1"], None, None),
+        ({"until": "0.130.0"}, ["v1"], "0.130.1", "shows what ended with codex 0.130.0"),
+        ({"until": "0.130.0"}, ["v1"], "0.130.0", None),
+        ({"until": "0.130.0"}, ["v1"], None, "shows what ended with codex 0.130.0"),
+        ({"capabilities": ["shellSnapshotV2"]}, ["v1"], None, None),
+        ({"capabilities": ["fsWatchMissing"]}, ["v1"], None, "needs the capability fsWatchMissing"),
+        ({"capabilities": ["fileWriteStreaming"]}, ["v1"], None, "needs the capability fileWr"),
+        ({"strict": True}, ["v1"], None, None),
+        ({"strict": True}, ["v1", "v2"], None, "needs a server that speaks v1 alone"),
+    ],
+)
+def test_what_does_not_apply_is_told_apart_from_what_passed(
+    tmp_path: Path,
+    gate: dict[str, Any],
+    revisions: list[str],
+    version: str | None,
+    reason: str | None,
+) -> None:
+    written(tmp_path, [{**SESSION[0], **gate}, *SESSION[1:]])
+    options = ["--server-version", version] if version else []
+    done = run("--cmd", against("none", *revisions), "--sessions", tmp_path, *options)
+    assert done.returncode == 0
+    if reason is None:
+        assert done.stdout.startswith("1 passed, 0 failed, 0 known deviations, 0 n/a in ")
+    else:
+        first, second = done.stdout.splitlines()
+        assert first.startswith(f"n/a    1: {reason}")
+        assert second.startswith("0 passed, 0 failed, 0 known deviations, 1 n/a in ")
+
+
+def test_members_of_another_revision_are_for_servers_that_speak_it(tmp_path: Path) -> None:
+    written(tmp_path, session_of("v0"))
+    both = run("--cmd", against("none", "v0", "v1"), "--sessions", tmp_path)
+    assert both.returncode == 0, both.stdout
+    contract("v0", ("v1",)).check("#/$defs/InitializeResult", superset(), "the result")
+    with pytest.raises(Failure, match="sessionId"):
+        contract("v0").check("#/$defs/InitializeResult", superset(), "the result")
+    with pytest.raises(Failure, match="neither"):
+        contract("v0", ("v1",)).check(
+            "#/$defs/InitializeResult", {**superset(), "neither": 1}, "the result"
+        )
+    with pytest.raises(Failure, match="string"):
+        contract("v0", ("v1",)).check(
+            "#/$defs/InitializeResult", {**superset(), "sessionId": 1}, "the result"
+        )
 
 
 def test_a_known_deviation_is_excused_and_a_stale_one_fails(tmp_path: Path) -> None:
@@ -136,7 +223,7 @@ def test_recording_twice_gives_the_same_session(tmp_path: Path) -> None:
             "--cmd",
             against("none"),
             "--scenario",
-            scenario / "one.jsonl",
+            scenario / "v1/test/one.jsonl",
             "--out",
             tmp_path / name,
             "--source",

@@ -1,4 +1,7 @@
-"""A stdio server with one fault, named by its first argument. Fault ``none`` is right."""
+"""A stdio server with one fault, named by its first argument. Fault ``none`` is right.
+
+More arguments name the revisions that it speaks, v1 unless told otherwise.
+"""
 
 from __future__ import annotations
 
@@ -6,6 +9,10 @@ import json
 import sys
 
 FAULT = sys.argv[1]
+REVISIONS = [one for one in sys.argv[2:] if one in ("v0", "v1", "v2")] or ["v1"]
+ROOTS = {"v1": "/", "v2": "file:///"}
+ROOTS_SPOKEN = [root for revision, root in ROOTS.items() if revision in REVISIONS]
+CAPABILITIES = {"fsWatchMissing": False, "shellSnapshotV2": True}
 
 
 def say(message: object) -> None:
@@ -46,7 +53,14 @@ def serve() -> None:
         message = json.loads(line)
         method, identifier = message["method"], message.get("id")
         if method == "initialize":
-            say({"id": identifier, "result": {"sessionId": "0" * 36}})
+            session: dict[str, object] = {}
+            if "v0" in REVISIONS:
+                session["protocolVersion"] = "exec-server.v0"
+            if REVISIONS != ["v0"]:
+                session["sessionId"] = "0" * 36
+            say({"id": identifier, "result": session})
+        elif method == "process/start" and message["params"]["cwd"] not in ROOTS_SPOKEN:
+            say({"error": {"code": -32602, "message": "cwd"}, "id": identifier})
         elif method == "process/start":
             if FAULT == "hangs":
                 continue
@@ -66,6 +80,8 @@ def serve() -> None:
         elif method == "process/terminate":
             code = -32603 if FAULT == "wrong-code" else -32602
             say({"error": {"code": code, "message": "missing field"}, "id": identifier})
+        elif method == "environment/info":
+            say({"id": identifier, "result": {"capabilities": CAPABILITIES}})
 
 
 serve()

@@ -1,0 +1,101 @@
+"""What a server can do, found out by asking it: its revisions and its capability flags.
+
+A revision is found by what only it answers: v0 by the ``protocolVersion`` of initialize, v1 and v2
+by the form of path that a process may start in.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from exec_server_conformance.contract import REVISIONS
+from exec_server_conformance.errors import TargetError
+from exec_server_conformance.patterns import show
+from exec_server_conformance.target import Server, Target
+
+if TYPE_CHECKING:
+    from exec_server_conformance.session import Transport
+    from exec_server_conformance.target import Link
+
+PATIENCE_SECONDS = 10.0
+"""A question that is not answered for so long counts as answered with no."""
+
+_ROOTS = {"v1": "/", "v2": "file:///"}
+"""The root directory as each revision writes it."""
+
+
+@dataclass(frozen=True, slots=True)
+class Abilities:
+    """The revisions that a server speaks, oldest first, and the flags that it sets."""
+
+    revisions: tuple[str, ...]
+    capabilities: frozenset[str] = frozenset()
+
+    def besides(self, revision: str) -> tuple[str, ...]:
+        """The revisions other than one."""
+        return tuple(one for one in self.revisions if one != revision)
+
+
+async def ask(target: Target, transport: Transport) -> Abilities:
+    """Start the server, or connect to it, and ask; raises TargetError if there is no server."""
+    server = Server(target, transport)
+    try:
+        await server.start({})
+        link = await server.connect()
+        try:
+            return await _interview(link)
+        finally:
+            await link.close()
+    finally:
+        await server.stop()
+
+
+async def _interview(link: Link) -> Abilities:
+    opened = (await _ask(link, {"initialize": ("initialize", {"clientName": "suite"})})).get(
+        "initialize"
+    )
+    if opened is None:
+        raise TargetError(f"initialize was not answered within {PATIENCE_SECONDS:g} s")
+    if "result" not in opened:
+        raise TargetError(f"expected a result of initialize, got {show(opened)}")
+    spoken = {"v0"} if "protocolVersion" in opened["result"] else set()
+    await link.send(b'{"method":"initialized","params":{}}')
+    questions: dict[str, tuple[str, Any]] = {
+        revision: (
+            "process/start",
+            {
+                "processId": revision,
+                "argv": ["true"],
+                "cwd": root,
+                "env": {"PATH": "/usr/bin:/bin"},
+                "tty": False,
+            },
+        )
+        for revision, root in _ROOTS.items()
+    }
+    answers = await _ask(link, {**questions, "info": ("environment/info", {})})
+    spoken |= {name for name in _ROOTS if "result" in answers.get(name, {})}
+    flags = answers.get("info", {}).get("result", {}).get("capabilities", {})
+    return Abilities(
+        tuple(one for one in REVISIONS if one in spoken),
+        frozenset(name for name, is_set in flags.items() if is_set),
+    )
+
+
+async def _ask(link: Link, questions: dict[str, tuple[str, Any]]) -> dict[str, Any]:
+    """Ask everything at once; returns the answers that came, by the ids of the questions."""
+    for identifier, (method, params) in questions.items():
+        message = {"id": identifier, "method": method, "params": params}
+        await link.send(json.dumps(message).encode())
+    answers: dict[str, Any] = {}
+    with contextlib.suppress(TimeoutError, ValueError):
+        async with asyncio.timeout(PATIENCE_SECONDS):
+            while len(answers) < len(questions) and (data := await link.receive()) is not None:
+                message = json.loads(data)
+                if isinstance(message, dict) and message.get("id") in questions:
+                    answers[message["id"]] = message
+    return answers

@@ -1,0 +1,86 @@
+"""The contract of a revision, as the suite holds messages against it: its bundled schema.
+
+A server that speaks several revisions at once cannot always know which one a client means, so it
+may answer with members that another of its revisions describes for the same type. A contract made
+for such a server allows those members, typed as the other revision has them.
+"""
+
+from __future__ import annotations
+
+import json
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import jsonschema
+
+import exec_server_protocol
+from exec_server_conformance.errors import Failure
+
+Json = Any
+
+REVISIONS = exec_server_protocol.REVISIONS
+"""The revisions that the suite has a contract for, oldest first."""
+
+
+def bundle(revision: str) -> dict[str, Any]:
+    """The bundled schema of a revision, with its method table below ``x-methods``."""
+    path = Path(exec_server_protocol.__file__).with_name(revision) / "schema.json"
+    document: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    return document
+
+
+class Contract:
+    """What messages of a revision look like."""
+
+    def __init__(self, revision: str, others: tuple[str, ...] = ()) -> None:
+        own = bundle(revision)
+        self.methods: dict[str, dict[str, Any]] = own["x-methods"]
+        self._definitions: dict[str, Json] = own["$defs"]
+        for other in others:
+            self._allow_members_of(other)
+        self._validators: dict[str, jsonschema.Draft202012Validator] = {}
+
+    def _allow_members_of(self, revision: str) -> None:
+        definitions = {
+            name: _with_references_to(revision, definition)
+            for name, definition in bundle(revision)["$defs"].items()
+        }
+        for name, definition in definitions.items():
+            own = self._definitions.get(name)
+            if own is not None and "properties" in own and "properties" in definition:
+                own["properties"] = definition["properties"] | own["properties"]
+        self._definitions |= {
+            f"{revision}.{name}": definition for name, definition in definitions.items()
+        }
+
+    def check(self, pointer: str, message: Json, what: str) -> None:
+        """Raise Failure unless a message validates against a definition."""
+        if pointer not in self._validators:
+            self._validators[pointer] = jsonschema.Draft202012Validator(
+                {"$defs": self._definitions, "$ref": pointer}
+            )
+        errors = self._validators[pointer].iter_errors(message)
+        error = jsonschema.exceptions.best_match(errors)
+        if error is not None:
+            raise Failure(f"{what} breaks the schema at {error.json_path}: {error.message[:300]}")
+
+
+@cache
+def contract(revision: str, others: tuple[str, ...] = ()) -> Contract:
+    """The contract of a revision, for a server that speaks the others as well."""
+    return Contract(revision, others)
+
+
+def _with_references_to(revision: str, value: Json) -> Json:
+    """A piece of schema with its references led to the definitions of a revision."""
+    if isinstance(value, dict):
+        return {
+            name: one.replace("#/$defs/", f"#/$defs/{revision}.")
+            if name == "$ref" and isinstance(one, str)
+            else _with_references_to(revision, one)
+            for name, one in value.items()
+        }
+    if isinstance(value, list):
+        return [_with_references_to(revision, one) for one in value]
+    return value

@@ -1,0 +1,199 @@
+"""What one connection has brought, sorted, and checked as it comes.
+
+What holds for every session without being written in it:
+
+* every message of the server validates against the protocol's schema;
+* every answer belongs to a request that waits for one, and comes once;
+* the events of each process keep the rules of ``exec_server_conformance.events``;
+* nothing comes that nobody expected.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import contextlib
+import json
+import time
+from typing import TYPE_CHECKING, Any
+
+from exec_server_conformance.errors import Failure
+from exec_server_conformance.events import (
+    NumberedEvents,
+    ProcessEvents,
+    Sequence,
+    UnnumberedEvents,
+)
+from exec_server_conformance.patterns import show, text_of
+
+if TYPE_CHECKING:
+    from exec_server_conformance.contract import Contract
+    from exec_server_conformance.target import Link
+
+Message = dict[str, Any]
+
+IdKey = tuple[type, Any]
+"""An id with its type, since 1, true and "1" are three ids."""
+
+_TRACE_CHARACTERS = 500
+
+
+def id_key(identifier: Any) -> IdKey:
+    """The key under which what belongs to an id is kept."""
+    return type(identifier), identifier
+
+
+class BodyStream:
+    """A streamed http body, as far as it has come."""
+
+    def __init__(self, request_id: str) -> None:
+        self._sequence = Sequence(request_id)
+
+    def add(self, params: Message) -> None:
+        """Take a piece in."""
+        self._sequence.add(params)
+
+    @property
+    def outcome(self) -> Message | None:
+        """The body and the error that ended it, once its end has come and nothing is missing."""
+        pieces = self._sequence.in_order()
+        if not pieces or not self._sequence.is_complete or not pieces[-1]["done"]:
+            return None
+        body = b"".join(base64.b64decode(piece["deltaBase64"]) for piece in pieces)
+        return {"body": text_of(body), "error": pieces[-1]["error"]}
+
+
+class Timeline:
+    """What one connection has brought."""
+
+    def __init__(self, contract: Contract, link: Link, name: str, trace: list[str]) -> None:
+        self._contract = contract
+        self.link = link
+        self._name = name
+        self._trace = trace
+        self._begin = time.monotonic()
+        self.pending: dict[IdKey, str | None] = {}
+        self.answers: dict[IdKey, Message] = {}
+        self.processes: dict[str, ProcessEvents] = {}
+        self.streams: dict[str, BodyStream] = {}
+        self.known: set[str] = set()
+        self._restarts: dict[IdKey, tuple[str, ProcessEvents]] = {}
+        self.ended = False
+        self.failure: Failure | None = None
+        self.waiting_for: str | None = None
+        self._changed = asyncio.Condition()
+        self._reader = asyncio.create_task(self._read())
+
+    def note(self, arrow: str, data: bytes) -> None:
+        """Add to the trace."""
+        text = data.decode("utf-8", "replace")
+        if len(text) > _TRACE_CHARACTERS:
+            text = f"{text[:_TRACE_CHARACTERS]}… ({len(text)} characters)"
+        self._trace.append(f"{time.monotonic() - self._begin:8.3f} {self._name} {arrow} {text}")
+
+    async def _read(self) -> None:
+        while (data := await self.link.receive()) is not None:
+            self.note("<-", data)
+            try:
+                self._take(data)
+            except Failure as failure:
+                self.failure = self.failure or failure
+            await self._notify()
+        self.ended = True
+        await self._notify()
+
+    async def _notify(self) -> None:
+        async with self._changed:
+            self._changed.notify_all()
+
+    def _take(self, data: bytes) -> None:
+        try:
+            message = json.loads(data)
+        except ValueError:
+            raise Failure(f"expected a JSON message, got {text_of(data)[:300]!r}") from None
+        if not isinstance(message, dict):
+            raise Failure(f"expected a JSON object, got {show(message)}")
+        if "method" in message:
+            self._take_notification(message)
+        else:
+            self._take_answer(message)
+
+    def _take_answer(self, message: Message) -> None:
+        key = id_key(message.get("id"))
+        if key not in self.pending:
+            raise Failure(f"nobody waits for this answer: {show(message)}")
+        method = self.pending.pop(key)
+        pointer = "#/$defs/ErrorResponse"
+        if "error" not in message and method in self._contract.methods:
+            pointer = self._contract.methods[method]["response"]
+        self._contract.check(pointer, message, f"the answer to {method or 'bad input'}")
+        self.answers[key] = message
+        if method == "command/exec" and "result" in message:
+            self.known.add(message["result"]["sessionId"])
+        process_id, events = self._restarts.pop(key, (None, None))
+        if process_id is not None and events is not None and "error" in message:
+            self.processes[process_id] = events
+
+    def expect_start(self, identifier: Any, process_id: str) -> None:
+        """A process/start is about to be sent, perhaps with the id of a closed process.
+
+        Its events begin anew; if the start is refused, those of the closed process stand.
+        """
+        self.known.add(process_id)
+        events = self.processes.get(process_id)
+        if events is not None and events.is_over:
+            self._restarts[id_key(identifier)] = (process_id, self.processes.pop(process_id))
+
+    def _take_notification(self, message: Message) -> None:
+        method = message["method"]
+        entry = self._contract.methods.get(method) if isinstance(method, str) else None
+        if entry is None or "notification" not in entry:
+            raise Failure(f"unknown notification: {show(message)}")
+        self._contract.check(entry["notification"], message, f"{method}")
+        params = message["params"]
+        if method == "http/request/bodyDelta":
+            name = params["requestId"]
+            self.streams.setdefault(name, BodyStream(name)).add(params)
+        elif method.startswith("command/exec/"):
+            # The server chooses the id: an event may overtake the answer that tells it.
+            may_be_starting = "command/exec" in self.pending.values()
+            self._events_of(params["sessionId"], message, may_be_starting).add(method, params)
+        else:
+            self._events_of(params["processId"], message).add(method, params)
+
+    def _events_of(
+        self, process_id: str, message: Message, may_be_starting: bool = False
+    ) -> ProcessEvents:
+        if process_id not in self.known and not may_be_starting:
+            raise Failure(f"event of a process that nobody started: {show(message)}")
+        if process_id not in self.processes:
+            is_numbered = "processId" in message["params"]
+            self.processes[process_id] = (
+                NumberedEvents(process_id) if is_numbered else UnnumberedEvents(process_id)
+            )
+        return self.processes[process_id]
+
+    async def wait(self, condition: Any, what: str) -> Any:
+        """Wait until the condition holds; raises Failure when it cannot any more."""
+        self.waiting_for = what
+        async with self._changed:
+            while True:
+                if self.failure is not None:
+                    raise self.failure
+                found = condition()
+                if found is not None:
+                    self.waiting_for = None
+                    return found
+                if self.ended:
+                    raise Failure(f"expected {what}, but the server ended the connection")
+                await self._changed.wait()
+
+    async def close(self) -> None:
+        """End the connection and stop reading."""
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(2):
+                await self.link.close()
+                await self._reader
+        self._reader.cancel()
+        with contextlib.suppress(asyncio.CancelledError):
+            await self._reader
