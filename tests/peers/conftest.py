@@ -33,6 +33,7 @@ _UNPROVEN = "nothing proven on codex"
 
 def pytest_configure(config: pytest.Config) -> None:
     config.addinivalue_line("markers", "since(version): the first release that has what it needs")
+    config.addinivalue_line("markers", "until(version): the first release that lacks what it needs")
     config.addinivalue_line("markers", "over(transport): the only transport that the scenario uses")
     config.addinivalue_line(
         "markers", "server(*arguments, **variables): arguments and environment of the server"
@@ -43,12 +44,14 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     if "release" not in metafunc.fixturenames:
         return
     since = metafunc.definition.get_closest_marker("since")
+    until = metafunc.definition.get_closest_marker("until")
     over = metafunc.definition.get_closest_marker("over")
     cases = [
         (release, transport)
         for release in map(Release, _versions())
         for transport in release.transports
         if since is None or release.is_since(since.args[0])
+        if until is None or not release.is_since(until.args[0])
         if over is None or transport == over.args[0]
     ]
     metafunc.parametrize(

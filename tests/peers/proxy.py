@@ -8,6 +8,7 @@ import threading
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Self
 
+from .processes import PATIENCE
 from .wire import Tap, Wire
 
 if TYPE_CHECKING:
@@ -51,6 +52,7 @@ class Proxy:
     _threads: list[threading.Thread] = field(default_factory=list)
     _lock: threading.Lock = field(default_factory=threading.Lock)
     _down: bool = False
+    _refused: threading.Semaphore = field(default_factory=lambda: threading.Semaphore(0))
     _lost_method: str | None = None
 
     def __enter__(self) -> Self:
@@ -93,6 +95,11 @@ class Proxy:
         with self._lock:
             self._down = False
 
+    def wait_refused(self, times: int) -> None:
+        """Wait until clients came that often in vain."""
+        for _ in range(times):
+            assert self._refused.acquire(timeout=PATIENCE), "nobody tried to connect"
+
     def lose_answer(self, method: str) -> None:
         """Pass on the next request of a method, lose its answer, and cut then."""
         with self._lock:
@@ -115,6 +122,7 @@ class Proxy:
                 down = self._down
             if down:
                 client.close()
+                self._refused.release()
                 continue
             server = socket.create_connection((host, int(port)), CONNECT_SECONDS)
             server.settimeout(None)

@@ -16,7 +16,7 @@ from exec_server_conformance import peers
 from .codex_client import CodexClient, Connection, Release, Transport
 from .exec_server import ListeningServer, Maker, command
 from .mock_model import Item, MockModel, ModelRequest, Turn, call, call_freeform
-from .processes import MARK, belonging, eventually, kill
+from .processes import MARK, PATIENCE, belonging, eventually, kill
 from .proxy import Proxy
 
 if TYPE_CHECKING:
@@ -34,6 +34,9 @@ _COMMAND_RESULT = re.compile(
     r"Output:\n(?P<output>.*)",
     re.DOTALL,
 )
+
+_CODEX_SECONDS = 100.0
+"""For how long the processes of codex's own exec-servers may outlive a client that was killed."""
 
 
 def run_command(call_id: str, cmd: str, **options: Any) -> Item:
@@ -190,7 +193,10 @@ class Stage:
     def assert_nothing_left(self) -> None:
         """No process outlives its client, and the server ends in order and in peace."""
         server = {} if self._server is None else self._server_processes()
-        assert eventually(lambda: self._processes().keys() <= server.keys()), self._processes()
+        seconds = PATIENCE if self.maker == "ours" else _CODEX_SECONDS
+        assert eventually(lambda: self._processes().keys() <= server.keys(), seconds), (
+            self._processes()
+        )
         if self._server is not None:
             code = self._server.stop()
             assert code == 0 or self.maker == "codex", f"the server ended with {code}"

@@ -80,9 +80,3 @@ def test_waiting_for_a_command(stage: Stage) -> None:
     assert began.output + ended.output == "began\nwent\n"
     assert ended.exit_code == 4
     assert ended.seconds < 30
-
-
-def test_unfinished_command(stage: Stage) -> None:
-    """What still runs when the client is done ends with it."""
-    told = stage.play([run_command("run", "echo $$; exec sleep 600", yield_time_ms=250)])
-    running(told, "run")

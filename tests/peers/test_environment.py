@@ -76,7 +76,7 @@ def test_included_only(stage: Stage) -> None:
 
 def _variables(stage: Stage, **policy: Any) -> Mapping[str, str]:
     """The variables of a command under a policy, as the command itself sees them."""
-    settings = {}
+    settings: dict[str, Any] = {}
     for name, value in policy.items():
         if isinstance(value, dict):
             settings |= {f"{_POLICY}.{name}.{key}": item for key, item in value.items()}
