@@ -10,6 +10,7 @@ from collections import deque
 from typing import Final
 
 from exec_server.engine.paths import to_native
+from exec_server.engine.regular_file import open_regular
 from exec_server.errors import InvalidRequest
 
 READ_LIMIT_BYTES: Final = 512 * 1024 * 1024
@@ -138,13 +139,21 @@ class ReadSource:
             os.close(descriptor)
 
 
-def open_for_read(path: str) -> ReadSource:
-    """Open a file, following links, without ever waiting for it (v1 fs/readFile).
+def open_for_read(
+    path: str, *, regular_only: bool = False, follow_symlinks: bool = True
+) -> ReadSource:
+    """Open a file without ever waiting for it (fs/readFile).
 
     Raises InvalidRequest if it is larger than 512 MiB, or OSError: EISDIR for a directory, ENXIO
-    for a socket.
+    for a socket. With ``regular_only``, the rule of v2, and where links are not followed, raises
+    as ``open_regular`` does.
     """
-    descriptor = os.open(to_native(path), os.O_RDONLY | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC)
+    if regular_only or not follow_symlinks:
+        descriptor = open_regular(path, "read", follow_symlinks=follow_symlinks)
+    else:
+        descriptor = os.open(
+            to_native(path), os.O_RDONLY | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC
+        )
     try:
         return ReadSource(descriptor)
     except BaseException:

@@ -4,6 +4,9 @@ Paths are ``str`` as described in ``paths``; each function normalises them lexic
 raises InvalidArgument for one that is not absolute, InvalidRequest for one with a NUL. Symbolic
 links are followed unless said otherwise. An OSError passes through: its errno is the answer.
 
+With ``follow_symlinks=False`` no component of the path may be a link. OSError ENOTDIR says that
+one before the last is; of the last, the function says it.
+
 Everything is synchronous, touches no shared state and may run in any thread. Nothing waits for
 another process: FIFOs and terminals are opened without blocking.
 """
@@ -14,10 +17,11 @@ import asyncio
 import errno
 import os
 import stat
-from typing import NamedTuple
+from typing import Final, NamedTuple
 
 import msgspec
 
+from exec_server.engine import no_follow
 from exec_server.engine.file_copy import copy
 from exec_server.engine.file_source import READ_LIMIT_BYTES, ReadSource, open_for_read
 from exec_server.engine.file_tree import make_directories, remove_tree
@@ -29,7 +33,8 @@ from exec_server.engine.paths import (
     parent,
     to_native,
 )
-from exec_server.errors import InvalidRequest
+from exec_server.engine.regular_file import open_regular
+from exec_server.errors import InvalidRequest, OperationFailed
 
 __all__ = [
     "READ_LIMIT_BYTES",
@@ -53,6 +58,13 @@ __all__ = [
 ]
 
 
+_LINK_MESSAGE: Final = "path contains a symbolic link"
+
+_CREATE_OR_TRUNCATE: Final = (
+    os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC
+)
+
+
 class Metadata(NamedTuple):
     """What is known of a path; kinds, size and times are those of a link's target."""
 
@@ -63,7 +75,8 @@ class Metadata(NamedTuple):
     size: int
     """Bytes."""
     created_at_ms: int
-    """Always 0: Python cannot ask Linux for the birth time; the released servers say 0 too."""
+    """Milliseconds since 1970 where links were not followed and the file system knows it, else 0:
+    so the released servers do."""
     modified_at_ms: int
     """Milliseconds since 1970, 0 for anything earlier."""
 
@@ -116,13 +129,13 @@ class PendingWrite:
             done.set_result(None)
 
 
-def read_file(path: str) -> bytes:
+def read_file(path: str, *, regular_only: bool = False, follow_symlinks: bool = True) -> bytes:
     """Return the whole contents of a file of modest size, in one object.
 
     Raises as ``open_for_read``, which is for everything else; BlockingIOError where the contents
     have to be waited for.
     """
-    source = open_for_read(path)
+    source = open_for_read(path, regular_only=regular_only, follow_symlinks=follow_symlinks)
     try:
         if source.size is None:
             raise BlockingIOError(errno.EAGAIN, os.strerror(errno.EAGAIN))
@@ -131,18 +144,20 @@ def read_file(path: str) -> bytes:
         source.close()
 
 
-def write_file(path: str, data: bytes | bytearray | memoryview) -> PendingWrite | None:
+def write_file(
+    path: str, data: bytes | bytearray | memoryview, *, follow_symlinks: bool = True
+) -> PendingWrite | None:
     """Create a file, mode 0666 less the umask, or replace the contents of one, keeping its mode.
 
-    A link that leads nowhere gets its target created. Returns None when all is written; only for
-    a FIFO or a terminal that is full, the rest to await. A FIFO that nobody reads is an error,
-    ENXIO. Raises OSError.
+    A link that leads nowhere gets its target created; one not followed is ELOOP. Returns None
+    when all is written; only for a FIFO or a terminal that is full, the rest to await. A FIFO
+    that nobody reads is an error, ENXIO. Raises OSError, and InvalidRequest for anything but a
+    regular file where links are not followed.
     """
-    descriptor = os.open(
-        to_native(path),
-        os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC,
-        0o666,
-    )
+    if follow_symlinks:
+        descriptor = os.open(to_native(path), _CREATE_OR_TRUNCATE, 0o666)
+    else:
+        descriptor = open_regular(path, "replace", follow_symlinks=False)
     try:
         left = _write_some(descriptor, memoryview(data))
     except BaseException:
@@ -164,34 +179,67 @@ def _write_some(descriptor: int, data: memoryview) -> memoryview:
     return data
 
 
-def create_directory(path: str, recursive: bool = True) -> None:
+def create_directory(path: str, recursive: bool = True, *, follow_symlinks: bool = True) -> None:
     """Create a directory, mode 0777 less the umask.
 
-    With ``recursive``, missing parents too, and an existing directory is fine; else it raises
-    OSError EEXIST, and ENOENT without a parent.
+    With ``recursive``, missing parents too, and an existing directory is fine, but a link not
+    followed is ENOTDIR; else anything that exists is OSError EEXIST, a missing parent ENOENT.
     """
     native = to_native(path)
     if recursive:
-        make_directories(native)
-    else:
+        (make_directories if follow_symlinks else no_follow.make_directories)(native)
+    elif follow_symlinks:
         os.mkdir(native)
+    elif native == b"/":
+        raise OperationFailed("directory already exists")
+    else:
+        with no_follow.opened_parent(native) as (directory, name):
+            os.mkdir(name, dir_fd=directory)
 
 
-def get_metadata(path: str) -> Metadata:
-    """Describe what a path leads to. OSError: ENOENT also for a link that leads nowhere."""
+def get_metadata(path: str, *, follow_symlinks: bool = True) -> Metadata:
+    """Describe what a path leads to.
+
+    Raises OSError, ENOENT also for a link that leads nowhere; InvalidRequest for a link that is
+    not followed.
+    """
     native = to_native(path)
+    if not follow_symlinks:
+        return _get_metadata_no_follow(native)
     status = os.lstat(native)
-    mode = status.st_mode
-    is_symlink = stat.S_ISLNK(mode)
+    is_symlink = stat.S_ISLNK(status.st_mode)
     if is_symlink:
         status = os.stat(native)
-        mode = status.st_mode
+    return _to_metadata(status, is_symlink=is_symlink)
+
+
+def _get_metadata_no_follow(native: bytes) -> Metadata:
+    # Loads ctypes, which little else needs.
+    from exec_server.engine.birth_time import birth_time_ns  # noqa: PLC0415
+
+    if native == b"/":
+        descriptor = os.open(native, os.O_PATH | os.O_CLOEXEC)
+    else:
+        descriptor = no_follow.open_entry(native, os.O_PATH)
+    try:
+        status = os.fstat(descriptor)
+        if stat.S_ISLNK(status.st_mode):
+            raise InvalidRequest(_LINK_MESSAGE)
+        return _to_metadata(status, created_at_ns=birth_time_ns(descriptor))
+    finally:
+        os.close(descriptor)
+
+
+def _to_metadata(
+    status: os.stat_result, *, is_symlink: bool = False, created_at_ns: int = 0
+) -> Metadata:
+    mode = status.st_mode
     return Metadata(
         stat.S_ISDIR(mode),
         stat.S_ISREG(mode),
         is_symlink,
         status.st_size,
-        0,
+        max(0, created_at_ns // 1_000_000),
         max(0, status.st_mtime_ns // 1_000_000),
     )
 
@@ -215,14 +263,24 @@ def read_directory(path: str) -> list[DirectoryEntry]:
     return found
 
 
-def remove(path: str, recursive: bool = True, force: bool = True) -> None:
+def remove(
+    path: str, recursive: bool = True, force: bool = True, *, follow_symlinks: bool = True
+) -> None:
     """Remove a file, a link (never what it leads to) or a directory.
 
     A directory that is not empty needs ``recursive``, else OSError ENOTEMPTY. With ``force`` a
     path that does not exist is fine. The root is never removed recursively: InvalidRequest.
+
+    ``follow_symlinks=False`` refuses a link too, InvalidRequest, and does not go together with
+    ``recursive``: OperationFailed.
     """
     native = to_native(path)
+    if recursive and not follow_symlinks:
+        raise OperationFailed("recursive no-follow removal is unsupported")
     try:
+        if not follow_symlinks:
+            _remove_no_follow(native)
+            return
         is_directory = stat.S_ISDIR(os.lstat(native).st_mode)
     except FileNotFoundError:
         if force:
@@ -236,6 +294,14 @@ def remove(path: str, recursive: bool = True, force: bool = True) -> None:
         raise InvalidRequest("fs/remove does not remove the root directory")
     else:
         remove_tree(native)
+
+
+def _remove_no_follow(native: bytes) -> None:
+    with no_follow.opened_parent(native) as (directory, name):
+        mode = os.lstat(name, dir_fd=directory).st_mode
+        if stat.S_ISLNK(mode):
+            raise InvalidRequest(_LINK_MESSAGE)
+        (os.rmdir if stat.S_ISDIR(mode) else os.unlink)(name, dir_fd=directory)
 
 
 def canonicalize(path: str) -> str:
