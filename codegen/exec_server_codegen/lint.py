@@ -57,6 +57,7 @@ from exec_server_codegen.schema import (
     ERRORS_FILE,
     META_DIRECTORY,
     METHODS_FILE,
+    json_pointer,
     read_json,
     read_revision,
     references,
@@ -147,8 +148,8 @@ def _broken_form(error: ValidationError) -> tuple[str, str, str]:
     if "propertyNames" in error.absolute_schema_path:
         where.append(str(error.instance))
     if isinstance(error.schema, dict) and "x-rule" in error.schema:
-        return error.schema["x-rule"], _pointer(*where), error.schema["x-message"]
-    return "metaschema", _pointer(*where), error.message
+        return error.schema["x-rule"], json_pointer(*where), error.schema["x-message"]
+    return "metaschema", json_pointer(*where), error.message
 
 
 def _check_meaning(folder: Path, revision: Revision) -> Iterator[Finding]:
@@ -179,7 +180,7 @@ class _Checks:
         self._errors = {error.name: error for error in revision.errors}
 
     def _at(self, file: str, rule: str, message: str, *where: str | int) -> Finding:
-        return Finding(str(self._folder / file), _pointer(*where), rule, message)
+        return Finding(str(self._folder / file), json_pointer(*where), rule, message)
 
     def names(self) -> Iterator[Finding]:
         """Names of definitions across the files."""
@@ -455,8 +456,3 @@ def _repeated(values: list[Any]) -> Iterator[tuple[int, Any]]:
     for index, value in enumerate(values):
         if value in values[:index]:
             yield index, value
-
-
-def _pointer(*parts: str | int) -> str:
-    """A JSON pointer."""
-    return "".join(f"/{str(part).replace('~', '~0').replace('/', '~1')}" for part in parts)

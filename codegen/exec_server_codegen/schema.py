@@ -315,15 +315,22 @@ def revision_names(schema: Path) -> list[str]:
 def read_json(path: Path) -> JsonObject:
     """Read one schema file, which must hold an object."""
     try:
-        document = json.loads(path.read_text(encoding="utf-8"))
+        content = path.read_bytes()
     except FileNotFoundError:
         raise SchemaError(f"{path}: the file is missing") from None
     except OSError as error:
         raise SchemaError(f"{path}: {error.strerror}") from None
+    return parse_json(content, str(path))
+
+
+def parse_json(content: bytes, source: str) -> JsonObject:
+    """The object that UTF-8 text holds; ``source`` is what errors call the text."""
+    try:
+        document = json.loads(content.decode())
     except ValueError as error:
-        raise SchemaError(f"{path}: not JSON: {error}") from None
+        raise SchemaError(f"{source}: not JSON: {error}") from None
     if not isinstance(document, dict):
-        raise SchemaError(f"{path}: expected an object")
+        raise SchemaError(f"{source}: expected an object")
     return document
 
 
@@ -367,6 +374,11 @@ def revision_of(
 def release_key(release: str) -> list[int]:
     """What sorts releases from old to new."""
     return [int(part) for part in release.split(".")]
+
+
+def json_pointer(*parts: str | int) -> str:
+    """The JSON pointer of a place in a document."""
+    return "".join(f"/{str(part).replace('~', '~0').replace('/', '~1')}" for part in parts)
 
 
 def references(schema: object) -> Iterator[str]:
