@@ -8,7 +8,7 @@ the limit is skipped to its end and answered, because its end is still known.
 from __future__ import annotations
 
 import os
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, ClassVar, Final
 
 from exec_server.transports.stream import ByteStream
 
@@ -32,6 +32,7 @@ class StdioTransport:
     """One connection over a pair of descriptors, from start to ``on_closed``."""
 
     peer = "exec-server stdio"
+    _max_line_bytes: ClassVar[int] = MAX_LINE_BYTES
 
     def __init__(
         self,
@@ -102,9 +103,9 @@ class StdioTransport:
             start = end + 1
         del partial[:start]
         self._searched = len(partial)
-        if self._searched > MAX_LINE_BYTES or self._skipping:
+        if self._searched > self._max_line_bytes or self._skipping:
             if not self._skipping and self._receiver is not None:
-                self._receiver.refuse(f"line exceeds {MAX_LINE_BYTES} bytes")
+                self._receiver.refuse(f"line exceeds {self._max_line_bytes} bytes")
             self._skipping = True
             partial.clear()
             self._searched = 0

@@ -1,0 +1,275 @@
+"""JSON-RPC over one transport: requests out, answers and notifications in.
+
+A connection is ready as soon as its transport is, and ended once, by either side. Then every
+request that waits for an answer fails. What the server sends that nobody waits for, or that nobody
+knows, is ignored; what is no message at all ends the connection, because an answer may be lost
+with it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections import deque
+from typing import TYPE_CHECKING, Any, Final, Protocol, TypeVar
+
+import msgspec
+
+from exec_server.client.errors import METHOD_NOT_FOUND, BadAnswer, ConnectionLost, server_error
+from exec_server.client.tolerance import decoder
+
+if TYPE_CHECKING:
+    from exec_server.client.transports.channel import Transport
+
+log = logging.getLogger("exec_server.client")
+
+ResultT = TypeVar("ResultT", bound=msgspec.Struct)
+
+MAX_UNANSWERED: Final = 96
+"""Requests under way at once; further ones wait. The real servers from codex 0.133 stall for good
+when some 140 are pipelined while output flows."""
+
+UNLIMITED: Final = frozenset(("http/request", "process/terminate", "initialize"))
+"""Methods that do not wait for others: those that may take long, and the one that ends things."""
+
+_MALFORMED_ID: Final = -1
+_ABSENT: Final = msgspec.Raw(b"")
+
+
+class _ErrorObject(msgspec.Struct, gc=False):
+    code: int
+    message: str = ""
+
+
+class _Incoming(msgspec.Struct, gc=False):
+    """Any message of a server."""
+
+    method: str = ""
+    id: int | str | None = None
+    params: msgspec.Raw = _ABSENT
+    result: msgspec.Raw = _ABSENT
+    error: _ErrorObject | None = None
+
+
+class _Request(msgspec.Struct, gc=False):
+    id: int
+    method: str
+    params: Any
+
+
+class _Notification(msgspec.Struct, gc=False):
+    method: str
+    params: Any
+
+
+class _Refusal(msgspec.Struct, gc=False):
+    error: _ErrorObject
+    id: int | str
+
+
+_decode = msgspec.json.Decoder(_Incoming).decode
+_encode = msgspec.json.Encoder().encode
+
+
+class Owner(Protocol):
+    """What a connection tells whoever made it."""
+
+    def notified(self, method: str, params: msgspec.Raw) -> None:
+        """The server sent a notification."""
+        ...
+
+    def ended(self, connection: RpcConnection, reason: str) -> None:
+        """The connection ended; its requests fail when this returns."""
+        ...
+
+
+class RpcConnection:
+    """The messages of one transport; a Receiver for it, and a Caller for the generated stubs."""
+
+    def __init__(self, owner: Owner) -> None:
+        self._loop = asyncio.get_running_loop()
+        self._owner = owner
+        self._transport: Transport | None = None
+        self._next_id = 1
+        self._answers: dict[int | str, asyncio.Future[msgspec.Raw]] = {}
+        self._methods: dict[int | str, str] = {}
+        self._counted = 0
+        self._waiting: deque[asyncio.Future[None]] = deque()
+        self._is_paused = False
+        self._end_reason: str | None = None
+
+    def attach(self, transport: Transport) -> None:
+        """Send through this transport from now on."""
+        self._transport = transport
+
+    @property
+    def transport(self) -> Transport:
+        """The transport; there is one once the connection is made."""
+        assert self._transport is not None
+        return self._transport
+
+    @property
+    def is_alive(self) -> bool:
+        """Whether requests can be sent."""
+        return self._end_reason is None
+
+    # Caller
+
+    async def request(self, method: str, params: Any, result: type[ResultT]) -> ResultT:
+        """Send a request and decode its result.
+
+        Raises ServerError for an error answer, BadAnswer for one of the wrong shape, and
+        ConnectionLost if the connection ends first.
+        """
+        counts = method not in UNLIMITED
+        if counts:
+            await self._take_turn()
+        try:
+            raw = await self._answer(method, params)
+        finally:
+            if counts:
+                self._pass_turn()
+        try:
+            decoded: ResultT = decoder(result)(raw)
+        except msgspec.DecodeError as error:
+            raise BadAnswer(f"{method}: {error}") from None
+        return decoded
+
+    async def _answer(self, method: str, params: Any) -> msgspec.Raw:
+        if self._end_reason is not None:
+            raise ConnectionLost(self._end_reason)
+        identifier = self._next_id
+        self._next_id += 1
+        answer: asyncio.Future[msgspec.Raw] = self._loop.create_future()
+        self._answers[identifier] = answer
+        self._methods[identifier] = method
+        self.transport.send(_encode(_Request(identifier, method, params)))
+        if self._is_paused:
+            # The answer is behind what was left unread.
+            self.transport.resume()
+        try:
+            return await answer
+        finally:
+            self._answers.pop(identifier, None)
+            self._methods.pop(identifier, None)
+            if self._is_paused and not self._answers:
+                self.transport.pause()
+
+    async def notify(self, method: str, params: Any) -> None:
+        """Send a notification."""
+        if self._end_reason is not None:
+            raise ConnectionLost(self._end_reason)
+        self.transport.send(_encode(_Notification(method, params)))
+
+    async def _take_turn(self) -> None:
+        if self._counted < MAX_UNANSWERED:
+            self._counted += 1
+            return
+        turn: asyncio.Future[None] = self._loop.create_future()
+        self._waiting.append(turn)
+        try:
+            await turn
+        except asyncio.CancelledError:
+            if turn.done() and not turn.cancelled():
+                self._pass_turn()
+            raise
+
+    def _pass_turn(self) -> None:
+        while self._waiting:
+            turn = self._waiting.popleft()
+            if not turn.done():
+                turn.set_result(None)
+                return
+        self._counted -= 1
+
+    # Flow
+
+    def pause(self) -> None:
+        """Leave what the server sends unread, except while somebody waits for an answer."""
+        self._is_paused = True
+        if not self._answers and self._end_reason is None:
+            self.transport.pause()
+
+    def resume(self) -> None:
+        """Read again."""
+        self._is_paused = False
+        if self._end_reason is None:
+            self.transport.resume()
+
+    # Receiver
+
+    def receive(self, data: bytes) -> None:
+        """Take one message; see Receiver."""
+        try:
+            message = _decode(data)
+        except (msgspec.DecodeError, UnicodeDecodeError) as error:
+            self._give_up(f"the server sent something that is no message: {error}")
+            return
+        identifier = message.id
+        if message.method:
+            if identifier is None:
+                self._owner.notified(message.method, message.params)
+            else:
+                self._refuse(identifier, message.method)
+            return
+        if identifier == _MALFORMED_ID and message.error is not None:
+            # It names no request, so any of them may be the one without an answer.
+            self._fail_requests(message.error)
+            return
+        answer = self._answers.get(identifier) if identifier is not None else None
+        if answer is None or answer.done():
+            log.debug("ignoring an answer that nobody waits for: id %r", identifier)
+        elif message.error is not None:
+            method = self._methods[identifier]  # type: ignore[index]  # None has no answer
+            answer.set_exception(server_error(method, message.error.code, message.error.message))
+        else:
+            answer.set_result(message.result)
+
+    def _refuse(self, identifier: int | str, method: str) -> None:
+        log.debug("refusing a request of the server: %s", method)
+        text = f"exec-server client does not implement `{method}`"
+        self.transport.send(_encode(_Refusal(_ErrorObject(METHOD_NOT_FOUND, text), identifier)))
+
+    def _fail_requests(self, error: _ErrorObject) -> None:
+        for identifier, answer in self._answers.items():
+            if not answer.done():
+                method = self._methods[identifier]
+                answer.set_exception(server_error(method, error.code, error.message))
+
+    def refuse(self, detail: str) -> None:
+        """The transport met something that is no message; see Receiver."""
+        self._give_up(f"the server sent something that is no message: {detail}")
+
+    def congested(self, is_congested: bool) -> None:
+        """Nothing: a client that sends much waits for answers; see Receiver."""
+
+    def ended(self, *, orderly: bool) -> None:
+        """The transport is gone; see Receiver."""
+        self._end(self.transport.end_reason if self._transport is not None else "it broke")
+
+    # Ending
+
+    def close(self) -> None:
+        """End the connection from this side."""
+        if self._transport is not None:
+            self._transport.close()
+        self._end("it was closed here")
+
+    def _give_up(self, reason: str) -> None:
+        log.warning("%s: %s", self.transport.peer, reason)
+        self._end(reason)
+        self.transport.close()
+
+    def _end(self, reason: str) -> None:
+        if self._end_reason is not None:
+            return
+        peer = self._transport.peer if self._transport is not None else "the server"
+        self._end_reason = f"the connection to {peer} ended: {reason}"
+        self._owner.ended(self, self._end_reason)
+        for answer in self._answers.values():
+            if not answer.done():
+                answer.set_exception(ConnectionLost(self._end_reason))
+        for turn in self._waiting:
+            if not turn.done():
+                turn.set_result(None)
+        self._waiting.clear()

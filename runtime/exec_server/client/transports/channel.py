@@ -1,0 +1,60 @@
+"""What a transport and the connection above it know of each other on the client's side."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Protocol
+
+if TYPE_CHECKING:
+    from exec_server.transports.channel import Receiver
+
+
+class Transport(Protocol):
+    """An open way to one server; it gives whole messages to a Receiver."""
+
+    @property
+    def peer(self) -> str:
+        """The server, as errors name it: ``ws://127.0.0.1:4711``, ``stdio:codex exec-server``."""
+        ...
+
+    @property
+    def end_reason(self) -> str:
+        """Why the connection ended, in words, once it has."""
+        ...
+
+    def send(self, message: bytes) -> None:
+        """Queue one message."""
+        ...
+
+    def pause(self) -> None:
+        """Leave what the server sends where it is, so that it slows down in the end."""
+        ...
+
+    def resume(self) -> None:
+        """Go on reading."""
+        ...
+
+    def close(self) -> None:
+        """Send what is queued, then end the connection; the receiver is told if it was not."""
+        ...
+
+    async def wait_closed(self) -> None:
+        """Return when nothing of the connection is left, no process either."""
+        ...
+
+
+class Dialer(Protocol):
+    """A way to connect, again and again where a session outlives its connection."""
+
+    @property
+    def target(self) -> str:
+        """What is connected to, as errors name it."""
+        ...
+
+    @property
+    def can_resume(self) -> bool:
+        """Whether a session may outlive a connection made this way."""
+        ...
+
+    async def dial(self, receiver: Receiver) -> Transport:
+        """Connect. Raises ConnectFailed; the caller bounds the time."""
+        ...

@@ -1,0 +1,173 @@
+"""A server in this process: the same connection, sessions and engine, without a transport.
+
+Messages pass in turns of the event loop, never from within each other, and in order. Output that
+the client does not take yet makes the server hold its processes, as on a socket.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from typing import TYPE_CHECKING, Final
+
+from exec_server.jsonrpc import join_pieces
+from exec_server.transports.stream import HIGH_WATER, LOW_WATER
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from exec_server.server import Server
+    from exec_server.transports.channel import LongMessage, Receiver
+
+_TURN_BYTES: Final = 256 * 1024
+"""What the client is given in one turn of the event loop, as in one read of a socket."""
+
+
+class MemoryDialer:
+    """Opens a connection to a server object; ends the server with the connection if it made it."""
+
+    can_resume = False
+    target = "in-process:"
+
+    def __init__(self, make_server: Callable[[], Server], *, owns_server: bool) -> None:
+        self._make_server = make_server
+        self._owns_server = owns_server
+
+    async def dial(self, receiver: Receiver) -> MemoryTransport:
+        """Connect; see Dialer."""
+        return MemoryTransport(self._make_server(), receiver, owns_server=self._owns_server)
+
+
+class MemoryTransport:
+    """Both ends at once: the server's Channel and the client's Transport."""
+
+    peer = "in-process"
+
+    def __init__(self, server: Server, receiver: Receiver, *, owns_server: bool) -> None:
+        self._loop = asyncio.get_running_loop()
+        self._server = server
+        self._owns_server = owns_server
+        self._receiver: Receiver | None = receiver
+        self._to_server: deque[bytes] = deque()
+        self._replies: deque[bytes] = deque()
+        self._notifications: deque[bytes] = deque()
+        self._queued_bytes = 0
+        self._is_congested = False
+        self._is_paused = False
+        self._serving = self._giving = False
+        self._ending: asyncio.Task[None] | None = None
+        self._gone: asyncio.Future[None] = self._loop.create_future()
+        self._connection: Receiver | None = server.open(self, keeps_session=False)
+        self.end_reason = "it was closed here"
+
+    # Transport: what the client does
+
+    def send(self, message: bytes) -> None:
+        """Hand over one message; see Transport."""
+        self._to_server.append(message)
+        if not self._serving:
+            self._serving = True
+            self._loop.call_soon(self._serve)
+
+    def _serve(self) -> None:
+        self._serving = False
+        while self._to_server and self._connection is not None:
+            self._connection.receive(self._to_server.popleft())
+
+    def pause(self) -> None:
+        """Take nothing from the server; see Transport."""
+        self._is_paused = True
+
+    def resume(self) -> None:
+        """Go on taking; see Transport."""
+        self._is_paused = False
+        self._give_soon()
+
+    # Channel: what the server does
+
+    def send_reply(self, pieces: Sequence[bytes]) -> None:
+        """Queue one message ahead of every notification; see Channel."""
+        self._queue(self._replies, join_pieces(pieces))
+
+    def send_long_reply(self, message: LongMessage) -> None:
+        """Queue one message, made at once; see Channel."""
+        pieces = []
+        left = message.length
+        try:
+            while left:
+                piece = message.next_piece()
+                left -= len(piece)
+                pieces.append(piece)
+        finally:
+            message.finish()
+        self._queue(self._replies, b"".join(pieces))
+
+    def send_notification(self, pieces: Sequence[bytes]) -> None:
+        """Queue one message behind everything; see Channel."""
+        self._queue(self._notifications, join_pieces(pieces))
+
+    def _queue(self, queue: deque[bytes], message: bytes) -> None:
+        if self._receiver is None:
+            return
+        queue.append(message)
+        self._queued_bytes += len(message)
+        if self._queued_bytes > HIGH_WATER and not self._is_congested:
+            self._is_congested = True
+            if self._connection is not None:
+                self._connection.congested(True)
+        self._give_soon()
+
+    def _give_soon(self) -> None:
+        if not self._giving and not self._is_paused:
+            self._giving = True
+            self._loop.call_soon(self._give)
+
+    def _give(self) -> None:
+        self._giving = False
+        given = 0
+        while given < _TURN_BYTES and not self._is_paused and self._receiver is not None:
+            if self._replies:
+                message = self._replies.popleft()
+            elif self._notifications:
+                message = self._notifications.popleft()
+            else:
+                break
+            given += len(message)
+            self._receiver.receive(message)
+        self._queued_bytes -= given
+        if self._is_congested and self._queued_bytes <= LOW_WATER:
+            self._is_congested = False
+            if self._connection is not None:
+                self._connection.congested(False)
+        if self._replies or self._notifications:
+            self._give_soon()
+
+    # Ending, from either side
+
+    def close(self, reason: str = "", *, violation: bool = False) -> None:
+        """End the connection; see Transport and Channel."""
+        if self._ending is not None:
+            return
+        if reason:
+            self.end_reason = f"the server closed it: {reason}"
+        self._ending = self._loop.create_task(self._end())
+
+    async def _end(self) -> None:
+        # What was handed over before the end is served, and what was answered is delivered.
+        self._serve()
+        self._is_paused = False
+        connection, self._connection = self._connection, None
+        while self._replies or self._notifications:
+            self._give()
+        receiver, self._receiver = self._receiver, None
+        if connection is not None:
+            connection.ended(orderly=False)
+        if receiver is not None:
+            receiver.ended(orderly=False)
+        if self._owns_server:
+            await self._server.aclose()
+        self._gone.set_result(None)
+
+    async def wait_closed(self) -> None:
+        """Return when the server is done too; see Transport."""
+        await asyncio.shield(self._gone)
