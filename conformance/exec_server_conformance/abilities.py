@@ -21,9 +21,6 @@ if TYPE_CHECKING:
     from exec_server_conformance.session import Transport
     from exec_server_conformance.target import Link
 
-PATIENCE_SECONDS = 10.0
-"""A question that is not answered for so long counts as answered with no."""
-
 _ROOTS = {"v1": "/", "v2": "file:///"}
 """The root directory as each revision writes it."""
 
@@ -40,26 +37,28 @@ class Abilities:
         return tuple(one for one in self.revisions if one != revision)
 
 
-async def ask(target: Target, transport: Transport) -> Abilities:
-    """Start the server, or connect to it, and ask; raises TargetError if there is no server."""
+async def ask(target: Target, transport: Transport, patience: float = 10.0) -> Abilities:
+    """Start the server, or connect to it, and ask; raises TargetError if there is no server.
+
+    A question that is not answered for ``patience`` seconds counts as answered with no.
+    """
     server = Server(target, transport)
     try:
         await server.start({})
         link = await server.connect()
         try:
-            return await _interview(link)
+            return await _interview(link, patience)
         finally:
             await link.close()
     finally:
         await server.stop()
 
 
-async def _interview(link: Link) -> Abilities:
-    opened = (await _ask(link, {"initialize": ("initialize", {"clientName": "suite"})})).get(
-        "initialize"
-    )
+async def _interview(link: Link, patience: float) -> Abilities:
+    first = {"initialize": ("initialize", {"clientName": "suite"})}
+    opened = (await _ask(link, first, patience)).get("initialize")
     if opened is None:
-        raise TargetError(f"initialize was not answered within {PATIENCE_SECONDS:g} s")
+        raise TargetError(f"initialize was not answered within {patience:g} s")
     if "result" not in opened:
         raise TargetError(f"expected a result of initialize, got {show(opened)}")
     spoken = {"v0"} if "protocolVersion" in opened["result"] else set()
@@ -77,7 +76,7 @@ async def _interview(link: Link) -> Abilities:
         )
         for revision, root in _ROOTS.items()
     }
-    answers = await _ask(link, {**questions, "info": ("environment/info", {})})
+    answers = await _ask(link, {**questions, "info": ("environment/info", {})}, patience)
     spoken |= {name for name in _ROOTS if "result" in answers.get(name, {})}
     flags = answers.get("info", {}).get("result", {}).get("capabilities", {})
     return Abilities(
@@ -86,14 +85,16 @@ async def _interview(link: Link) -> Abilities:
     )
 
 
-async def _ask(link: Link, questions: dict[str, tuple[str, Any]]) -> dict[str, Any]:
+async def _ask(
+    link: Link, questions: dict[str, tuple[str, Any]], patience: float
+) -> dict[str, Any]:
     """Ask everything at once; returns the answers that came, by the ids of the questions."""
     for identifier, (method, params) in questions.items():
         message = {"id": identifier, "method": method, "params": params}
         await link.send(json.dumps(message).encode())
     answers: dict[str, Any] = {}
     with contextlib.suppress(TimeoutError, ValueError):
-        async with asyncio.timeout(PATIENCE_SECONDS):
+        async with asyncio.timeout(patience):
             while len(answers) < len(questions) and (data := await link.receive()) is not None:
                 message = json.loads(data)
                 if isinstance(message, dict) and message.get("id") in questions:

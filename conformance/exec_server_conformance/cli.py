@@ -264,8 +264,9 @@ def _replay(arguments: list[str]) -> int:
         raise SessionError(f"no session over {transport} matches")
     began = time.monotonic()
     target = Target(options.cmd, options.url)
+    timeout = () if options.timeout is None else (options.timeout,)
     try:
-        abilities = asyncio.run(ask(target, transports[0]))
+        abilities = asyncio.run(ask(target, transports[0], *timeout))
     except TargetError as error:
         return _no_server(error)
     spoken = tuple(one for one in REVISIONS if one in revisions or one in abilities.revisions)

@@ -65,22 +65,33 @@ class Player:
                 path.parent.mkdir(parents=True, exist_ok=True)
                 path.write_text(text, encoding="utf-8")
             await self._server.start({})
-            try:
-                async with asyncio.timeout(self._session.timeout_seconds):
-                    await self._play_steps()
-            except TimeoutError:
-                waits = [one.waiting_for for one in self._timelines.values() if one.waiting_for]
-                raise Failure(
-                    f"{self._where()}: expected {waits[0] if waits else 'the step to end'} within "
-                    f"{self._session.timeout_seconds:g} s"
-                ) from None
-            except Failure as failure:
-                raise Failure(f"{self._where()}: {failure}") from None
+            failure = await self._failure()
+            for timeline in self._timelines.values():
+                await timeline.close()
+                # What the server did wrong says more than what was missed because of it.
+                failure = timeline.failure or failure
+            if failure is not None:
+                raise Failure(f"{self._where()}: {failure}")
         finally:
             for timeline in self._timelines.values():
                 await timeline.close()
             await self._server.stop()
             shutil.rmtree(self._workspace, ignore_errors=True)
+
+    async def _failure(self) -> Failure | None:
+        """Play the steps; returns what went wrong."""
+        try:
+            async with asyncio.timeout(self._session.timeout_seconds):
+                await self._play_steps()
+        except TimeoutError:
+            waits = [one.waiting_for for one in self._timelines.values() if one.waiting_for]
+            return Failure(
+                f"expected {waits[0] if waits else 'the step to end'} within "
+                f"{self._session.timeout_seconds:g} s"
+            )
+        except Failure as failure:
+            return failure
+        return None
 
     def _where(self) -> str:
         return f"{self._session.path.name}:{self._line}"

@@ -91,6 +91,9 @@ STEP_SCHEMAS: dict[str, dict[str, Any]] = {
     "http": _step("http", **_EXPECT),
 }
 
+_HEADER = jsonschema.Draft202012Validator(HEADER_SCHEMA)
+_STEPS = {name: jsonschema.Draft202012Validator(one) for name, one in STEP_SCHEMAS.items()}
+
 
 @dataclass(slots=True)
 class Step:
@@ -146,7 +149,7 @@ def load(path: Path) -> Session:
     if not objects:
         raise SessionError(f"{path}:1: the file is empty")
     number, header = objects[0]
-    _check(header, HEADER_SCHEMA, f"{path}:{number}")
+    _check(header, _HEADER, f"{path}:{number}")
     session = Session(
         path=path,
         name=header["session"],
@@ -167,16 +170,15 @@ def load(path: Path) -> Session:
             raise SessionError(
                 f"{path}:{number}: expected a step with one of {', '.join(STEP_SCHEMAS)}"
             )
-        _check(members, STEP_SCHEMAS[kind], f"{path}:{number}")
+        _check(members, _STEPS[kind], f"{path}:{number}")
         session.steps.append(Step(kind, members, number))
     return session
 
 
-def _check(value: dict[str, Any], schema: dict[str, Any], where: str) -> None:
-    try:
-        jsonschema.validate(value, schema)
-    except jsonschema.ValidationError as error:
-        raise SessionError(f"{where}: {error.message}") from None
+def _check(value: dict[str, Any], validator: jsonschema.Draft202012Validator, where: str) -> None:
+    error = jsonschema.exceptions.best_match(validator.iter_errors(value))
+    if error is not None:
+        raise SessionError(f"{where}: {error.message}")
 
 
 def load_all(directory: Path) -> list[Session]:

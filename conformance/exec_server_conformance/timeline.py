@@ -35,6 +35,9 @@ Message = dict[str, Any]
 IdKey = tuple[type, Any]
 """An id with its type, since 1, true and "1" are three ids."""
 
+CLOSE_SECONDS = 2.0
+"""How long a server may take to end a connection after the client has."""
+
 _TRACE_CHARACTERS = 500
 
 
@@ -191,9 +194,8 @@ class Timeline:
     async def close(self) -> None:
         """End the connection and stop reading."""
         with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(2):
+            async with asyncio.timeout(CLOSE_SECONDS):
                 await self.link.close()
-                await self._reader
+                await asyncio.wait([self._reader])
         self._reader.cancel()
-        with contextlib.suppress(asyncio.CancelledError):
-            await self._reader
+        await asyncio.wait([self._reader])
