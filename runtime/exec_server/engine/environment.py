@@ -16,6 +16,7 @@ from typing import Final, Literal
 
 from exec_server.engine import paths
 from exec_server.engine.shell import Shell, login_shell
+from exec_server.errors import OperationFailed
 
 PACKAGE: Final = "exec-server-protocol"
 """The distribution that this server is installed from."""
@@ -73,6 +74,33 @@ def user_home_dir() -> str | None:
             return None
     path = paths.from_native(os.fsencode(home))
     return paths.normalize(path) if path.startswith("/") else None
+
+
+def codex_home_dir() -> str:
+    """Return the directory of the user's configuration: CODEX_HOME, or ``.codex`` at home.
+
+    The one at home need not exist. Raises OperationFailed if CODEX_HOME names no directory, or
+    the user has no home.
+    """
+    given = os.environ.get("CODEX_HOME")
+    if not given:
+        home = user_home_dir()
+        if home is None:
+            raise OperationFailed("failed to find Codex home: the user has no home directory")
+        return paths.join(home, ".codex")
+    shown = paths.displayable(paths.from_native(os.fsencode(given)))
+    wrong = f'failed to find Codex home: CODEX_HOME points to "{shown}", but that path'
+    try:
+        native = os.path.realpath(os.fsencode(given), strict=True)
+    except OSError as error:
+        raise OperationFailed(
+            f"{wrong} does not exist"
+            if isinstance(error, FileNotFoundError)
+            else f"{wrong} cannot be resolved: {error.strerror}"
+        ) from None
+    if not os.path.isdir(native):
+        raise OperationFailed(f"{wrong} is not a directory")
+    return paths.from_native(native)
 
 
 @cache
