@@ -322,7 +322,7 @@ class Connection:
     ) -> tuple[BoundMethod, Any]:
         """The method of the revision that is to serve the request, and its decoded params.
 
-        Raises msgspec.ValidationError, of the revision that had the best claim, if there is none.
+        Raises msgspec.ValidationError if there is none: the refusal that tells most.
         """
         if len(candidates) == 1:
             return candidates[0], _decode_params(candidates[0], raw)
@@ -331,7 +331,8 @@ class Connection:
             try:
                 params = _decode_params(bound, raw)
             except msgspec.ValidationError as error:
-                refusal = refusal or error
+                if refusal is None or _is_of_form(refusal):
+                    refusal = error
                 continue
             if not bound.starts_process:
                 starter = self._starter_of(getattr(params, "process_id", None))
@@ -483,6 +484,11 @@ def _decode_params(bound: BoundMethod, raw: msgspec.Raw) -> Any:
     return params
 
 
+def _is_of_form(refusal: msgspec.ValidationError) -> bool:
+    """Whether a string has the wrong form, such as a path in that of another revision."""
+    return "matching regex" in str(refusal)
+
+
 def _check_base64(raw: msgspec.Raw, member: str, params: Any) -> None:
     """Refuse base64 text whose unused trailing bits are not zero."""
     for field in msgspec.structs.fields(params):
@@ -511,7 +517,7 @@ def describe_failure(
         if family == "filesystem":
             if error.errno == errno.ENOENT:
                 return not_found_code, text
-            if error.errno in (errno.EACCES, errno.EPERM):
+            if error.errno in (errno.EACCES, errno.EPERM, errno.EINVAL):
                 return INVALID_REQUEST, text
         return INTERNAL_ERROR, text
     return None, "internal error"

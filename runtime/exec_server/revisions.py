@@ -17,10 +17,14 @@ PROTOCOLS: Final = ("auto", "v0", "v1", "v2")
 def revisions_of(protocol: str) -> Sequence[Revision]:
     """The revisions to speak, newest first; loads their models."""
     revisions: list[Revision] = []
+    if protocol in ("auto", "v2"):
+        from exec_server.handlers.v2 import V2  # noqa: PLC0415
+
+        revisions.append(V2())
     if protocol in ("auto", "v1"):
         from exec_server.handlers.v1 import V1  # noqa: PLC0415
 
-        revisions.append(V1())
+        revisions.append(V1(leaves_uris=protocol == "auto"))
     if protocol in ("auto", "v0"):
         from exec_server.handlers.v0 import V0  # noqa: PLC0415
 

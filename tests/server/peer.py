@@ -94,7 +94,7 @@ class Client:
         """The whole handshake; returns the session id."""
         result = self.call("initialize", {"clientName": "test", **params})
         self.send({"method": "initialized", "params": {}})
-        session_id: str = result["sessionId"]
+        session_id: str = result.get("sessionId", "")
         return session_id
 
     def start(self, process_id: str, *argv: str, **options: Any) -> None:
@@ -111,13 +111,10 @@ class Client:
 
     def closed(self, process_id: str) -> list[dict[str, Any]]:
         """All notifications of a process, once it is closed."""
-        return self.wait(
-            lambda: (
-                self.events(process_id)
-                if any(event["method"] == "process/closed" for event in self.events(process_id))
-                else None
-            )
+        self.wait(
+            lambda: any(event["method"] == "process/closed" for event in self.events(process_id))
         )
+        return self.events(process_id)
 
     def is_alive(self) -> bool:
         """Whether the connection still serves requests."""
@@ -206,7 +203,9 @@ class WebSocketClient(Client):
 
 @contextmanager
 def running(*arguments: str, **options: Any) -> Iterator[subprocess.Popen[bytes]]:
-    """A server process, ended whatever happens."""
+    """A server process, ended whatever happens; it speaks v1 unless told what to speak."""
+    if "--protocol" not in arguments:
+        arguments = ("--protocol", "v1", *arguments)
     process = subprocess.Popen(
         [PROGRAM, *arguments],
         stdin=subprocess.PIPE,

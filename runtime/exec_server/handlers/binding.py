@@ -11,7 +11,7 @@ from exec_server.connection import BoundMethod
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Coroutine, Mapping
 
-    from exec_server_protocol.table import Family, Method
+    from exec_server_protocol.table import Method
 
 
 def decoders(routes: Mapping[str, Method]) -> dict[str, Callable[[msgspec.Raw], Any]]:
@@ -31,7 +31,6 @@ def _decoder(route: Method) -> Callable[[msgspec.Raw], Any]:
 def bind_methods(
     revision: str,
     routes: Mapping[str, Method],
-    families: Mapping[str, Family],
     decode: Mapping[str, Callable[[msgspec.Raw], Any]],
     calls: Mapping[str, Callable[[Any], Coroutine[Any, Any, Any]]],
     *,
@@ -47,7 +46,7 @@ def bind_methods(
         name: BoundMethod(
             revision=revision,
             method=name,
-            family=families[route.family].state_name or "",
+            family=route.state_name or "",
             decode=decode[name],
             call=calls[name],
             base64_params=route.base64_params,

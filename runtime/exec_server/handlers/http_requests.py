@@ -6,13 +6,13 @@ import asyncio
 from typing import TYPE_CHECKING, Protocol
 
 from exec_server import jsonrpc
-from exec_server.engine import http
 from exec_server.errors import EngineError, InvalidArgument
 
 if TYPE_CHECKING:
     import msgspec
 
     from exec_server.connection import Connection
+    from exec_server.engine import http
 
 
 class BodyDelta(Protocol):
@@ -28,10 +28,12 @@ class BodyDelta(Protocol):
 class HttpRequests:
     """The requests under way; ``body_delta`` is the model that carries streamed bodies."""
 
-    def __init__(self, connection: Connection, body_delta: BodyDelta) -> None:
+    def __init__(
+        self, connection: Connection, body_delta: BodyDelta, client: http.HttpClient
+    ) -> None:
         self._connection = connection
         self._body_delta = body_delta
-        self._client = http.HttpClient()
+        self._client = client
         self._streams: dict[str, asyncio.Task[None] | None] = {}
 
     async def fetch(self, request: http.HttpRequest) -> http.HttpResponse:

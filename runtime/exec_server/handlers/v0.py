@@ -27,7 +27,6 @@ from exec_server_protocol.v0.command import (
     CommandExecWriteParams,
     CommandExecWriteResult,
 )
-from exec_server_protocol.v0.methods import FAMILIES
 from exec_server_protocol.v0.server import ROUTES, bind
 from exec_server_protocol.v0.session import InitializedParams, InitializeParams, InitializeResult
 
@@ -150,7 +149,6 @@ class V0:
             methods=bind_methods(
                 self.name,
                 ROUTES,
-                FAMILIES,
                 _DECODERS,
                 bind(handlers),
                 in_lane=(),

@@ -7,6 +7,8 @@ import os
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
+import msgspec
+
 from exec_server import jsonrpc
 from exec_server.connection import BoundRevision
 from exec_server.engine import files, http
@@ -15,7 +17,12 @@ from exec_server.engine.shell import login_shell
 from exec_server.engine.spawn import SpawnSpec
 from exec_server.errors import InvalidRequest
 from exec_server.handlers.binding import bind_methods, decoders
-from exec_server.handlers.file_content import decode_content, read_content, write_content
+from exec_server.handlers.file_content import (
+    decode_content,
+    read_content,
+    remove_path,
+    write_content,
+)
 from exec_server.handlers.http_requests import HttpRequests
 from exec_server.handlers.process_events import exit_code_without_signals, output_message
 from exec_server.handlers.sandbox import refuse_restrictive
@@ -54,7 +61,6 @@ from exec_server_protocol.v1.http import (
     HttpRequestParams,
     HttpRequestResult,
 )
-from exec_server_protocol.v1.methods import FAMILIES
 from exec_server_protocol.v1.process import (
     OutputChunk as ProtocolChunk,
 )
@@ -242,12 +248,11 @@ class FilesystemV1:
     async def remove(self, params: FsRemoveParams) -> FsRemoveResult:
         """Remove a file, a link or a tree."""
         refuse_restrictive(params.sandbox)
-        path = files.normalize(params.path)
-        recursive, force = params.recursive is not False, params.force is not False
-        if recursive and os.path.isdir(path) and not os.path.islink(path):
-            await asyncio.to_thread(files.remove, path, recursive, force)
-        else:
-            files.remove(path, recursive, force)
+        await remove_path(
+            files.normalize(params.path),
+            recursive=params.recursive is not False,
+            force=params.force is not False,
+        )
         return FsRemoveResult()
 
     async def copy(self, params: FsCopyParams) -> FsCopyResult:
@@ -330,14 +335,28 @@ _IN_LANE: Final = frozenset(
 )
 
 
+def _decode_native_start(raw: msgspec.Raw) -> ProcessStartParams:
+    """Decode process/start unless its directory is a URI, which v1 alone would take for a name."""
+    params: ProcessStartParams = _DECODERS["process/start"](raw)
+    if params.cwd.startswith("file:"):
+        raise msgspec.ValidationError("Expected `str` matching regex '^(?!file:)' - at `$.cwd`")
+    return params
+
+
 class V1:
     """Revision v1, for the server's list."""
 
     name = "v1"
 
+    def __init__(self, *, leaves_uris: bool = False) -> None:
+        """``leaves_uris``: file URIs are another revision's, not names of directories."""
+        self._decoders = _DECODERS
+        if leaves_uris:
+            self._decoders = _DECODERS | {"process/start": _decode_native_start}
+
     def bind(self, connection: Connection) -> BoundRevision:
         """The handlers of one connection; see Revision."""
-        requests = HttpRequests(connection, HttpRequestBodyDeltaParams)
+        requests = HttpRequests(connection, HttpRequestBodyDeltaParams, http.HttpClient())
         handlers = HandlersV1(
             lifecycle=LifecycleV1(connection),
             process=ProcessV1(connection),
@@ -350,8 +369,7 @@ class V1:
             methods=bind_methods(
                 self.name,
                 ROUTES,
-                FAMILIES,
-                _DECODERS,
+                self._decoders,
                 bind(handlers),
                 in_lane=_IN_LANE,
                 not_found_code=errors.NOT_FOUND,

@@ -1,0 +1,177 @@
+"""fs/* of v2: paths are file URIs, files can be opened and read and written in blocks."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import TYPE_CHECKING
+
+from exec_server.engine import files, path_uri
+from exec_server.engine.file_handles import FileHandles
+from exec_server.errors import OperationFailed
+from exec_server.handlers.file_content import (
+    decode_content,
+    read_content,
+    remove_path,
+    write_content,
+)
+from exec_server.handlers.v2.sandbox import refuse_for_files
+from exec_server_protocol.v2.filesystem import (
+    DirectoryEntry,
+    FsCanonicalizeParams,
+    FsCanonicalizeResult,
+    FsCloseParams,
+    FsCloseResult,
+    FsCopyParams,
+    FsCopyResult,
+    FsCreateDirectoryParams,
+    FsCreateDirectoryResult,
+    FsGetMetadataParams,
+    FsGetMetadataResult,
+    FsOpenParams,
+    FsOpenResult,
+    FsReadBlockParams,
+    FsReadBlockResult,
+    FsReadDirectoryParams,
+    FsReadDirectoryResult,
+    FsReadFileParams,
+    FsReadFileResult,
+    FsRemoveParams,
+    FsRemoveResult,
+    FsWalkParams,
+    FsWalkResult,
+    FsWatchMissingParams,
+    FsWatchMissingResult,
+    FsWriteBlockParams,
+    FsWriteBlockResult,
+    FsWriteFileParams,
+    FsWriteFileResult,
+)
+
+if TYPE_CHECKING:
+    from exec_server.connection import Connection
+    from exec_server_protocol.v2.sandbox import Sandbox
+
+
+def _path(uri: str, sandbox: Sandbox | None) -> str:
+    """The native path of a URI, for an operation that nothing restricts."""
+    refuse_for_files(sandbox)
+    return path_uri.parse(uri)
+
+
+class FilesystemV2:
+    """fs/*."""
+
+    def __init__(self, connection: Connection) -> None:
+        self._connection = connection
+        self._handles = FileHandles()
+
+    async def read_file(self, params: FsReadFileParams) -> FsReadFileResult:
+        """A whole regular file; a large one is read while it is sent."""
+        source = files.open_for_read(
+            _path(params.path, params.sandbox),
+            regular_only=True,
+            follow_symlinks=params.follow_symlinks is not False,
+        )
+        return FsReadFileResult(data_base64=await read_content(self._connection, source))
+
+    async def write_file(self, params: FsWriteFileParams) -> FsWriteFileResult:
+        """Create or replace the content of a file."""
+        path = _path(params.path, params.sandbox)
+        follow = params.follow_symlinks is not False
+        await write_content(
+            decode_content(params.data_base64),
+            lambda data: files.write_file(path, data, follow_symlinks=follow),
+        )
+        return FsWriteFileResult()
+
+    async def create_directory(self, params: FsCreateDirectoryParams) -> FsCreateDirectoryResult:
+        """Make a directory, by default with its parents."""
+        files.create_directory(
+            _path(params.path, params.sandbox),
+            params.recursive is not False,
+            follow_symlinks=params.follow_symlinks is not False,
+        )
+        return FsCreateDirectoryResult()
+
+    async def get_metadata(self, params: FsGetMetadataParams) -> FsGetMetadataResult:
+        """Kind, size and times."""
+        found = files.get_metadata(
+            _path(params.path, params.sandbox),
+            follow_symlinks=params.follow_symlinks is not False,
+        )
+        return FsGetMetadataResult(
+            is_directory=found.is_directory,
+            is_file=found.is_file,
+            is_symlink=found.is_symlink,
+            size=found.size,
+            created_at_ms=found.created_at_ms,
+            modified_at_ms=found.modified_at_ms,
+        )
+
+    async def read_directory(self, params: FsReadDirectoryParams) -> FsReadDirectoryResult:
+        """The entries of a directory."""
+        return FsReadDirectoryResult(
+            entries=[
+                DirectoryEntry(
+                    file_name=entry.file_name,
+                    is_directory=entry.is_directory,
+                    is_file=entry.is_file,
+                )
+                for entry in files.read_directory(_path(params.path, params.sandbox))
+            ]
+        )
+
+    async def remove(self, params: FsRemoveParams) -> FsRemoveResult:
+        """Remove a file, a link or a tree."""
+        await remove_path(
+            _path(params.path, params.sandbox),
+            recursive=params.recursive is not False,
+            force=params.force is not False,
+            follow_symlinks=params.follow_symlinks is not False,
+        )
+        return FsRemoveResult()
+
+    async def copy(self, params: FsCopyParams) -> FsCopyResult:
+        """Copy a file, a link or a tree."""
+        refuse_for_files(params.sandbox)
+        source = path_uri.parse(params.source_path)
+        destination = path_uri.parse(params.destination_path)
+        await asyncio.to_thread(files.copy, source, destination, params.recursive)
+        return FsCopyResult()
+
+    async def canonicalize(self, params: FsCanonicalizeParams) -> FsCanonicalizeResult:
+        """The path without symbolic links."""
+        path = files.canonicalize(_path(params.path, params.sandbox))
+        return FsCanonicalizeResult(path=path_uri.format(path))
+
+    async def open(self, params: FsOpenParams) -> FsOpenResult:
+        """Hold a file open under a name."""
+        self._handles.open(params.handle_id, _path(params.path, params.sandbox), params.mode)
+        return FsOpenResult(handle_id=params.handle_id)
+
+    async def read_block(self, params: FsReadBlockParams) -> FsReadBlockResult:
+        """A part of an open file."""
+        block = self._handles.read_block(params.handle_id, params.offset, params.len)
+        return FsReadBlockResult(chunk=block.data, eof=block.eof)
+
+    async def write_block(self, params: FsWriteBlockParams) -> FsWriteBlockResult:
+        """Write a part of an open file."""
+        self._handles.write_block(params.handle_id, params.offset, params.chunk)
+        return FsWriteBlockResult()
+
+    async def close(self, params: FsCloseParams) -> FsCloseResult:
+        """Let go of an open file."""
+        self._handles.close(params.handle_id)
+        return FsCloseResult()
+
+    async def walk(self, params: FsWalkParams) -> FsWalkResult:
+        """The entries of a tree."""
+        raise OperationFailed("fs/walk is not served yet")
+
+    async def watch_missing(self, params: FsWatchMissingParams) -> FsWatchMissingResult:
+        """Nothing is watched yet; the client looks again by itself."""
+        return FsWatchMissingResult(watching=False)
+
+    async def aclose(self) -> None:
+        """Let go of every file."""
+        await self._handles.aclose()

@@ -1,0 +1,178 @@
+"""process/* of v2: exit codes tell signals, writes are named and done once."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+from typing import TYPE_CHECKING, Final
+
+from exec_server import jsonrpc
+from exec_server.eager import run_until_blocked
+from exec_server.engine import path_uri
+from exec_server.engine.environ import child_environment
+from exec_server.engine.spawn import SpawnSpec
+from exec_server.errors import InvalidArgument, InvalidRequest, OperationFailed
+from exec_server.handlers.process_events import exit_code_of_signals, output_message
+from exec_server.handlers.v2.sandbox import refuse_for_process
+from exec_server_protocol.v2.process import (
+    OutputChunk as ProtocolChunk,
+)
+from exec_server_protocol.v2.process import (
+    ProcessClosedParams,
+    ProcessExitedParams,
+    ProcessOutputParams,
+    ProcessReadParams,
+    ProcessReadResult,
+    ProcessSignalParams,
+    ProcessSignalResult,
+    ProcessStartParams,
+    ProcessStartResult,
+    ProcessTerminateParams,
+    ProcessTerminateResult,
+    ProcessWriteParams,
+    ProcessWriteResult,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from exec_server.connection import Connection
+    from exec_server.engine.process import ExitStatus, OutputChunk, Process, WriteStatus
+
+SCOPE_ID_MAX_BYTES: Final = 256
+"""Limit of shellSnapshot.scopeId."""
+
+
+class ProcessContext:
+    """What v2 knows of one process: how to tell of it, and which writes it has had."""
+
+    revision = "v2"
+
+    __slots__ = ("_accepted", "_under_way")
+
+    def __init__(self) -> None:
+        self._accepted: set[str] = set()
+        self._under_way: dict[str, asyncio.Task[WriteStatus]] = {}
+
+    def output(self, process: Process, chunk: OutputChunk) -> Sequence[bytes]:
+        """process/output."""
+        return output_message(
+            "process/output",
+            lambda data: ProcessOutputParams(
+                process_id=process.id, seq=chunk.seq, stream=chunk.stream, chunk=data
+            ),
+            chunk.data,
+        )
+
+    def exited(self, process: Process, seq: int, status: ExitStatus) -> bytes:
+        """process/exited."""
+        params = ProcessExitedParams(
+            process_id=process.id, seq=seq, exit_code=exit_code_of_signals(process, status)
+        )
+        return jsonrpc.notification("process/exited", params)
+
+    def closed(self, process: Process, seq: int) -> bytes:
+        """process/closed."""
+        params = ProcessClosedParams(process_id=process.id, seq=seq)
+        return jsonrpc.notification("process/closed", params)
+
+    async def write_once(self, process: Process, write_id: str, data: bytes) -> WriteStatus:
+        """Queue bytes unless a write of that name was accepted before, whatever it wrote.
+
+        A write that waits for room goes on when its connection is lost, because a client that had
+        no answer sends it again under the same name.
+        """
+        if write_id in self._accepted:
+            return "accepted"
+        task = self._under_way.get(write_id)
+        if task is None:
+            if process.tty and process.exited:
+                raise OperationFailed("failed to write to process stdin")
+            outcome = run_until_blocked(process.write(data))
+            if not isinstance(outcome, asyncio.Task):
+                return self._note(write_id, outcome)
+            task = self._under_way[write_id] = outcome
+            task.add_done_callback(lambda task: self._settle(write_id, task))
+        return await asyncio.shield(task)
+
+    def _settle(self, write_id: str, task: asyncio.Task[WriteStatus]) -> None:
+        del self._under_way[write_id]
+        if not task.cancelled() and task.exception() is None:
+            self._note(write_id, task.result())
+
+    def _note(self, write_id: str, status: WriteStatus) -> WriteStatus:
+        if status == "accepted":
+            self._accepted.add(write_id)
+        return status
+
+
+class ProcessV2:
+    """process/*."""
+
+    def __init__(self, connection: Connection) -> None:
+        self._connection = connection
+
+    def _find(self, process_id: str) -> Process | None:
+        return self._connection.session.processes.get(process_id)
+
+    async def start(self, params: ProcessStartParams) -> ProcessStartResult:
+        """Start a process; its notifications follow this answer."""
+        refuse_for_process(params.sandbox)
+        snapshot = params.shell_snapshot
+        if snapshot and not 1 <= len(snapshot.scope_id.encode()) <= SCOPE_ID_MAX_BYTES:
+            raise InvalidArgument(
+                f"shell snapshot scope must be non-empty and at most {SCOPE_ID_MAX_BYTES} bytes"
+            )
+        spec = SpawnSpec(
+            argv=params.argv,
+            cwd=path_uri.parse(params.cwd),
+            env=child_environment(params.env_policy, params.env, os.environ),
+            tty=params.tty,
+            pipe_stdin=params.pipe_stdin,
+            arg0=params.arg0,
+        )
+        self._connection.session.processes.start(params.process_id, spec, context=ProcessContext())
+        return ProcessStartResult(process_id=params.process_id, sandbox_type="none")
+
+    async def read(self, params: ProcessReadParams) -> ProcessReadResult:
+        """Retained output, now or when there is some."""
+        process = self._find(params.process_id)
+        if process is None:
+            raise InvalidRequest(f"unknown process id {params.process_id}")
+        view = await process.read_wait(params.after_seq or 0, params.max_bytes, params.wait_ms or 0)
+        status = view.status
+        return ProcessReadResult(
+            chunks=[
+                ProtocolChunk(seq=chunk.seq, stream=chunk.stream, chunk=chunk.data)
+                for chunk in view.chunks
+            ],
+            next_seq=view.process_next_seq if params.max_bytes is None else view.next_seq,
+            exited=view.exited,
+            exit_code=None if status is None else exit_code_of_signals(process, status),
+            closed=view.closed,
+            failure=None,
+        )
+
+    async def write(self, params: ProcessWriteParams) -> ProcessWriteResult:
+        """Queue bytes for the standard input, once per name."""
+        if not params.write_id:
+            raise InvalidArgument("writeId must not be empty")
+        process = self._find(params.process_id)
+        if process is None or not isinstance(process.context, ProcessContext):
+            return ProcessWriteResult(status="unknownProcess")
+        return ProcessWriteResult(
+            status=await process.context.write_once(process, params.write_id, params.chunk)
+        )
+
+    async def signal(self, params: ProcessSignalParams) -> ProcessSignalResult:
+        """Interrupt the process group; nothing if there is none."""
+        process = self._find(params.process_id)
+        if process is not None:
+            process.signal(signal.SIGINT)
+        return ProcessSignalResult()
+
+    async def terminate(self, params: ProcessTerminateParams) -> ProcessTerminateResult:
+        """Kill the process group."""
+        process = self._find(params.process_id)
+        return ProcessTerminateResult(running=process is not None and process.terminate())
