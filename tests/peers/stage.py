@@ -103,6 +103,9 @@ class Stage:
     variables: Mapping[str, str] = field(default_factory=dict)
     """Variables of the server's environment, over pipes also of its parent's, the client."""
 
+    watched: bool = True
+    """Whether a proxy stands between the client and a listening server."""
+
     directory: Path = field(init=False)
     proxy: Proxy | None = field(init=False, default=None)
     _server: ListeningServer | None = field(init=False, default=None)
@@ -125,7 +128,8 @@ class Stage:
                     environment=self._server_environment(),
                 )
             )
-            self.proxy = self._exits.enter_context(Proxy(self._server.url))
+            if self.watched:
+                self.proxy = self._exits.enter_context(Proxy(self._server.url))
         return self
 
     def __exit__(
@@ -153,7 +157,7 @@ class Stage:
 
     @property
     def wire(self) -> Wire | None:
-        """What went over the wire; None where it cannot be seen, on pipes."""
+        """What went over the wire; None where it cannot be seen, as on pipes."""
         return None if self.proxy is None else self.proxy.wire
 
     @contextmanager
@@ -162,6 +166,8 @@ class Stage:
         environment = self._environment()
         if self.proxy is not None:
             connection = Connection(url=self.proxy.url)
+        elif self._server is not None:
+            connection = Connection(url=self._server.url)
         else:
             environment.update(self.variables)
             program = command(self.maker, self.release.version)

@@ -44,15 +44,27 @@ def test_on_pipes(stage: Stage) -> None:
         assert (params["pipeStdin"], params["tty"]) == (True, False)
 
 
-@pytest.mark.server(MCP_TOKEN=TOKEN)
 def test_over_http(stage: Stage) -> None:
     """An MCP server is called from where the exec-server is, answers in bodies and in streams."""
+    _greet_over_http(stage, **{"http_headers.Authorization": f"Bearer {TOKEN}"})
+
+
+@pytest.mark.since("0.150.0")
+@pytest.mark.server(MCP_TOKEN=TOKEN)
+def test_secret_header(stage: Stage) -> None:
+    """A token stays with the exec-server: the client only names the variable that holds it."""
+    _greet_over_http(stage, bearer_token_env_var="MCP_TOKEN")
+    if stage.wire is not None:
+        assert TOKEN not in str(stage.wire.records)
+
+
+def _greet_over_http(stage: Stage, **settings: str) -> None:
     with HttpMcpServer() as server:
         told = stage.play(
             _call("greet", "greet", name="wörld"),
             settings={
                 "mcp_servers.greeter.url": server.url,
-                "mcp_servers.greeter.http_headers.Authorization": f"Bearer {TOKEN}",
+                **{f"mcp_servers.greeter.{name}": value for name, value in settings.items()},
                 **_placed(stage),
             },
         )
