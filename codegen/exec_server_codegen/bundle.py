@@ -141,7 +141,11 @@ def _unions(revision: Revision) -> JsonObject:
     """What each side may send."""
     unions: JsonObject = {}
     for side, direction in (("Client", "clientToServer"), ("Server", "serverToClient")):
-        branches = [_ref("ErrorResponse")] if side == "Server" else []
+        asked = any(
+            method.kind == "request" and method.direction != direction
+            for method in revision.methods
+        )
+        branches = [_ref("ErrorResponse")] if asked else []
         for method in revision.methods:
             for kind, (name, _) in _messages(method).items():
                 answer = kind == "response"

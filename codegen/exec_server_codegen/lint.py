@@ -375,19 +375,20 @@ class _Checks:
             if definition is not None and definition.name != expected:
                 message = f"the {role} of {method.name} are named {expected}"
                 yield self._at(METHODS_FILE, "type-name", message, "methods", index, role)
-        if method.direction == "clientToServer":
-            yield from self._received(method.params)
+        received = method.params if method.direction == "clientToServer" else method.result
+        if received is not None:
+            yield from self._received(received)
         for position, example in enumerate(method.examples):
             where = ("methods", index, "examples", position)
             yield from self._example(method, example, *where)
 
-    def _received(self, params: Definition) -> Iterator[Finding]:
-        """What a server receives."""
-        for name in sorted(self._reached([params.name])):
+    def _received(self, root: Definition) -> Iterator[Finding]:
+        """What a server receives: a client's params, and its results."""
+        for name in sorted(self._reached([root.name])):
             definition = self._revision.definitions[name]
             file = definition.area.file
             if definition.schema.get("additionalProperties") is False:
-                message = f"{params.name} lead here, and what a server receives is open"
+                message = f"{root.name} lead here, and what a server receives is open"
                 yield self._at(file, "closed-params", message, "$defs", name)
             for member, schema in definition.properties.items():
                 has_base64 = any(ref.endswith("/Base64") for ref in references(schema))
@@ -395,8 +396,8 @@ class _Checks:
                     branch.get("$ref", "").endswith("/Base64")
                     for branch in schema.get("anyOf", [schema])
                 )
-                if has_base64 and (name != params.name or not is_plain):
-                    message = f"base64 below the top of {params.name}"
+                if has_base64 and (name != root.name or not is_plain):
+                    message = f"base64 below the top of {root.name}"
                     where = ("$defs", name, "properties", member)
                     yield self._at(file, "nested-base64", message, *where)
 

@@ -79,7 +79,8 @@ def _revision_files(templates: jinja2.Environment, revision: Revision) -> dict[s
         text = template.render(
             package=PACKAGE,
             revision=revision,
-            served=_served(revision),
+            served=_by_family(revision, "clientToServer"),
+            asked=_by_family(revision, "serverToClient", kind="request"),
             imports=_imports(revision),
             exports=sorted(
                 ["FAMILIES", "METHODS"]
@@ -117,15 +118,19 @@ def environment() -> jinja2.Environment:
     return templates
 
 
-def _served(revision: Revision) -> list[tuple[Family, list[Method]]]:
-    """The families that a server serves, with their methods."""
+def _by_family(
+    revision: Revision, direction: str, kind: str | None = None
+) -> list[tuple[Family, list[Method]]]:
+    """The families with the methods that one side calls, of either kind or of one."""
     families = [
         (
             family,
             [
                 method
                 for method in revision.methods
-                if method.family == family.name and method.direction == "clientToServer"
+                if method.family == family.name
+                and method.direction == direction
+                and kind in (None, method.kind)
             ],
         )
         for family in revision.families
@@ -168,9 +173,9 @@ def _method_doc(method: Method) -> str:
     return sections(method.summary, paragraphs, _conditions(method.errors), indent=8)
 
 
-def _family_doc(family: Family) -> str:
+def _family_doc(family: Family, caller: str = "client") -> str:
     """Docstring of a family's class: what it is about, and what any of its methods may answer."""
-    summary = f"{family.title}: the methods that a client calls."
+    summary = f"{family.title}: the methods that a {caller} calls."
     return sections(summary, [family.description], _conditions(family.errors), indent=4)
 
 

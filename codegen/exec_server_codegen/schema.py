@@ -294,12 +294,20 @@ class Revision:
         return method.state_name or families[method.family].state_name
 
     def method_errors(self, method: Method) -> list[str]:
-        """Names of the errors that answer a method, in the order of the error table."""
+        """Names of the errors that answer a method, in the order of the error table.
+
+        What any request may be answered with is said of a server, not of a client.
+        """
         if method.kind != "request":
             return []
         families = {family.name: family for family in self.families}
         named = {row["error"] for row in [*method.errors, *families[method.family].errors]}
-        return [error.name for error in self.errors if error.every_request or error.name in named]
+        to_server = method.direction == "clientToServer"
+        return [
+            error.name
+            for error in self.errors
+            if (error.every_request and to_server) or error.name in named
+        ]
 
 
 def revision_names(schema: Path) -> list[str]:
