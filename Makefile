@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 SERVER ?= $(BIN)/codex-exec-server
 
-.PHONY: help setup generate check lint format types test test-peers unit conformance peers conformance-peers bench lock wheel clean
+.PHONY: help setup generate check breaking record lint format types test test-peers unit conformance peers conformance-peers bench bench-client lock wheel clean
 
 help: ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 20
@@ -25,6 +25,12 @@ check: $(STAMP) ## fail if generated/ or docs/reference/ is not what schema/ say
 	$(BIN)/exec-server-codegen lint
 	$(BIN)/exec-server-codegen check
 
+breaking: $(STAMP) ## fail if schema/ breaks what a released revision promises
+	$(BIN)/exec-server-codegen breaking
+
+record: $(STAMP) ## add to schema/released/ what was added to released revisions
+	$(BIN)/exec-server-codegen record
+
 lint: $(STAMP) ## ruff, rules and format
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
@@ -43,6 +49,9 @@ VERSIONS ?= 0.130.0 0.139.0 0.143.0 0.169.0
 
 test-peers: $(STAMP) ## drive real codex clients (VERSIONS="X.Y.Z ...", or all) against our server
 	PEER_VERSIONS="$(VERSIONS)" $(BIN)/pytest -n auto tests/peers
+
+bench-client: $(STAMP) ## time real codex clients on our server and on codex's own, in one run
+	$(BIN)/python -m tests.peers.timing
 
 conformance: $(STAMP) ## replay every session against our server, over both transports
 	$(BIN)/exec-server-conformance check

@@ -473,9 +473,9 @@ class _Comparison:
         elif not is_required and _default(before) != _default(after):
             was, now = _default(before), _default(after)
             self._at("DEFAULT_CHANGED", spot, "the default", was, now)
-        if before.get("x-unit") != after.get("x-unit"):
-            was, now = (schema.get("x-unit", "none") for schema in (before, after))
-            self._at("UNIT_CHANGED", spot, "the unit", was, now)
+        units = [schema["x-unit"] for schema in (before, after) if "x-unit" in schema]
+        if len(set(units)) > 1:
+            self._at("UNIT_CHANGED", spot, "the unit", *units)
         self._availability(before, after, spot)
         self._type(_read(self._old, before), _read(self._new, after), spot)
 

@@ -1,7 +1,7 @@
 """The command ``exec-server-codegen``.
 
-Exit codes: 0 all is well · 1 the schema or the generated files are not as they should be · 2 the
-command line is wrong.
+Exit codes: 0 all is well · 1 the schema, a change of it, or the generated files are not as they
+should be · 2 the command line is wrong.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
+from exec_server_codegen import breaking
 from exec_server_codegen.errors import CodegenError, UsageError
 from exec_server_codegen.lint import lint
 from exec_server_codegen.output import Targets, compare, render, stale_files, write
@@ -45,6 +46,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _run(options: argparse.Namespace) -> int:
+    if options.command in breaking.COMMANDS:
+        asked = options.revisions
+        names = [name for name in revision_names(options.schema) if name in asked or not asked]
+        return _lint(options, names, quiet=True) or breaking.run(options)
     revisions = _revisions(options)
     if options.command == "lint":
         return _lint(options, revisions)
@@ -55,25 +60,27 @@ def _run(options: argparse.Namespace) -> int:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="exec-server-codegen",
-        description="Generate the Python package and the reference pages from the schema.",
-        epilog="exit codes: 0 all is well; 1 the schema breaks a rule, or the generated files are "
-        "not up to date; 2 the command line is wrong",
+        description="Generate the Python package and the reference pages from the schema, and tell "
+        "what a change of the schema breaks.",
+        epilog="exit codes: 0 all is well; 1 the schema breaks a rule or a released contract, or "
+        "the generated files are not up to date; 2 the command line is wrong",
     )
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
 
-    schema = argparse.ArgumentParser(add_help=False)
-    schema.add_argument(
-        "--revision",
-        action="append",
-        metavar="R",
-        help="work on this revision alone, such as v1; may be repeated (default: all)",
-    )
-    schema.add_argument(
+    folder = argparse.ArgumentParser(add_help=False)
+    folder.add_argument(
         "--schema",
         type=Path,
         default=Path("schema"),
         metavar="DIR",
         help="folder of the schema (default: %(default)s)",
+    )
+    schema = argparse.ArgumentParser(add_help=False, parents=[folder])
+    schema.add_argument(
+        "--revision",
+        action="append",
+        metavar="R",
+        help="work on this revision alone, such as v1; may be repeated (default: all)",
     )
     targets = argparse.ArgumentParser(add_help=False)
     targets.add_argument(
@@ -111,6 +118,7 @@ def _parser() -> argparse.ArgumentParser:
         description="Print one line per finding, FILE:#/POINTER: RULE: MESSAGE; exit code 1 if "
         "there is any.",
     )
+    breaking.add_commands(commands, folder)
     return parser
 
 
