@@ -89,8 +89,8 @@ class Wire:
 
         The rules are what released clients depend on: a known method is never answered with
         "method not found", notifications parse, nobody asks the client anything, and the ``seq`` of
-        a process runs without a gap: from 1 on the connection that started the process, from
-        anywhere on one that took it over.
+        a process or a response body runs without a gap: from 1 on the connection that started it,
+        from anywhere on one that took it over.
         """
         faults = list(self.violations)
         methods: dict[tuple[int, Any], str] = {}
@@ -102,8 +102,8 @@ class Wire:
             if record.sender == "client":
                 if method is not None and "id" in message:
                     methods[record.connection, message["id"]] = method
-                if method == "process/start":
-                    started.add((record.connection, message["params"]["processId"]))
+                if method in ("process/start", "http/request"):
+                    started.add((record.connection, _subject(message["params"])))
             elif method is None:
                 asked = methods.get((record.connection, message.get("id")))
                 if asked is None:
@@ -113,15 +113,23 @@ class Wire:
             elif "id" in message:
                 faults.append(f"a request to the client: {message}")
             else:
-                params = message.get("params")
-                faults += _notification_faults(method, params)
-                if method.startswith("process/") and isinstance(params, dict):
-                    seqs[record.connection, params["processId"]].append(params["seq"])
-        for (connection, process_id), found in seqs.items():
-            first = 1 if (connection, process_id) in started else min(found)
-            if sorted(found) != list(range(first, first + len(found))):
-                faults.append(f"seq of process {process_id} is not contiguous: {found}")
+                params: Any = message.get("params")
+                found = _notification_faults(method, params)
+                faults += found
+                if not found and "seq" in params:
+                    seqs[record.connection, _subject(params)].append(params["seq"])
+        for (connection, subject), numbers in seqs.items():
+            first = 1 if (connection, subject) in started else min(numbers)
+            if sorted(numbers) != list(range(first, first + len(numbers))):
+                faults.append(f"seq of {subject} is not contiguous: {numbers}")
         return faults
+
+
+def _subject(params: dict[str, Any]) -> str:
+    """What a ``seq`` counts for."""
+    if "processId" in params:
+        return f"process {params['processId']}"
+    return f"request {params['requestId']}"
 
 
 def _notification_faults(method: str, params: Any) -> list[str]:
