@@ -26,7 +26,6 @@ from __future__ import annotations
 import asyncio
 import errno
 import logging
-import os
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final, Protocol
 
@@ -41,6 +40,7 @@ from exec_server.errors import (
     NotFound,
     ProtocolViolation,
     SessionAttached,
+    system_text,
 )
 from exec_server.lane import Lane
 from exec_server.long_message import Base64Message, StreamedBytes
@@ -513,7 +513,7 @@ def describe_failure(
     if isinstance(error, EngineError):
         return INTERNAL_ERROR, str(error)
     if isinstance(error, OSError) and error.errno is not None:
-        text = f"{os.strerror(error.errno)} (os error {error.errno})"
+        text = system_text(error.errno)
         if family == "filesystem":
             if error.errno == errno.ENOENT:
                 return not_found_code, text

@@ -14,6 +14,13 @@ JSON-RPC codes appear only at the connection edge, where a revision maps these c
 error table. An ``OSError`` may pass through the engine unwrapped: its errno is the information.
 """
 
+import os
+
+
+def system_text(errno: int) -> str:
+    """How clients are told of an operating system's error."""
+    return f"{os.strerror(errno)} (os error {errno})"
+
 
 class ExecServerError(Exception):
     """Root of every error this package raises on purpose."""

@@ -155,7 +155,7 @@ def test_a_pinned_server_knows_no_methods_of_other_revisions(
 def test_params_that_v2_refuses_are_not_taken_for_those_of_v1() -> None:
     with peer.stdio("--protocol", "auto") as client:
         client.initialize()
-        params = peer.start_params("p", "true", networkProxy=5, sandbox={}, **V2_START)
+        params = peer.start_params("p", "true", sandbox={}, **V2_START)
         error = client.error("process/start", params)
         assert (error["code"], "sandbox" in error["message"]) == (-32602, True)
 

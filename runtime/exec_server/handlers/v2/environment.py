@@ -17,7 +17,9 @@ from exec_server_protocol.v2.environment import (
     Shell,
 )
 
-CAPABILITIES: Final = EnvironmentCapabilities(http_header_env_vars=True, file_write_streaming=True)
+CAPABILITIES: Final = EnvironmentCapabilities(
+    environment_config_read=True, http_header_env_vars=True, file_write_streaming=True
+)
 """What clients may count on; what is not named here is absent and so false."""
 
 

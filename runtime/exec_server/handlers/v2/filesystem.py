@@ -5,9 +5,9 @@ from __future__ import annotations
 import asyncio
 from typing import TYPE_CHECKING
 
-from exec_server.engine import files, path_uri
+from exec_server.engine import file_walk, files, path_uri
 from exec_server.engine.file_handles import FileHandles
-from exec_server.errors import OperationFailed
+from exec_server.errors import system_text
 from exec_server.handlers.file_content import (
     decode_content,
     read_content,
@@ -45,6 +45,8 @@ from exec_server_protocol.v2.filesystem import (
     FsWriteBlockResult,
     FsWriteFileParams,
     FsWriteFileResult,
+    WalkEntry,
+    WalkError,
 )
 
 if TYPE_CHECKING:
@@ -165,8 +167,27 @@ class FilesystemV2:
         return FsCloseResult()
 
     async def walk(self, params: FsWalkParams) -> FsWalkResult:
-        """The entries of a tree."""
-        raise OperationFailed("fs/walk is not served yet")
+        """The files and directories of a tree."""
+        options = params.options
+        found = await asyncio.to_thread(
+            file_walk.walk,
+            _path(params.path, params.sandbox),
+            file_walk.WalkOptions(
+                max_depth=options.max_depth,
+                max_directories=options.max_directories,
+                max_entries=options.max_entries,
+                follow_directory_symlinks=options.follow_directory_symlinks,
+                prune_hidden_directories=options.prune_hidden_directories,
+            ),
+        )
+        return FsWalkResult(
+            entries=[WalkEntry(path=entry.path, kind=entry.kind) for entry in found.entries],
+            errors=[
+                WalkError(path=error.path, message=system_text(error.errno))
+                for error in found.errors
+            ],
+            truncated=found.truncated,
+        )
 
     async def watch_missing(self, params: FsWatchMissingParams) -> FsWatchMissingResult:
         """Nothing is watched yet; the client looks again by itself."""

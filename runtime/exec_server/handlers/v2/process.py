@@ -119,6 +119,8 @@ class ProcessV2:
     async def start(self, params: ProcessStartParams) -> ProcessStartResult:
         """Start a process; its notifications follow this answer."""
         refuse_for_process(params.sandbox)
+        if params.network_proxy is not None:
+            raise InvalidRequest("networkProxy: this server does not start network proxies")
         snapshot = params.shell_snapshot
         if snapshot and not 1 <= len(snapshot.scope_id.encode()) <= SCOPE_ID_MAX_BYTES:
             raise InvalidArgument(

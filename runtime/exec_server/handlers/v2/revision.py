@@ -9,6 +9,8 @@ from exec_server.connection import BoundRevision
 from exec_server.engine.http import HttpClient
 from exec_server.handlers.binding import bind_methods, decoders
 from exec_server.handlers.http_requests import HttpRequests
+from exec_server.handlers.v2.capabilities import CapabilitiesV2
+from exec_server.handlers.v2.config import ConfigV2
 from exec_server.handlers.v2.environment import EnvironmentV2, describe_environment
 from exec_server.handlers.v2.filesystem import FilesystemV2
 from exec_server.handlers.v2.http import HttpV2
@@ -56,6 +58,8 @@ class HandlersV2:
     filesystem: FilesystemV2
     http: HttpV2
     environment: EnvironmentV2
+    config: ConfigV2
+    capabilities: CapabilitiesV2
 
 
 _DECODERS: Final = decoders(ROUTES)
@@ -82,6 +86,8 @@ class V2:
             filesystem=filesystem,
             http=HttpV2(requests),
             environment=EnvironmentV2(),
+            config=ConfigV2(),
+            capabilities=CapabilitiesV2(),
         )
 
         async def aclose() -> None:

@@ -1,0 +1,53 @@
+"""environmentConfig/read."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import TYPE_CHECKING
+
+from exec_server.engine import path_uri
+from exec_server.errors import OperationFailed
+from exec_server_protocol.v2.config import ConfigLayer, ConfigLayers, EnvironmentConfigReadResult
+
+if TYPE_CHECKING:
+    from exec_server.engine import environment_config
+    from exec_server_protocol.v2.config import EnvironmentConfigReadParams
+
+
+class ConfigV2:
+    """environmentConfig/*."""
+
+    async def read(self, params: EnvironmentConfigReadParams) -> EnvironmentConfigReadResult:
+        """What the configuration files of this machine say of some settings."""
+        # Loads TOML readers and writers, which only a client of codex's own kind asks for.
+        from exec_server.engine.environment_config import (  # noqa: PLC0415
+            read_environment_config,
+        )
+
+        found = await asyncio.to_thread(
+            read_environment_config,
+            path_uri.parse(params.cwd),
+            params.config_paths,
+            params.requirements_paths,
+        )
+        if found.user_home_dir is None:
+            raise OperationFailed("the home directory of this server's user is not known")
+        return EnvironmentConfigReadResult(
+            user_home_dir=path_uri.format(found.user_home_dir),
+            codex_home_dir=path_uri.format(found.codex_home_dir),
+            hostname=found.hostname or "",
+            config=_layers(found.config),
+            requirements=_layers(found.requirements),
+        )
+
+
+def _layers(found: environment_config.ConfigLayers) -> ConfigLayers:
+    return ConfigLayers(
+        layers=[
+            ConfigLayer(
+                source=layer.source, base_dir=path_uri.format(layer.base_dir), toml=layer.toml
+            )
+            for layer in found.layers
+        ],
+        cloud_insertion_index=found.cloud_insertion_index,
+    )
