@@ -14,14 +14,16 @@ from __future__ import annotations
 import re
 from base64 import urlsafe_b64decode, urlsafe_b64encode
 from typing import Final
-from urllib.parse import quote_from_bytes, unquote_to_bytes
+from urllib.parse import unquote_to_bytes
 
 from exec_server.engine.http_url import UrlError, normalize_path, parse_host, split_scheme
 from exec_server.engine.paths import from_native, normalize
 from exec_server.errors import InvalidArgument, InvalidRequest
 
-_UNENCODED: Final = "!$&'()*+,/:;=@[]^|"
-"""Stand for themselves in the canonical form, as do letters, digits and ``-._~``."""
+_ENCODED: Final = re.compile(rb"[^\w!$&'()*+,\-./:;=@\[\]^|~]")
+"""The bytes that do not stand for themselves in the canonical form."""
+
+_ENCODINGS: Final = {bytes((byte,)): b"%%%02X" % byte for byte in range(256)}
 
 _CANONICAL: Final = re.compile(
     r"file://"
@@ -54,7 +56,22 @@ def format(path: str) -> str:  # noqa: A001 - path_uri.format is the counterpart
     native = path.encode("utf-8", "surrogateescape")
     if _NATIVE_DRIVE.match(path):
         return "file://" + _WRAPPED_PREFIX + urlsafe_b64encode(native).rstrip(b"=").decode()
-    return "file://" + quote_from_bytes(native, _UNENCODED)
+    return "file://" + _encode(native)
+
+
+def format_entries(directory: str, names: list[bytes]) -> list[str]:
+    """Return the canonical file URIs of names that the operating system tells of a directory."""
+    if not names:
+        return []
+    if directory == "/" or _NATIVE_DRIVE.match(directory):
+        return [format(f"{directory.rstrip('/')}/{from_native(name)}") for name in names]
+    prefix = format(directory) + "/"
+    # All at once: no name contains a slash.
+    return [prefix + name for name in _encode(b"/".join(names)).split("/")]
+
+
+def _encode(native: bytes) -> str:
+    return _ENCODED.sub(lambda byte: _ENCODINGS[byte[0]], native).decode("ascii")
 
 
 def _parse_any(uri: str) -> str:

@@ -1,0 +1,208 @@
+"""Listing a whole directory tree at once (v2 fs/walk)."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+import stat
+from collections import deque
+from dataclasses import dataclass
+from operator import itemgetter
+from typing import Final, Literal, NamedTuple
+
+import msgspec
+
+from exec_server.engine import path_uri
+from exec_server.engine.paths import from_native, to_native
+from exec_server.errors import InvalidRequest
+
+MAX_DEPTH: Final = 64
+MAX_DIRECTORIES: Final = 10_000
+MAX_ENTRIES: Final = 50_000
+
+Kind = Literal["file", "directory"]
+
+_Found = tuple[bytes, Kind | int | None, bool]
+"""A name in a directory, as what it is to be listed or why it cannot be (an errno), and whether it
+is a link."""
+
+_DOT: Final = b"."[0]
+
+
+@dataclass(frozen=True, slots=True)
+class WalkOptions:
+    """How far to go."""
+
+    max_depth: int
+    """0 for the root's own entries only; up to 64."""
+    max_directories: int
+    """Directories to list, the root included; 1 to 10,000."""
+    max_entries: int
+    """Names to look at, of whatever kind; 1 to 50,000. Links that lead nowhere do not count."""
+    follow_directory_symlinks: bool
+    prune_hidden_directories: bool = False
+    """Whether directories whose names start with a dot are not gone into."""
+
+
+class WalkEntry(msgspec.Struct, frozen=True, gc=False):
+    """A file or directory that was found. A Struct for speed, as ``files.DirectoryEntry`` is."""
+
+    path: str
+    """File URI."""
+    kind: Kind
+
+
+class WalkError(NamedTuple):
+    """What could not be looked at."""
+
+    path: str
+    """File URI."""
+    errno: int
+
+
+class WalkOutcome(NamedTuple):
+    """What a walk found."""
+
+    entries: list[WalkEntry]
+    errors: list[WalkError]
+    truncated: bool
+    """Whether ``max_directories`` or ``max_entries`` left something out."""
+
+
+def walk(path: str, options: WalkOptions) -> WalkOutcome:
+    """List the regular files and directories below ``path``, breadth first, sorted by name.
+
+    With ``follow_directory_symlinks`` a link to a directory is listed and gone into like one,
+    each directory only the first time it is met; links are left out otherwise. A root that is no
+    directory, or a link that is not followed, has no entries. A name that is not UTF-8 is an error,
+    ENOENT, that shows it with U+FFFD.
+
+    Raises InvalidRequest for limits out of range, OSError if the root cannot be reached.
+    """
+    _check_limits(options)
+    return _Walk(options).run(path)
+
+
+def _check_limits(options: WalkOptions) -> None:
+    if options.max_directories < 1 or options.max_entries < 1:
+        raise InvalidRequest("filesystem walk limits must be greater than zero")
+    if (
+        options.max_depth > MAX_DEPTH
+        or options.max_directories > MAX_DIRECTORIES
+        or options.max_entries > MAX_ENTRIES
+    ):
+        raise InvalidRequest(
+            f"filesystem walk limits exceed maximums: depth={MAX_DEPTH}, "
+            f"directories={MAX_DIRECTORIES}, entries={MAX_ENTRIES}"
+        )
+
+
+class _Directory(NamedTuple):
+    """A directory to list."""
+
+    path: bytes
+    real_path: bytes
+    """Without links: who it is."""
+    depth: int
+
+
+class _Walk:
+    """A walk under way."""
+
+    def __init__(self, options: WalkOptions) -> None:
+        self._options = options
+        self._names_left = options.max_entries
+        self._directories_left = options.max_directories
+        self._queue: deque[_Directory] = deque()
+        self._seen: set[bytes] = set()
+        self._entries: list[WalkEntry] = []
+        self._errors: list[WalkError] = []
+        self._truncated = False
+
+    def run(self, path: str) -> WalkOutcome:
+        native = to_native(path)
+        follow = self._options.follow_directory_symlinks
+        if stat.S_ISDIR(os.stat(native).st_mode) and (follow or not os.path.islink(native)):
+            self._enqueue(_Directory(native, os.path.realpath(native), 0))
+        while self._queue and self._list(self._queue.popleft()):
+            pass
+        return WalkOutcome(self._entries, self._errors, self._truncated)
+
+    def _enqueue(self, directory: _Directory) -> None:
+        if directory.real_path in self._seen:
+            return
+        if not self._directories_left:
+            self._truncated = True
+            return
+        self._directories_left -= 1
+        self._seen.add(directory.real_path)
+        self._queue.append(directory)
+
+    def _list(self, directory: _Directory) -> bool:
+        """List one directory; return whether all its names could be looked at."""
+        path = from_native(directory.path)
+        try:
+            found = _read_directory(directory.path, self._options.follow_directory_symlinks)
+        except OSError as error:
+            self._errors.append(WalkError(path_uri.format(path), error.errno or 0))
+            return True
+        is_whole = len(found) <= self._names_left
+        if not is_whole:
+            self._truncated = True
+            del found[self._names_left :]
+        self._names_left -= len(found)
+        goes_deeper = directory.depth < self._options.max_depth
+        uris = path_uri.format_entries(path, [name for name, _, _ in found])
+        add = self._entries.append
+        for uri, (name, kind, is_link) in zip(uris, found, strict=True):
+            if kind == "file":
+                add(WalkEntry(uri, "file"))
+            elif kind == "directory":
+                add(WalkEntry(uri, "directory"))
+                if goes_deeper and not (self._options.prune_hidden_directories and name[0] == _DOT):
+                    self._enqueue(_child(directory, name, is_link))
+            elif kind is not None:
+                self._errors.append(WalkError(uri, kind))
+        return is_whole
+
+
+def _child(parent: _Directory, name: bytes, is_link: bool) -> _Directory:
+    path = os.path.join(parent.path, name)
+    real_path = os.path.realpath(path) if is_link else os.path.join(parent.real_path, name)
+    return _Directory(path, real_path, parent.depth + 1)
+
+
+def _read_directory(path: bytes, follow: bool) -> list[_Found]:
+    """Read a directory, sorted by name, without links that lead nowhere. Raises OSError."""
+    found: list[_Found] = []
+    add = found.append
+    with os.scandir(path) as entries:
+        for entry in entries:
+            if entry.is_file(follow_symlinks=False):
+                add((entry.name, "file", False))
+            elif entry.is_dir(follow_symlinks=False):
+                add((entry.name, "directory", False))
+            elif not entry.is_symlink():
+                add((entry.name, None, False))
+            else:
+                with contextlib.suppress(OSError):
+                    is_directory = stat.S_ISDIR(entry.stat().st_mode)
+                    add((entry.name, "directory" if follow and is_directory else None, True))
+    found.sort()
+    try:
+        os.stat(path + b"/.")
+    except OSError as error:
+        # Whoever may not search a directory learns names from it, but nothing about them.
+        return [(name, error.errno, False) for name, _, _ in found]
+    try:
+        b"/".join([name for name, _, _ in found]).decode()
+    except UnicodeDecodeError:
+        return sorted(map(_as_text, found), key=itemgetter(0))
+    return found
+
+
+def _as_text(entry: _Found) -> _Found:
+    """The entry, or an error in its place if its name is not UTF-8."""
+    text = entry[0].decode("utf-8", "replace").encode()
+    return entry if text == entry[0] else (text, errno.ENOENT, False)
