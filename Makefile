@@ -18,10 +18,10 @@ $(STAMP): requirements/dev.txt pyproject.toml
 
 setup: $(STAMP) ## create .venv with the locked packages and the project
 
-generate: $(STAMP) ## write generated/ and docs/reference/ from schema/
+generate: $(STAMP) ## write generated/, docs/reference/ and docs/compatibility.md from schema/
 	$(BIN)/exec-server-codegen generate
 
-check: $(STAMP) ## fail if generated/ or docs/reference/ is not what schema/ says
+check: $(STAMP) ## fail if what is generated is not what schema/ says
 	$(BIN)/exec-server-codegen lint
 	$(BIN)/exec-server-codegen check
 
@@ -69,9 +69,9 @@ conformance-peers: $(STAMP) ## replay every session against real codex binaries
 	    --known-deviations conformance/exec_server_conformance/deviations/codex-$$version.toml; \
 	done
 
-bench: $(STAMP) ## measure the server beside a codex binary, in one run
-	$(BIN)/python -m exec_server_conformance.peers fetch 0.130.0
-	$(BIN)/python -m exec_server_conformance.bench --peer 0.130.0
+bench: $(STAMP) ## measure the server beside codex binaries, in one run
+	$(BIN)/python -m exec_server_conformance.peers fetch 0.130.0 0.169.0
+	$(BIN)/python -m exec_server_conformance.bench
 
 peers: $(STAMP) ## fetch the codex binaries that the suite is proven on
 	$(BIN)/python -m exec_server_conformance.peers fetch

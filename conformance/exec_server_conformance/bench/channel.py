@@ -208,6 +208,11 @@ class Channel:
             elif total < BUFFER_BYTES and self._buffer.find(ERROR, 0, self._filled) >= 0:
                 self.refuse_errors()
 
+    def drain(self, count: int) -> None:
+        """Receive at least ``count`` bytes of anything."""
+        while count > 0:
+            count -= self._receive(keep=0)
+
     def refuse_errors(self) -> None:
         """Raise BenchError when what came last holds an error answer."""
         at = self._buffer.find(ERROR, 0, self._filled)

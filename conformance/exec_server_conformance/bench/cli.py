@@ -21,11 +21,9 @@ from exec_server_conformance.bench.subject import Subject, Target, Transport
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from exec_server_conformance.bench.measurements import Measurement, Scale
+    from exec_server_conformance.bench.measurements import Measurement, Revision, Scale
 
-DEFAULT_PEER = "0.130.0"
-OURS = "ours"
-CEILING = "driver"
+DEFAULT_PEERS = ("0.130.0", "0.169.0")
 TRANSPORTS: tuple[Transport, ...] = ("ws", "stdio")
 
 
@@ -41,7 +39,7 @@ def _arguments(argv: Sequence[str] | None) -> argparse.Namespace:
         "--peer",
         action="append",
         metavar="VERSION",
-        help=f"codex release to compare with, repeatable (default: {DEFAULT_PEER})",
+        help=f"codex release to compare with, repeatable (default: {' and '.join(DEFAULT_PEERS)})",
     )
     parser.add_argument(
         "--peers-directory",
@@ -69,11 +67,6 @@ def _arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     )
     parser.add_argument("--rounds", type=int, metavar="N", help="rounds per measurement")
     parser.add_argument("--quick", action="store_true", help="small rounds: a rough picture")
-    parser.add_argument(
-        "--ceiling",
-        action="store_true",
-        help="also measure the driver against a server that does nothing",
-    )
     parser.add_argument("--json", type=Path, metavar="FILE", help="write all rounds to a file")
     parser.add_argument("--list", action="store_true", help="list the measurements and exit")
     arguments = parser.parse_args(argv)
@@ -100,25 +93,33 @@ def _ours_command(command: str | None) -> list[str]:
 
 def _targets(arguments: argparse.Namespace) -> list[Target]:
     """Return every column to be measured. Raises PeerError when a release has not been fetched."""
-    wanted = arguments.transport or TRANSPORTS
+    wanted = [one for one in TRANSPORTS if one in (arguments.transport or TRANSPORTS)]
+    versions = arguments.peer or DEFAULT_PEERS
     found = [
-        Target(OURS, _ours_command(arguments.ours), {}, transport)
-        for transport in TRANSPORTS
-        if transport in wanted
+        Target(_ours(revision), _ours_command(arguments.ours), {}, transport, revision)
+        for revision in dict.fromkeys(map(revision_of, versions))
+        for transport in wanted
     ]
-    for version in arguments.peer or [DEFAULT_PEER]:
+    for version in versions:
         command = peers.command(version, arguments.peers_directory)
+        revision = revision_of(version)
         found += [
-            Target(_codex(version), command, {}, transport)
-            for transport in TRANSPORTS
-            if transport in wanted and transport in peers.transports(version)
+            Target(_codex(version), command, {}, transport, revision)
+            for transport in wanted
+            if transport in peers.transports(version)
         ]
         if "ws" in wanted:
-            found.append(Target(_codex_quick(version), command, {}, "ws", quick_ack=True))
-    if arguments.ceiling and "ws" in wanted:
-        null = [sys.executable, "-m", "exec_server_conformance.bench.null_server"]
-        found.append(Target(CEILING, null, {}, "ws"))
+            found.append(Target(_codex_quick(version), command, {}, "ws", revision, quick_ack=True))
     return found
+
+
+def revision_of(version: str) -> Revision:
+    """The revision that a codex release speaks."""
+    return "v2" if peers.parse_version(version) >= peers.parse_version("0.140.0") else "v1"
+
+
+def _ours(revision: Revision) -> str:
+    return f"ours ({revision})"
 
 
 def _codex(version: str) -> str:
@@ -187,7 +188,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     with tempfile.TemporaryDirectory(prefix="exec-server-bench-") as scratch:
         for transport in TRANSPORTS:
             for measurement in arguments.measurements:
-                taking_part = [one for one in targets if one.transport == transport]
+                taking_part = [
+                    one
+                    for one in targets
+                    if one.transport == transport and one.revision in measurement.revisions
+                ]
                 if transport in measurement.transports and taking_part:
                     print(f"… {transport} {measurement.name}", file=sys.stderr, flush=True)
                     results += measure(measurement, taking_part, scale, Path(scratch))
@@ -203,11 +208,11 @@ def _print(arguments: argparse.Namespace, scale: Scale, results: list[report.Res
         f"\n{about['cores']} cores, Linux {about['kernel']}, loopback; "
         f"medians of {scale.rounds} interleaved rounds; ratio = ours / codex\n"
     )
-    for version in arguments.peer or [DEFAULT_PEER]:
-        columns = report.Comparison(OURS, _codex(version), _codex_quick(version))
+    for version in arguments.peer or DEFAULT_PEERS:
+        revision = revision_of(version)
+        columns = report.Comparison(
+            revision, _ours(revision), _codex(version), _codex_quick(version)
+        )
         print(report.table(columns, results), end="\n\n")
-    for one in results:
-        if one.target == CEILING and one.rounds:
-            print(f"driver alone: {one.figure.name} {report.number(one.median)} {one.figure.unit}")
     for line in report.failures(results):
         print(f"not measured: {line}")

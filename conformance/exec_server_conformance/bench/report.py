@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
-    from exec_server_conformance.bench.measurements import Figure
+    from exec_server_conformance.bench.measurements import Figure, Revision
     from exec_server_conformance.bench.subject import Transport
 
 
@@ -37,6 +37,7 @@ class Comparison:
     """The columns of one table: our label, codex's with a plain client and, over ws, with one
     that acknowledges at once."""
 
+    revision: Revision
     ours: str
     codex: str
     codex_quick: str
@@ -87,22 +88,23 @@ def table(comparison: Comparison, results: Sequence[Result]) -> str:
                 number(quick.median) if quick else "",
                 _times(plain_ratio),
                 _times(quick_ratio) if quick else "",
-                str(figure.bar or ""),
-                verdict(figure, plain_ratio, quick_ratio),
+                str(figure.bars.get(comparison.revision, "")),
+                verdict(figure, comparison.revision, plain_ratio, quick_ratio),
             )
         )
     return _align(rows)
 
 
-def verdict(figure: Figure, plain_ratio: float, quick_ratio: float) -> str:
+def verdict(figure: Figure, revision: Revision, plain_ratio: float, quick_ratio: float) -> str:
     """Say whether the bar is reached against either client, or against the one that counts."""
-    if figure.bar is None or math.isnan(plain_ratio):
+    bar = figure.bars.get(revision)
+    if bar is None or math.isnan(plain_ratio):
         return ""
     if math.isnan(quick_ratio):
-        return "met" if figure.bar.met(plain_ratio) else "missed"
+        return "met" if bar.met(plain_ratio) else "missed"
     if figure.best_client:
-        return "met" if figure.bar.met(min(plain_ratio, quick_ratio)) else "missed"
-    plain, quick = figure.bar.met(plain_ratio), figure.bar.met(quick_ratio)
+        return "met" if bar.met(min(plain_ratio, quick_ratio)) else "missed"
+    plain, quick = bar.met(plain_ratio), bar.met(quick_ratio)
     if plain == quick:
         return "met" if plain else "missed"
     return "met (missed with quick ACK)" if plain else "missed (met with quick ACK)"

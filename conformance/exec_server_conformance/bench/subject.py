@@ -18,6 +18,8 @@ from exec_server_conformance.bench.channel import BenchError, Channel, StdioLink
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
 
+    from exec_server_conformance.bench.measurements import Revision
+
 Transport = Literal["ws", "stdio"]
 
 WATCHDOG_SECONDS = 60.0
@@ -32,6 +34,7 @@ class Target:
     command: Sequence[str]
     environment: Mapping[str, str]
     transport: Transport
+    revision: Revision
     quick_ack: bool = False
 
     def start(self) -> Server:
@@ -143,6 +146,10 @@ class Subject:
         if self._channel is None:
             self._channel = self.server.connect()
         return self._channel
+
+    def path(self, path: Path) -> str:
+        """Return an absolute path as the revision writes it."""
+        return str(path) if self.target.revision == "v1" else path.as_uri()
 
     def new_name(self) -> str:
         """Return a process id that this subject has not used yet."""
