@@ -95,7 +95,8 @@ def _parser() -> argparse.ArgumentParser:
         type=Path,
         default=Path("docs/reference"),
         metavar="DIR",
-        help="folder of the reference pages (default: %(default)s)",
+        help="folder of the reference pages, with compatibility.md beside it (default: "
+        "%(default)s)",
     )
 
     commands.add_parser(

@@ -8,7 +8,9 @@ import json
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
+from exec_server_codegen.breaking_sources import recorded_names
 from exec_server_codegen.bundle import bundled_schema
+from exec_server_codegen.compatibility import compatibility_page
 from exec_server_codegen.errors import CodegenError
 from exec_server_codegen.models import PACKAGE
 from exec_server_codegen.openrpc import openrpc_document
@@ -36,6 +38,11 @@ class Targets:
     docs: Path
     """Folder that the reference pages are written into, one folder per revision."""
 
+    @property
+    def compatibility(self) -> Path:
+        """The page about all revisions, beside the folder of the reference pages."""
+        return self.docs.parent / "compatibility.md"
+
 
 @dataclass(frozen=True, slots=True)
 class Difference:
@@ -50,7 +57,10 @@ class Difference:
 
 
 def render(schema: Path, revisions: Sequence[str], targets: Targets) -> dict[Path, str]:
-    """Every generated file by path, for the revisions named and what they share."""
+    """Every generated file by path, for the revisions named and what they share.
+
+    The page that compares the revisions is among them when all are named.
+    """
     chosen = [read_revision(schema, name) for name in revisions]
     root = targets.package / PACKAGE
     texts = package_files(chosen, revision_names(schema), _meta_digest(schema))
@@ -62,6 +72,8 @@ def render(schema: Path, revisions: Sequence[str], targets: Targets) -> dict[Pat
         files[folder / "openrpc.json"] = _json(openrpc_document(revision, source))
         for name, text in reference_pages(revision).items():
             files[targets.docs / revision.name / name] = text
+    if set(revision_names(schema)) <= set(revisions):
+        files[targets.compatibility] = compatibility_page(chosen, recorded_names(schema))
     return dict(sorted(files.items()))
 
 

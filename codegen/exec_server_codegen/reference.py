@@ -20,7 +20,7 @@ _DIRECTIONS: Final = {"clientToServer": "client → server", "serverToClient": "
 def reference_pages(revision: Revision) -> dict[str, str]:
     """The pages of a revision by file name."""
     templates = environment()
-    templates.filters.update(cell=_cell)
+    templates.filters.update(cell=cell)
     templates.globals.update(
         anchor=anchor,
         directions=_DIRECTIONS,
@@ -74,7 +74,7 @@ def member_rows(definition: Definition) -> Iterator[JsonObject]:
             "required": "yes" if required else "no",
             "nullable": "yes" if {"type": "null"} in schema.get("anyOf", []) else "no",
             "default": f"`{default}`" if default else "",
-            "description": _cell(" ".join(notes)),
+            "description": cell(" ".join(notes)),
         }
 
 
@@ -166,6 +166,6 @@ def _shared_types(revision: Revision) -> set[str]:
     return (set(revision.definitions) - own) | inner
 
 
-def _cell(text: str) -> str:
+def cell(text: str) -> str:
     """Text for a table cell, where a bar would end it."""
     return text.replace("|", "\\|")

@@ -327,7 +327,8 @@ def renamed(old: str, new: str) -> Callable[[Documents], object]:
 
 
 def tagged(member: str, tag: str) -> dict[str, Any]:
-    return an_object(member, **{member: {**TEXT, "const": tag}})
+    members: dict[str, Any] = {member: {**TEXT, "const": tag}}
+    return an_object(member, **members)
 
 
 Case = tuple["Callable[[Documents], object]", str, str]

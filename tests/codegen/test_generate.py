@@ -28,6 +28,7 @@ def workspace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         REPOSITORY / PACKAGE, tmp_path / PACKAGE, ignore=shutil.ignore_patterns("__pycache__")
     )
     shutil.copytree(REPOSITORY / "docs/reference", tmp_path / "docs/reference")
+    shutil.copy(REPOSITORY / "docs/compatibility.md", tmp_path / "docs/compatibility.md")
     monkeypatch.chdir(tmp_path)
     return tmp_path
 
