@@ -82,10 +82,7 @@ def _revision_files(templates: jinja2.Environment, revision: Revision) -> dict[s
             served=_by_family(revision, "clientToServer"),
             asked=_by_family(revision, "serverToClient", kind="request"),
             imports=_imports(revision),
-            exports=sorted(
-                ["FAMILIES", "METHODS"]
-                + [name for area in revision.model_areas for name in area.definitions]
-            ),
+            exports=_exports(revision),
         )
         source = header(f"schema/{revision.name}/*.json", revision.digest)
         files[f"{revision.name}/{name}"] = source + text
@@ -146,6 +143,12 @@ def _imports(revision: Revision) -> dict[str, list[str]]:
             if definition is not None:
                 imports.setdefault(definition.area.module, []).append(definition.name)
     return imports
+
+
+def _exports(revision: Revision) -> dict[str, str]:
+    """The names that a revision's package offers, each with its module."""
+    names = {name: area.module for area in revision.model_areas for name in area.definitions}
+    return {**names, "FAMILIES": "methods", "METHODS": "methods"}
 
 
 def base64_members(definition: Definition) -> tuple[str, ...]:

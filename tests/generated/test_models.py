@@ -35,8 +35,8 @@ def models() -> list[tuple[str, str]]:
     return [
         (revision, name)
         for revision, package in REVISIONS.items()
-        for name, value in vars(package).items()
-        if inspect.isclass(value) and issubclass(value, Model)
+        for name in package.__all__
+        if inspect.isclass(value := getattr(package, name)) and issubclass(value, Model)
     ]
 
 

@@ -280,6 +280,52 @@ def test_importing_the_package_needs_msgspec_alone(revision: str) -> None:
     assert done.stdout.startswith("['exec_server_protocol']")
 
 
+LAZY = """
+import sys
+import exec_server_protocol.{revision} as package
+
+def loaded():
+    return sorted(name for name in sys.modules if name.startswith(package.__name__ + "."))
+
+print("msgspec" in sys.modules, loaded())
+package.InitializeParams
+print(loaded())
+"""
+
+
+@pytest.mark.parametrize("revision", REVISIONS)
+def test_a_package_loads_a_module_when_a_name_of_it_is_used(revision: str) -> None:
+    done = subprocess.run(
+        [sys.executable, "-W", "error", "-c", LAZY.format(revision=revision)],
+        capture_output=True,
+        text=True,
+        timeout=30,
+        check=True,
+    )
+    before, after = done.stdout.splitlines()
+    assert before == "False []"
+    assert f"exec_server_protocol.{revision}.session" in after
+    assert "methods" not in after
+
+
+@pytest.mark.parametrize("revision", REVISIONS)
+def test_a_package_offers_each_definition_and_nothing_else(revision: str) -> None:
+    package = importlib.import_module(f"exec_server_protocol.{revision}")
+    for name in package.__all__:
+        assert getattr(package, name) is not None
+        assert name in dir(package)
+    definitions = {
+        name
+        for path in (SCHEMA / revision).glob("*.json")
+        for document in [json.loads(path.read_text(encoding="utf-8"))]
+        if not document.get("x-envelope")
+        for name in document.get("$defs", {})
+    }
+    assert set(package.__all__) == definitions | {"FAMILIES", "METHODS"}
+    with pytest.raises(AttributeError, match=f"exec_server_protocol.{revision}.*Unheard"):
+        _ = package.Unheard
+
+
 @pytest.mark.parametrize("revision", REVISIONS)
 def test_the_openrpc_document_is_whole(revision: str) -> None:
     document = load(revision, "openrpc.json")

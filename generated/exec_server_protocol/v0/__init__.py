@@ -4,32 +4,39 @@
 """Codex exec-server protocol, revision v0.
 
 Processes on a remote machine, each named by the server, as the prototype of March 2026 had them
-under the version name `exec-server.v0`. No codex release spoke it.
+under the version name `exec-server.v0`. No codex release spoke it. A name is loaded with its module
+when it is first used.
 """
 
-from exec_server_protocol.v0.command import (
-    CommandExecExitedParams,
-    CommandExecOutputDeltaParams,
-    CommandExecParams,
-    CommandExecResult,
-    CommandExecTerminateParams,
-    CommandExecTerminateResult,
-    CommandExecWriteParams,
-    CommandExecWriteResult,
-    OutputStream,
-)
-from exec_server_protocol.v0.methods import FAMILIES, METHODS
-from exec_server_protocol.v0.scalars import (
-    Base64,
-    Int32,
-    Int64,
-)
-from exec_server_protocol.v0.session import (
-    InitializedParams,
-    InitializeParams,
-    InitializeResult,
-    ProtocolVersion,
-)
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from exec_server_protocol.v0.command import (
+        CommandExecExitedParams,
+        CommandExecOutputDeltaParams,
+        CommandExecParams,
+        CommandExecResult,
+        CommandExecTerminateParams,
+        CommandExecTerminateResult,
+        CommandExecWriteParams,
+        CommandExecWriteResult,
+        OutputStream,
+    )
+    from exec_server_protocol.v0.methods import FAMILIES, METHODS
+    from exec_server_protocol.v0.scalars import (
+        Base64,
+        Int32,
+        Int64,
+    )
+    from exec_server_protocol.v0.session import (
+        InitializedParams,
+        InitializeParams,
+        InitializeResult,
+        ProtocolVersion,
+    )
 
 __all__ = [
     "FAMILIES",
@@ -51,3 +58,37 @@ __all__ = [
     "OutputStream",
     "ProtocolVersion",
 ]
+
+_MODULES = {
+    "CommandExecParams": "command",
+    "CommandExecResult": "command",
+    "CommandExecWriteParams": "command",
+    "CommandExecWriteResult": "command",
+    "CommandExecTerminateParams": "command",
+    "CommandExecTerminateResult": "command",
+    "OutputStream": "command",
+    "CommandExecOutputDeltaParams": "command",
+    "CommandExecExitedParams": "command",
+    "Int64": "scalars",
+    "Int32": "scalars",
+    "Base64": "scalars",
+    "InitializeParams": "session",
+    "InitializeResult": "session",
+    "ProtocolVersion": "session",
+    "InitializedParams": "session",
+    "FAMILIES": "methods",
+    "METHODS": "methods",
+}
+
+if not TYPE_CHECKING:
+
+    def __getattr__(name: str) -> object:
+        if name not in _MODULES:
+            raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+        value = getattr(import_module(f"{__name__}.{_MODULES[name]}"), name)
+        globals()[name] = value
+        return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

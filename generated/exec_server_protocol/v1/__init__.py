@@ -4,102 +4,108 @@
 """Codex exec-server protocol, revision v1.
 
 Processes, files and HTTP requests on a remote machine, named by native absolute paths. Spoken by
-codex 0.121.0 to 0.139.0.
+codex 0.121.0 to 0.139.0. A name is loaded with its module when it is first used.
 """
 
-from exec_server_protocol.v1.environment import (
-    EnvironmentInfoParams,
-    EnvironmentInfoResult,
-    Shell,
-)
-from exec_server_protocol.v1.filesystem import (
-    DirectoryEntry,
-    FsCanonicalizeParams,
-    FsCanonicalizeResult,
-    FsCopyParams,
-    FsCopyResult,
-    FsCreateDirectoryParams,
-    FsCreateDirectoryResult,
-    FsGetMetadataParams,
-    FsGetMetadataResult,
-    FsJoinParams,
-    FsJoinResult,
-    FsParentParams,
-    FsParentResult,
-    FsReadDirectoryParams,
-    FsReadDirectoryResult,
-    FsReadFileParams,
-    FsReadFileResult,
-    FsRemoveParams,
-    FsRemoveResult,
-    FsWriteFileParams,
-    FsWriteFileResult,
-)
-from exec_server_protocol.v1.http import (
-    HttpHeader,
-    HttpRequestBodyDeltaParams,
-    HttpRequestParams,
-    HttpRequestResult,
-)
-from exec_server_protocol.v1.methods import FAMILIES, METHODS
-from exec_server_protocol.v1.process import (
-    EnvInherit,
-    EnvPolicy,
-    OutputChunk,
-    OutputStream,
-    ProcessClosedParams,
-    ProcessExitedParams,
-    ProcessOutputParams,
-    ProcessReadParams,
-    ProcessReadResult,
-    ProcessStartParams,
-    ProcessStartResult,
-    ProcessTerminateParams,
-    ProcessTerminateResult,
-    ProcessWriteParams,
-    ProcessWriteResult,
-    WriteStatus,
-)
-from exec_server_protocol.v1.sandbox import (
-    DangerFullAccessPolicy,
-    DisabledPermissions,
-    ExternalPermissions,
-    ExternalSandboxPolicy,
-    FileSystemAccess,
-    FileSystemAccessMode,
-    FileSystemEntry,
-    FileSystemPath,
-    ManagedPermissions,
-    NetworkAccess,
-    PermissionProfile,
-    PlainFileSystemPath,
-    PolicySandboxContext,
-    ProfileSandboxContext,
-    ReadOnlyPolicy,
-    RestrictedFileSystem,
-    Sandbox,
-    SandboxContext,
-    SandboxPermissions,
-    SandboxPolicy,
-    SpecialFileSystemPath,
-    SpecialPlace,
-    UnrestrictedFileSystem,
-    WindowsSandboxLevel,
-    WorkspaceWritePolicy,
-)
-from exec_server_protocol.v1.scalars import (
-    AbsolutePath,
-    Base64,
-    Base64Text,
-    Int32,
-    Int64,
-    UInt64,
-)
-from exec_server_protocol.v1.session import (
-    InitializedParams,
-    InitializeParams,
-    InitializeResult,
-)
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from exec_server_protocol.v1.environment import (
+        EnvironmentInfoParams,
+        EnvironmentInfoResult,
+        Shell,
+    )
+    from exec_server_protocol.v1.filesystem import (
+        DirectoryEntry,
+        FsCanonicalizeParams,
+        FsCanonicalizeResult,
+        FsCopyParams,
+        FsCopyResult,
+        FsCreateDirectoryParams,
+        FsCreateDirectoryResult,
+        FsGetMetadataParams,
+        FsGetMetadataResult,
+        FsJoinParams,
+        FsJoinResult,
+        FsParentParams,
+        FsParentResult,
+        FsReadDirectoryParams,
+        FsReadDirectoryResult,
+        FsReadFileParams,
+        FsReadFileResult,
+        FsRemoveParams,
+        FsRemoveResult,
+        FsWriteFileParams,
+        FsWriteFileResult,
+    )
+    from exec_server_protocol.v1.http import (
+        HttpHeader,
+        HttpRequestBodyDeltaParams,
+        HttpRequestParams,
+        HttpRequestResult,
+    )
+    from exec_server_protocol.v1.methods import FAMILIES, METHODS
+    from exec_server_protocol.v1.process import (
+        EnvInherit,
+        EnvPolicy,
+        OutputChunk,
+        OutputStream,
+        ProcessClosedParams,
+        ProcessExitedParams,
+        ProcessOutputParams,
+        ProcessReadParams,
+        ProcessReadResult,
+        ProcessStartParams,
+        ProcessStartResult,
+        ProcessTerminateParams,
+        ProcessTerminateResult,
+        ProcessWriteParams,
+        ProcessWriteResult,
+        WriteStatus,
+    )
+    from exec_server_protocol.v1.sandbox import (
+        DangerFullAccessPolicy,
+        DisabledPermissions,
+        ExternalPermissions,
+        ExternalSandboxPolicy,
+        FileSystemAccess,
+        FileSystemAccessMode,
+        FileSystemEntry,
+        FileSystemPath,
+        ManagedPermissions,
+        NetworkAccess,
+        PermissionProfile,
+        PlainFileSystemPath,
+        PolicySandboxContext,
+        ProfileSandboxContext,
+        ReadOnlyPolicy,
+        RestrictedFileSystem,
+        Sandbox,
+        SandboxContext,
+        SandboxPermissions,
+        SandboxPolicy,
+        SpecialFileSystemPath,
+        SpecialPlace,
+        UnrestrictedFileSystem,
+        WindowsSandboxLevel,
+        WorkspaceWritePolicy,
+    )
+    from exec_server_protocol.v1.scalars import (
+        AbsolutePath,
+        Base64,
+        Base64Text,
+        Int32,
+        Int64,
+        UInt64,
+    )
+    from exec_server_protocol.v1.session import (
+        InitializedParams,
+        InitializeParams,
+        InitializeResult,
+    )
 
 __all__ = [
     "FAMILIES",
@@ -183,3 +189,99 @@ __all__ = [
     "WorkspaceWritePolicy",
     "WriteStatus",
 ]
+
+_MODULES = {
+    "EnvironmentInfoParams": "environment",
+    "EnvironmentInfoResult": "environment",
+    "Shell": "environment",
+    "FsReadFileParams": "filesystem",
+    "FsReadFileResult": "filesystem",
+    "FsWriteFileParams": "filesystem",
+    "FsWriteFileResult": "filesystem",
+    "FsCreateDirectoryParams": "filesystem",
+    "FsCreateDirectoryResult": "filesystem",
+    "FsGetMetadataParams": "filesystem",
+    "FsGetMetadataResult": "filesystem",
+    "FsReadDirectoryParams": "filesystem",
+    "FsReadDirectoryResult": "filesystem",
+    "DirectoryEntry": "filesystem",
+    "FsRemoveParams": "filesystem",
+    "FsRemoveResult": "filesystem",
+    "FsCopyParams": "filesystem",
+    "FsCopyResult": "filesystem",
+    "FsCanonicalizeParams": "filesystem",
+    "FsCanonicalizeResult": "filesystem",
+    "FsJoinParams": "filesystem",
+    "FsJoinResult": "filesystem",
+    "FsParentParams": "filesystem",
+    "FsParentResult": "filesystem",
+    "HttpHeader": "http",
+    "HttpRequestParams": "http",
+    "HttpRequestResult": "http",
+    "HttpRequestBodyDeltaParams": "http",
+    "ProcessStartParams": "process",
+    "ProcessStartResult": "process",
+    "EnvPolicy": "process",
+    "EnvInherit": "process",
+    "OutputStream": "process",
+    "ProcessReadParams": "process",
+    "ProcessReadResult": "process",
+    "OutputChunk": "process",
+    "ProcessWriteParams": "process",
+    "ProcessWriteResult": "process",
+    "WriteStatus": "process",
+    "ProcessTerminateParams": "process",
+    "ProcessTerminateResult": "process",
+    "ProcessOutputParams": "process",
+    "ProcessExitedParams": "process",
+    "ProcessClosedParams": "process",
+    "Sandbox": "sandbox",
+    "SandboxContext": "sandbox",
+    "ProfileSandboxContext": "sandbox",
+    "PolicySandboxContext": "sandbox",
+    "WindowsSandboxLevel": "sandbox",
+    "SandboxPermissions": "sandbox",
+    "DisabledPermissions": "sandbox",
+    "ExternalPermissions": "sandbox",
+    "ManagedPermissions": "sandbox",
+    "NetworkAccess": "sandbox",
+    "FileSystemAccess": "sandbox",
+    "UnrestrictedFileSystem": "sandbox",
+    "RestrictedFileSystem": "sandbox",
+    "FileSystemEntry": "sandbox",
+    "FileSystemAccessMode": "sandbox",
+    "FileSystemPath": "sandbox",
+    "SpecialFileSystemPath": "sandbox",
+    "SpecialPlace": "sandbox",
+    "PlainFileSystemPath": "sandbox",
+    "PermissionProfile": "sandbox",
+    "SandboxPolicy": "sandbox",
+    "DangerFullAccessPolicy": "sandbox",
+    "ReadOnlyPolicy": "sandbox",
+    "ExternalSandboxPolicy": "sandbox",
+    "WorkspaceWritePolicy": "sandbox",
+    "UInt64": "scalars",
+    "Int64": "scalars",
+    "Int32": "scalars",
+    "Base64": "scalars",
+    "Base64Text": "scalars",
+    "AbsolutePath": "scalars",
+    "InitializeParams": "session",
+    "InitializeResult": "session",
+    "InitializedParams": "session",
+    "FAMILIES": "methods",
+    "METHODS": "methods",
+}
+
+if not TYPE_CHECKING:
+
+    def __getattr__(name: str) -> object:
+        if name not in _MODULES:
+            raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+        value = getattr(import_module(f"{__name__}.{_MODULES[name]}"), name)
+        globals()[name] = value
+        return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})
