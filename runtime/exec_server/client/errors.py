@@ -10,6 +10,7 @@
         │   └── MethodUnknown      … because it does not have the method
         ├── BadAnswer              the server's answer has the wrong shape
         ├── Unsupported            the server's revision has no way to do it
+        ├── InputRefused           the process takes no input (any more); also a BrokenPipeError
         ├── OutputLost             a reader of bytes would have skipped output
         ├── CommandFailed          a checked command exited with something else than 0
         └── CommandTimedOut        a command took too long and was killed; also a TimeoutError
@@ -50,7 +51,12 @@ class ConnectTimedOut(ConnectFailed, TimeoutError):
 
 
 class ConnectionLost(ClientError, ConnectionError):
-    """The connection ended. What was under way may or may not have been done."""
+    """The connection ended."""
+
+    def __init__(self, reason: str, *, was_sent: bool = True) -> None:
+        super().__init__(reason)
+        self.was_sent = was_sent
+        """Whether the request that failed had been sent, and so may or may not have been done."""
 
 
 class SessionLost(ConnectionLost):
@@ -82,6 +88,10 @@ class BadAnswer(ClientError):
 
 class Unsupported(ClientError):
     """The server's revision has no way to do what was asked."""
+
+
+class InputRefused(ClientError, BrokenPipeError):
+    """The process takes no input: it has ended, or was started without."""
 
 
 class OutputLost(ClientError):

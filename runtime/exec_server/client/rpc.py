@@ -137,7 +137,7 @@ class RpcConnection:
 
     async def _answer(self, method: str, params: Any) -> msgspec.Raw:
         if self._end_reason is not None:
-            raise ConnectionLost(self._end_reason)
+            raise ConnectionLost(self._end_reason, was_sent=False)
         identifier = self._next_id
         self._next_id += 1
         answer: asyncio.Future[msgspec.Raw] = self._loop.create_future()
@@ -158,7 +158,7 @@ class RpcConnection:
     async def notify(self, method: str, params: Any) -> None:
         """Send a notification."""
         if self._end_reason is not None:
-            raise ConnectionLost(self._end_reason)
+            raise ConnectionLost(self._end_reason, was_sent=False)
         self.transport.send(_encode(_Notification(method, params)))
 
     async def _take_turn(self) -> None:
@@ -249,11 +249,12 @@ class RpcConnection:
 
     # Ending
 
-    def close(self) -> None:
-        """End the connection from this side."""
+    async def aclose(self) -> None:
+        """End the connection from this side; returns when nothing of it is left."""
+        self._end("it was closed here")
         if self._transport is not None:
             self._transport.close()
-        self._end("it was closed here")
+            await self._transport.wait_closed()
 
     def _give_up(self, reason: str) -> None:
         log.warning("%s: %s", self.transport.peer, reason)

@@ -1,0 +1,230 @@
+"""The client: what can be asked of a server."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from typing import TYPE_CHECKING, Self
+
+from exec_server.client import command
+from exec_server.client.errors import ClientError, ServerError, os_error
+from exec_server.client.feed import Feed
+from exec_server.client.process import Process
+from exec_server.client.revisions.base import Environment, Inherit, StartSpec
+from exec_server.client.subscription import BUFFER_BYTES, Overflow
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+    from types import TracebackType
+
+    from exec_server.client.session import Session
+
+
+class Client:
+    """A session with a server. ``connect`` and its kin make it; close it, or use it in ``with``.
+
+    It belongs to the event loop it was made in. Any number of tasks may use it at once.
+    """
+
+    def __init__(self, session: Session) -> None:
+        self._session = session
+        self._environment: Environment | None = None
+        # Processes of other clients in the same session must not have the same names.
+        self._id_prefix = os.urandom(4).hex()
+        self._starts = 0
+
+    @property
+    def revision(self) -> str:
+        """The revision of the protocol that is spoken: ``v0``, ``v1`` or ``v2``."""
+        return self._session.revision.name
+
+    @property
+    def session_id(self) -> str | None:
+        """Id to resume the session with; None if its revision has none."""
+        return self._session.session_id
+
+    @property
+    def target(self) -> str:
+        """What the client is connected to."""
+        return self._session.target
+
+    def __repr__(self) -> str:
+        return f"<Client of {self.target}, revision {self.revision}>"
+
+    async def environment(self) -> Environment:
+        """What the server tells about its machine, asked once. Empty where it tells nothing."""
+        if self._environment is None:
+            self._environment = await self._session.revision.environment()
+        return self._environment
+
+    # Processes
+
+    async def start(
+        self,
+        argv: Sequence[str],
+        *,
+        cwd: str | os.PathLike[str] | None = None,
+        env: Mapping[str, str] | None = None,
+        inherit: Inherit | None = None,
+        tty: bool = False,
+        size: tuple[int, int] | None = None,
+        stdin: bool = False,
+        arg0: str | None = None,
+        process_id: str | None = None,
+        buffer_bytes: int | None = BUFFER_BYTES,
+        overflow: Overflow = "reread",
+    ) -> Process:
+        """Start a process.
+
+        cwd: its working directory; the server's own unless given.
+        env: variables laid over the inherited ones.
+        inherit: which of the server's variables it starts from: ``all``, ``core`` or ``none``.
+            Names with KEY, SECRET or TOKEN in them are never inherited. All unless given; none
+            in revision v0, which cannot inherit.
+        tty: give it a terminal instead of pipes; ``size`` is its rows and columns.
+        stdin: give it a pipe to write to instead of an empty standard input. A terminal can always
+            be written to.
+        arg0: the name the program sees itself called by.
+        process_id: its id within the session; made up unless given.
+        buffer_bytes, overflow: how much output is kept for a slow consumer, and what becomes of
+            more; see ``exec_server.client.subscription``.
+
+        Raises FileNotFoundError, PermissionError and so on if it cannot be started, ServerError if
+        the server refuses otherwise. A cancelled start is undone.
+        """
+        if isinstance(argv, (str, bytes)):
+            raise TypeError("argv is a sequence of strings; for a shell use ['sh', '-c', …]")
+        self._starts += 1
+        spec = StartSpec(
+            process_id=process_id or f"{self._id_prefix}-{self._starts}",
+            argv=argv,
+            cwd=None if cwd is None else os.fspath(cwd),
+            env={} if env is None else env,
+            inherit=inherit,
+            tty=tty,
+            pipe_stdin=stdin and not tty,
+            arg0=arg0,
+            size=size,
+        )
+        feed = Feed(self._session, spec.process_id)
+        process = Process(
+            self._session, feed, argv, tty=tty, buffer_bytes=buffer_bytes, overflow=overflow
+        )
+        starting = asyncio.ensure_future(self._session.start(feed, spec))
+        try:
+            await asyncio.shield(starting)
+        except asyncio.CancelledError:
+            self._session.spawn(self._undo(starting, process))
+            raise
+        except ServerError as error:
+            failure = os_error(error, f"{argv[0]!r} in {spec.cwd or 'the server directory'}")
+            raise error if failure is None else failure from error
+        return process
+
+    async def _undo(self, starting: asyncio.Future[None], process: Process) -> None:
+        """Kill a process that nobody wants any more, once it runs."""
+        try:
+            await starting
+            await process.terminate()
+        except (ClientError, OSError):
+            return
+
+    async def attach(
+        self,
+        process_id: str,
+        *,
+        tty: bool = False,
+        buffer_bytes: int | None = BUFFER_BYTES,
+        overflow: Overflow = "reread",
+    ) -> Process:
+        """A process of the session that was started earlier, from its oldest retained output on.
+
+        For a resumed session. Raises ServerError if there is none of that id.
+        """
+        feed = Feed(self._session, process_id)
+        process = Process(
+            self._session, feed, (), tty=tty, buffer_bytes=buffer_bytes, overflow=overflow
+        )
+        await self._session.adopt(feed)
+        return process
+
+    async def run(
+        self,
+        argv: Sequence[str],
+        *,
+        input: bytes | None = None,  # noqa: A002
+        timeout: float | None = None,
+        check: bool = False,
+        limit: int | None = None,
+        cwd: str | os.PathLike[str] | None = None,
+        env: Mapping[str, str] | None = None,
+        inherit: Inherit | None = None,
+        tty: bool = False,
+        size: tuple[int, int] | None = None,
+        arg0: str | None = None,
+    ) -> command.CompletedProcess:
+        """Run a command to its end and return what it wrote, like ``subprocess.run``.
+
+        input: what the command reads, and then its end. Where the revision cannot close a pipe, the
+            command is run by ``/bin/sh`` behind ``head``, so that a program that does not exist
+            exits with 127; revision v0 has no pipe to write to.
+        timeout: seconds after which the command is killed and CommandTimedOut raised.
+        check: raise CommandFailed unless the exit code is 0.
+        limit: keep only that many bytes of each stream, the first ones.
+
+        The rest is as in ``start``. A cancelled run kills the command. Its end is that of its
+        output, which descendants may hold open.
+        """
+        argv = list(argv)
+        wrapped = argv
+        if input and not tty and not self._session.revision.can_close_stdin:
+            if arg0 is not None:
+                raise ValueError("input and arg0 cannot be combined in this revision")
+            wrapped = ["/bin/sh", "-c", command.FEED_SCRIPT, str(len(input)), *argv]
+        process = await self.start(
+            wrapped,
+            cwd=cwd,
+            env=env,
+            inherit=inherit,
+            tty=tty,
+            size=size,
+            stdin=bool(input),
+            arg0=arg0,
+            buffer_bytes=None,
+        )
+        try:
+            completed = await command.finish(process, argv, input, timeout, limit)
+        except BaseException:
+            if process.returncode is None:
+                self._session.spawn(self._kill(process))
+            raise
+        if check:
+            completed.check_returncode()
+        return completed
+
+    async def _kill(self, process: Process) -> None:
+        try:
+            await process.terminate()
+        except ClientError:
+            return
+
+    # Ending
+
+    async def aclose(self, *, detach: bool = False) -> None:
+        """End the session; its processes are killed. Returns when nothing of it is left here.
+
+        With ``detach`` a WebSocket session is left as it is, for as long as the server keeps it:
+        connect with its ``session_id`` to take it up again.
+        """
+        await self._session.aclose(detach=detach)
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        await self.aclose()

@@ -1,0 +1,210 @@
+"""Connecting to a server, whichever way it is reached."""
+
+from __future__ import annotations
+
+import shlex
+from typing import TYPE_CHECKING, Any
+
+from exec_server.client.client import Client
+from exec_server.client.errors import ConnectFailed
+from exec_server.client.session import (
+    CONNECT_SECONDS,
+    INITIALIZE_SECONDS,
+    RESUME_SECONDS,
+    Options,
+    RevisionName,
+    Session,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Generator, Mapping, Sequence
+    from types import TracebackType
+
+    from exec_server.client.transports.channel import Dialer
+    from exec_server.server import Server
+
+CLIENT_NAME = "exec-server-client"
+
+
+class Connecting:
+    """A client that is about to connect: await it, or use it in ``async with``."""
+
+    def __init__(self, make_dialer: Callable[[], Dialer], options: Options) -> None:
+        self._make_dialer = make_dialer
+        self._options = options
+        self._client: Client | None = None
+
+    def __await__(self) -> Generator[Any, None, Client]:
+        return self._connect().__await__()
+
+    async def _connect(self) -> Client:
+        session = Session(self._make_dialer(), self._options)
+        await session.open()
+        return Client(session)
+
+    async def __aenter__(self) -> Client:
+        self._client = await self._connect()
+        return self._client
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        assert self._client is not None
+        await self._client.aclose()
+
+
+def connect(
+    target: str,
+    *,
+    token: str | None = None,
+    client_name: str = CLIENT_NAME,
+    revision: RevisionName = "auto",
+    session_id: str | None = None,
+    connect_timeout: float = CONNECT_SECONDS,
+    initialize_timeout: float = INITIALIZE_SECONDS,
+    resume_timeout: float = RESUME_SECONDS,
+) -> Connecting:
+    """Connect to ``ws://HOST:PORT``, ``stdio:COMMAND`` or ``in-process:``.
+
+    The command is split as a shell would. See ``connect_websocket``, ``connect_stdio`` and
+    ``connect_in_process``, which have more to choose.
+
+    Raises ConnectFailed for any other target, and if the connection cannot be made.
+    """
+    if target.startswith(("ws://", "wss://")):
+        return connect_websocket(
+            target,
+            token=token,
+            client_name=client_name,
+            revision=revision,
+            session_id=session_id,
+            connect_timeout=connect_timeout,
+            initialize_timeout=initialize_timeout,
+            resume_timeout=resume_timeout,
+        )
+    if target.startswith("stdio:"):
+        try:
+            argv = shlex.split(target.removeprefix("stdio:"))
+        except ValueError as error:
+            raise ConnectFailed(f"cannot connect to {target!r}: {error}") from None
+        if not argv:
+            raise ConnectFailed(f"cannot connect to {target!r}: there is no command")
+        return connect_stdio(
+            argv,
+            client_name=client_name,
+            revision=revision,
+            initialize_timeout=initialize_timeout,
+        )
+    if target == "in-process:":
+        return connect_in_process(client_name=client_name, revision=revision)
+    raise ConnectFailed(
+        f"cannot connect to {target!r}: expected ws://HOST:PORT, stdio:COMMAND or in-process:"
+    )
+
+
+def connect_websocket(
+    url: str,
+    *,
+    token: str | None = None,
+    client_name: str = CLIENT_NAME,
+    revision: RevisionName = "auto",
+    session_id: str | None = None,
+    connect_timeout: float = CONNECT_SECONDS,
+    initialize_timeout: float = INITIALIZE_SECONDS,
+    resume_timeout: float = RESUME_SECONDS,
+) -> Connecting:
+    """Connect to a server that listens on ``ws://HOST:PORT``.
+
+    token: sent as a bearer token.
+    client_name: told to the server, for people.
+    revision: speak this one instead of the newest that the server answers to.
+    session_id: take up this session, which another client has left.
+    connect_timeout, initialize_timeout: seconds for the connection, and for the handshake.
+    resume_timeout: how many seconds resuming a lost connection is tried; 0 does not try.
+
+    Raises ConnectFailed, or ConnectTimedOut, when awaited.
+    """
+
+    def dialer() -> Dialer:
+        from exec_server.client.transports.websocket import WebSocketDialer  # noqa: PLC0415
+
+        return WebSocketDialer(url, token)
+
+    options = Options(
+        client_name=client_name,
+        revision=revision,
+        session_id=session_id,
+        connect_timeout=connect_timeout,
+        initialize_timeout=initialize_timeout,
+        resume_timeout=resume_timeout,
+    )
+    return Connecting(dialer, options)
+
+
+def connect_stdio(
+    argv: Sequence[str],
+    *,
+    cwd: str | None = None,
+    env: Mapping[str, str] | None = None,
+    client_name: str = CLIENT_NAME,
+    revision: RevisionName = "auto",
+    initialize_timeout: float = INITIALIZE_SECONDS,
+) -> Connecting:
+    """Start a server that speaks on its standard streams, and end it with the client.
+
+    argv: the server's program and arguments, such as ``["codex-exec-server"]``.
+    cwd, env: its working directory, and variables laid over those of this process.
+
+    It is ended with SIGTERM to its process group, and with SIGKILL two seconds later. What it
+    writes on standard error is logged, and quoted when it fails. Raises ConnectFailed when awaited.
+    """
+
+    def dialer() -> Dialer:
+        from exec_server.client.transports.stdio import StdioDialer  # noqa: PLC0415
+
+        return StdioDialer(argv, cwd=cwd, env=env)
+
+    return Connecting(dialer, _local_options(client_name, revision, initialize_timeout))
+
+
+def connect_in_process(
+    server: Server | None = None,
+    *,
+    client_name: str = CLIENT_NAME,
+    revision: RevisionName = "auto",
+) -> Connecting:
+    """Use a server in this process and event loop, without a transport.
+
+    server: one to share; otherwise the client makes its own and ends it. Its processes are children
+    of this process, and end with the client.
+    """
+
+    def dialer() -> Dialer:
+        from exec_server.client.transports.memory import MemoryDialer  # noqa: PLC0415
+
+        if server is not None:
+            return MemoryDialer(lambda: server, owns_server=False)
+        return MemoryDialer(_own_server, owns_server=True)
+
+    return Connecting(dialer, _local_options(client_name, revision, INITIALIZE_SECONDS))
+
+
+def _own_server() -> Server:
+    from exec_server.revisions import revisions_of  # noqa: PLC0415
+    from exec_server.server import Server  # noqa: PLC0415
+
+    return Server(revisions_of("auto"))
+
+
+def _local_options(client_name: str, revision: RevisionName, initialize_timeout: float) -> Options:
+    return Options(
+        client_name=client_name,
+        revision=revision,
+        session_id=None,
+        connect_timeout=CONNECT_SECONDS,
+        initialize_timeout=initialize_timeout,
+        resume_timeout=0,
+    )

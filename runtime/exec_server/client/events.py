@@ -1,0 +1,83 @@
+"""What happens to a process, in the order of its sequence numbers."""
+
+from __future__ import annotations
+
+from typing import Final, TypeAlias
+
+import msgspec
+
+
+class Output(msgspec.Struct, frozen=True, gc=False):
+    """The process wrote something; where one piece ends and the next begins means nothing."""
+
+    seq: int
+    """Place among the events of the process, from 1."""
+
+    stream: str
+    """``stdout``, ``stderr`` or, of a process with a terminal, ``pty``; a newer server may have
+    more."""
+
+    data: bytes
+    """What was written."""
+
+
+class Gap(msgspec.Struct, frozen=True, gc=False):
+    """Output is missing here: nobody kept it until it was asked for."""
+
+    first_seq: int
+    """Number of the first event that is missing."""
+
+    last_seq: int
+    """Number of the last event that is missing."""
+
+
+class Exited(msgspec.Struct, frozen=True, gc=False):
+    """The process ended; output of its descendants may still follow."""
+
+    seq: int
+    """Place among the events; 0 if it was learned without its place, after a lost connection."""
+
+    code: int
+    """Exit code. Death by a signal is -1 or, of a process with a terminal, 1 in revision v1;
+    128 and the signal's number, or 1, in v2."""
+
+    sandbox_denied: bool = False
+    """Whether it seems to have failed because of its sandbox (v2)."""
+
+
+class Closed(msgspec.Struct, frozen=True, gc=False):
+    """The process ended and all its output has been seen; nothing follows."""
+
+    seq: int
+    """Place among the events, always the last one."""
+
+
+PlacedEvent: TypeAlias = Output | Exited | Closed
+"""What a server tells, each with a number of its own."""
+
+ProcessEvent: TypeAlias = PlacedEvent | Gap
+"""What iterating over a process yields."""
+
+UNPLACED: Final = 0
+"""The sequence number of an event whose place is not known."""
+
+
+class Snapshot(msgspec.Struct, frozen=True):
+    """Retained output, and the state of the process at that moment."""
+
+    outputs: list[Output]
+    """Retained output, oldest first. A first number above the one asked for means that older output
+    is no longer retained."""
+
+    next_seq: int
+    """One above the last output returned; without any, the next number that the process will use.
+    """
+
+    exit_code: int | None
+    """Exit code; None while the process runs."""
+
+    closed: bool
+    """Whether the process has ended and all its output has been seen by the server."""
+
+    sandbox_denied: bool = False
+    """Whether the process seems to have failed because of its sandbox (v2)."""

@@ -1,0 +1,30 @@
+"""Native paths and the ``file:`` URIs that stand for them in v2."""
+
+from __future__ import annotations
+
+import os
+import posixpath
+from typing import Final
+from urllib.parse import quote_from_bytes, unquote_to_bytes
+
+_PLAIN: Final = "/!$&'()*+,;=:@-._~"
+"""What a URI's path may hold unescaped besides letters and digits (RFC 3986)."""
+
+
+def to_uri(path: str) -> str:
+    """The URI of an absolute native path, whose undecodable bytes are surrogates."""
+    return f"file://{quote_from_bytes(os.fsencode(path), _PLAIN)}"
+
+
+def from_uri(uri: str) -> str:
+    """The native path of a URI; bytes that are not UTF-8 become surrogates."""
+    path = uri.removeprefix("file://")
+    return os.fsdecode(unquote_to_bytes(path))
+
+
+def absolute(path: str | os.PathLike[str]) -> str:
+    """The path as a string. Raises ValueError unless it is absolute."""
+    text = os.fspath(path)
+    if not posixpath.isabs(text):
+        raise ValueError(f"paths on the server are absolute, not {text!r}")
+    return text
