@@ -16,6 +16,7 @@ Everything else is classified by a slow path.
 from __future__ import annotations
 
 import json
+import re
 from typing import TYPE_CHECKING, Any, Final, NoReturn
 
 import msgspec
@@ -41,6 +42,8 @@ MAX_VALUES: Final = 262_144
 """JSON values one message may hold, counting objects, arrays and scalars but not member names."""
 
 _NULL: Final = msgspec.Raw(b"null")
+
+_find_member_names: Final = re.compile(rb'"([^"]*+)"\s*+:').findall
 
 
 class MalformedMessage(ExecServerError):
@@ -91,7 +94,7 @@ def parse(data: bytes) -> Message:
             data.decode()
         if data.count(b"{") + data.count(b"[") > MAX_DEPTH:
             _check_depth(data)
-        if len(data) > MAX_VALUES or _may_repeat_members(data):
+        if _may_repeat_members(data) or _may_exceed_values(data):
             _check_values(data)
         message = _decode_message(data)
     except msgspec.ValidationError:
@@ -111,14 +114,18 @@ def parse(data: bytes) -> Message:
 def _may_repeat_members(data: bytes) -> bool:
     """Whether an object may name a member twice; a cheap test that errs on the side of yes.
 
-    Without escapes, and with each colon next to its name, every member name ends where ``":``
-    stands. If those texts all differ, in whatever object they are, none is repeated.
+    Without escapes, every member name is a text between two quotes before a colon. If those texts
+    all differ, in whatever object they are, none is repeated.
     """
-    if b"\\" in data or b'" ' in data or b'"\n' in data or b'"\t' in data or b'"\r' in data:
+    if b"\\" in data:
         return True
-    names = [part.rpartition(b'"')[2] for part in data.split(b'":')]
-    names.pop()
+    names = _find_member_names(data)
     return len(set(names)) != len(names)
+
+
+def _may_exceed_values(data: bytes) -> bool:
+    """Whether there may be more values than allowed: each but the first follows one of ``,:[``."""
+    return len(data) > MAX_VALUES and 1 + sum(map(data.count, (b",", b":", b"["))) > MAX_VALUES
 
 
 def _check_values(data: bytes) -> None:
@@ -127,7 +134,7 @@ def _check_values(data: bytes) -> None:
         root = json.loads(data, object_pairs_hook=_unique_members)
     except ValueError:
         return  # the decoder proper says what is wrong
-    if 1 + data.count(b",") + data.count(b"[") + data.count(b"{") <= MAX_VALUES:
+    if not _may_exceed_values(data):
         return
     values, containers = 1, [root] if isinstance(root, (list, tuple)) else []
     while containers:
