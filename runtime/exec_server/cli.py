@@ -241,7 +241,7 @@ async def _serve_stdio(server: Server, stop: asyncio.Event) -> None:
 
 
 async def _serve_websocket(server: Server, address: Address, stop: asyncio.Event) -> None:
-    from exec_server.server import WebSocketServer  # noqa: PLC0415
+    from exec_server.listener import WebSocketServer  # noqa: PLC0415
 
     listener = WebSocketServer(server, address.host, address.port)
     # codex prints the bare URL on stdout; the standalone server its banner on stderr.
