@@ -872,6 +872,47 @@ def test_a_change_reached_by_many_paths_is_told_once(
     assert captured.err == "exec-server-codegen: 1 breaking change (1 WIRE)\n"
 
 
+def test_a_type_that_contains_itself_is_compared_once(
+    schema: Schema, capsys: pytest.CaptureFixture[str]
+) -> None:
+    nested = put(*DEFS, "OldOptions", "properties", "more", described(ref("OldOptions")))
+    absent = put(*DEFS, "OldOptions", "properties", "more", "x-absent", "There is no more.")
+    schema.write("r1", nested, absent)
+    schema.write("r2", nested, absent, drop(*DEFS, "OldOptions", "properties", "old"))
+    assert schema.run("breaking", "r1", "r2", "--format", "json") == 1
+    assert [row["message"] for row in report(capsys)] == [
+        "OldOptions.old is gone (was optional, boolean)"
+    ]
+
+
+def test_params_that_receivers_ignore_may_change(schema: Schema) -> None:
+    ignored = put(*METHODS, 3, "paramsPresence", "ignored")
+    schema.write("r1", ignored)
+    schema.write("r2", ignored, put(*DEFS, "ThingKeepParams", an_object("")))
+    assert schema.run("breaking", "r1", "r2") == 0
+
+
+@pytest.mark.parametrize(
+    ("message", "side"),
+    [("Request", "PARAM"), ("Response", "RESULT"), ("ErrorResponse", "RESULT")],
+)
+def test_the_envelope_is_compared_for_the_side_that_sends_the_message(
+    schema: Schema, capsys: pytest.CaptureFixture[str], message: str, side: str
+) -> None:
+    def enveloped(id_type: Any) -> Callable[[Documents], object]:
+        area = {"$schema": DIALECT, "title": "Envelope", "description": "Messages."}
+        types = {message: an_object("id", id={**ref("Id"), "x-unit": "identifier"})}
+        types["Id"] = described({"type": id_type})
+        return put("jsonrpc.json", {**area, "x-envelope": True, "$defs": types})
+
+    schema.write("r1", enveloped(["integer", "string"]))
+    schema.write("r2", enveloped("integer"))
+    assert schema.run("breaking", "r1", "r2", "--format", "json") == 1
+    (finding,) = report(capsys)
+    assert finding["rule"] == f"{side}_TYPE_NARROWED"
+    assert finding["message"] == "Id: the type was integer or string, is integer"
+
+
 def test_the_text_names_file_place_rule_severity_and_both_values(
     schema: Schema, capsys: pytest.CaptureFixture[str]
 ) -> None:
