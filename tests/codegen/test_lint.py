@@ -472,6 +472,13 @@ def test_a_type_that_is_not_named_for_its_method_is_found(schema: Path) -> None:
     assert "type-name" in rules
 
 
+def test_what_a_client_answers_is_open_as_its_params_are(schema: Path) -> None:
+    closed = put("$defs", "NetworkPolicyRequestResult", "additionalProperties", False)
+    edit(schema / "v2" / "network.json", closed)
+    findings = [(finding.rule, finding.pointer) for finding in lint(schema, "v2")]
+    assert findings == [("closed-params", "/$defs/NetworkPolicyRequestResult")]
+
+
 def test_a_file_that_is_not_json_is_a_finding(schema: Path) -> None:
     (schema / "v1" / "http.json").write_text('{"$defs": ', encoding="utf-8")
     (schema / "v1" / "session.json").write_text("[]", encoding="utf-8")

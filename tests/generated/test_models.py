@@ -224,6 +224,110 @@ def test_an_unheard_of_sandbox_decodes(sandbox: dict[str, Any]) -> None:
         msgspec.json.decode('{"path": "/a", "sandbox": "none"}', type=v1.FsGetMetadataParams)
 
 
+V2_SANDBOXES: dict[str, dict[str, Any]] = {
+    "0.143": {
+        "permissions": {"type": "disabled"},
+        "windowsSandboxLevel": "disabled",
+        "windowsSandboxPrivateDesktop": False,
+        "useLegacyLandlock": False,
+    },
+    "0.155": {
+        "permissions": {"type": "external", "network": "enabled"},
+        "cwd": None,
+        "workspaceRoots": ["file:///srv"],
+        "userHomeDir": "file:///root",
+        "temporaryDirectories": None,
+        "windowsSandboxLevel": "disabled",
+        "windowsSandboxProxySettingsMode": None,
+    },
+    "0.169": {
+        "permissions": {
+            "type": "managed",
+            "file_system": {
+                "type": "restricted",
+                "glob_scan_max_depth": 3,
+                "entries": [
+                    {
+                        "path": {
+                            "type": "special",
+                            "value": {"kind": "project_roots", "subpath": None},
+                        },
+                        "access": "write",
+                        "missing_path_behavior": "skip",
+                    },
+                    {"path": {"type": "glob_pattern", "pattern": "**/.env"}, "access": "deny"},
+                    {"path": {"type": "path", "path": "file:///etc"}, "access": "read"},
+                ],
+            },
+            "network": "restricted",
+        },
+        "policyContext": {"cwd": "file:///srv", "workspaceRoots": ["file:///srv"]},
+        "windowsSandboxLevel": "mxc",
+        "sandboxOverride": "noOverride",
+    },
+}
+
+
+@pytest.mark.parametrize("release", V2_SANDBOXES)
+def test_the_sandbox_of_every_later_release_is_typed(release: str) -> None:
+    sandbox = V2_SANDBOXES[release]
+    text = json.dumps({"path": "file:///a", "sandbox": sandbox})
+    params = msgspec.json.decode(text, type=v2.FsReadFileParams)
+    PAYLOADS["v2"].validator("Sandbox").validate(sandbox)
+    assert params.sandbox is not None
+    assert holds(json.loads(msgspec.json.encode(params.sandbox)), sandbox)
+
+
+@pytest.mark.parametrize(
+    ("spoil", "where"),
+    [
+        ({"permissions": {"type": "open"}}, r"\$\.sandbox\.permissions"),
+        ({"permissions": {"type": "external"}}, r"`network`.*\$\.sandbox\.permissions"),
+        ({"workspaceRoots": ["/srv"]}, r"\$\.sandbox\.workspaceRoots"),
+        ({"workspaceRoots": None}, r"\$\.sandbox\.workspaceRoots"),
+        ({"sandboxOverride": None}, r"\$\.sandbox\.sandboxOverride"),
+        ({"windowsSandboxLevel": "low"}, r"\$\.sandbox\.windowsSandboxLevel"),
+    ],
+)
+def test_a_wrong_sandbox_is_refused_with_its_place(spoil: dict[str, Any], where: str) -> None:
+    text = json.dumps({"path": "file:///a", "sandbox": {**V2_SANDBOXES["0.143"], **spoil}})
+    with pytest.raises(msgspec.ValidationError, match=where):
+        msgspec.json.decode(text, type=v2.FsReadFileParams)
+
+
+@pytest.mark.parametrize("path", ["/srv", "srv", "", "~/srv"])
+def test_a_native_path_is_refused_for_an_older_revision_to_take(path: str) -> None:
+    start = {"processId": "p", "argv": [], "cwd": path, "env": {}, "tty": False}
+    with pytest.raises(msgspec.ValidationError, match=r"\$\.cwd"):
+        msgspec.json.decode(json.dumps(start), type=v2.ProcessStartParams)
+    watch = {"watchId": 1, "missing": ["file:///a", path]}
+    with pytest.raises(msgspec.ValidationError, match=r"\$\.missing\[1\]"):
+        msgspec.json.decode(json.dumps(watch), type=v2.FsWatchMissingParams)
+
+
+def test_what_a_server_does_not_tell_is_left_out() -> None:
+    info = v2.EnvironmentInfoResult(shell=v2.Shell(name="sh", path="/bin/sh"))
+    told = {"shell": {"name": "sh", "path": "/bin/sh"}}
+    assert json.loads(msgspec.json.encode(info)) == told
+    assert json.loads(msgspec.json.encode(v2.InitializeResult(session_id="s"))) == {
+        "sessionId": "s"
+    }
+    whole = msgspec.json.decode(
+        json.dumps({**told, "capabilities": {"later": True}}), type=type(info)
+    )
+    assert isinstance(whole.capabilities, v2.EnvironmentCapabilities)
+    assert not any(msgspec.structs.asdict(whole.capabilities).values())
+
+
+def test_the_answers_of_a_release_without_the_later_members_decode() -> None:
+    exited = msgspec.json.decode(
+        '{"processId": "p", "seq": 1, "exitCode": 0}', type=v2.ProcessExitedParams
+    )
+    assert exited.sandbox_denied is False
+    started = msgspec.json.decode('{"processId": "p"}', type=v2.ProcessStartResult)
+    assert started.sandbox_type is msgspec.UNSET
+
+
 def test_the_bundled_schema_holds_every_model() -> None:
     for revision, name in models():
         assert name in load(revision, "schema.json")["$defs"]

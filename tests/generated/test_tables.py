@@ -8,6 +8,7 @@ import inspect
 import json
 import subprocess
 import sys
+from itertools import product
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -150,6 +151,38 @@ def test_the_bundled_schema_tells_whose_message_it_is(message: dict[str, Any], s
 
 
 @pytest.mark.parametrize(
+    ("message", "sender"),
+    [
+        (
+            {
+                "id": 1,
+                "method": "network/policyRequest",
+                "params": {
+                    "processId": "p",
+                    "request": {"protocol": "http", "host": "a", "port": 80},
+                },
+            },
+            "Server",
+        ),
+        ({"id": 1, "result": {"decision": {"type": "allow", "later": 1}, "later": 1}}, "Client"),
+        ({"id": 1, "result": {"decision": {"type": "deny", "reason": "no"}}}, "Client"),
+    ],
+)
+def test_the_bundled_schema_knows_what_a_server_asks(message: dict[str, Any], sender: str) -> None:
+    payloads = ALL_PAYLOADS["v2"]
+    other = "Server" if sender == "Client" else "Client"
+    assert payloads.validator(f"{sender}Message").is_valid(message)
+    assert not payloads.validator(f"{other}Message").is_valid(message)
+
+
+def test_a_client_answers_an_error_only_where_it_can_be_asked() -> None:
+    error = {"error": {"code": -32601, "message": "no"}, "id": 1}
+    takes = {name: p.validator("ClientMessage").is_valid(error) for name, p in ALL_PAYLOADS.items()}
+    assert takes == {name: name == "v2" for name in REVISIONS}
+    assert all(p.validator("ServerMessage").is_valid(error) for p in ALL_PAYLOADS.values())
+
+
+@pytest.mark.parametrize(
     "message",
     [
         {"id": 1.5, "result": {"running": True}},
@@ -198,11 +231,11 @@ def test_bind_routes_each_method_a_server_receives_to_its_handler(revision: str)
         assert asyncio.run(table[name](params)) == (route.family, route.attribute, params)
 
 
-@pytest.mark.parametrize("revision", REVISIONS)
-def test_a_handler_protocol_declares_each_method_with_its_types(revision: str) -> None:
-    server = module(revision, "server")
-    for route in server.ROUTES.values():
-        protocol = getattr(server, f"{route.family.capitalize()}Handler")
+@pytest.mark.parametrize(("revision", "side"), [*product(REVISIONS, ["server"]), ("v2", "client")])
+def test_a_handler_protocol_declares_each_method_with_its_types(revision: str, side: str) -> None:
+    served = module(revision, side)
+    for route in served.ROUTES.values():
+        protocol = getattr(served, f"{route.family.capitalize()}Handler")
         function = getattr(protocol, route.attribute)
         assert inspect.iscoroutinefunction(function)
         result = route.result.__name__ if route.result else "None"
@@ -243,6 +276,32 @@ def test_a_client_stub_sends_its_method_and_decodes_the_result(revision: str) ->
         if method.params_presence != "required":
             asyncio.run(stub())
             assert caller.calls.pop() == (method.name, method.params())
+
+
+@pytest.mark.parametrize("revision", REVISIONS)
+def test_what_a_server_asks_has_a_stub_on_its_side_and_a_route_on_the_clients(
+    revision: str,
+) -> None:
+    asked = [
+        row
+        for row in rows(revision)
+        if row["direction"] == "serverToClient" and row["kind"] == "request"
+    ]
+    server, client = module(revision, "server"), module(revision, "client")
+    assert hasattr(server, "Calls") == hasattr(client, "bind") == bool(asked)
+    if not asked:
+        return
+    assert list(client.ROUTES) == [row["name"] for row in asked]
+    table = client.bind(EchoHandlers())
+    caller = RecordingCaller({row["name"]: row["examples"][0]["result"] for row in asked})
+    calls = server.Calls(caller)
+    for name, route in client.ROUTES.items():
+        params = object()
+        assert asyncio.run(table[name](params)) == (route.family, route.attribute, params)
+        stub = getattr(getattr(calls, route.family), route.attribute)
+        assert isinstance(asyncio.run(stub(params)), route.result)
+        assert caller.calls.pop() == (name, params)
+        assert set(route.errors).isdisjoint({"invalidRequest", "invalidParams"})
 
 
 @pytest.mark.parametrize("revision", REVISIONS)
