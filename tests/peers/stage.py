@@ -109,27 +109,29 @@ class Stage:
     directory: Path = field(init=False)
     proxy: Proxy | None = field(init=False, default=None)
     _server: ListeningServer | None = field(init=False, default=None)
-    _exits: ExitStack = field(init=False, default_factory=ExitStack)
+    _exits: ExitStack = field(init=False)
 
     def __enter__(self) -> Self:
         homes = peers.homes()
         homes.mkdir(parents=True, exist_ok=True)
         self.directory = Path(tempfile.mkdtemp(prefix="scenario-", dir=homes))
-        self._exits.callback(shutil.rmtree, self.directory, ignore_errors=True)
-        self._exits.callback(self._kill_rest)
-        self.server_home.mkdir()
-        (self.workspace / ".git").mkdir(parents=True)  # what marks the root of a project
-        if self.transport == "ws":
-            self._server = self._exits.enter_context(
-                ListeningServer.start(
-                    command(self.maker, self.release.version),
-                    *self.server_arguments,
-                    directory=self.server_home,
-                    environment=self._server_environment(),
+        with ExitStack() as exits:
+            exits.callback(shutil.rmtree, self.directory, ignore_errors=True)
+            exits.callback(self._kill_rest)
+            self.server_home.mkdir()
+            (self.workspace / ".git").mkdir(parents=True)  # what marks the root of a project
+            if self.transport == "ws":
+                self._server = exits.enter_context(
+                    ListeningServer.start(
+                        command(self.maker, self.release.version),
+                        *self.server_arguments,
+                        directory=self.server_home,
+                        environment=self._server_environment(),
+                    )
                 )
-            )
-            if self.watched:
-                self.proxy = self._exits.enter_context(Proxy(self._server.url))
+                if self.watched:
+                    self.proxy = exits.enter_context(Proxy(self._server.url))
+            self._exits = exits.pop_all()
         return self
 
     def __exit__(
