@@ -21,6 +21,9 @@ from exec_server.errors import OperationFailed
 PACKAGE: Final = "exec-server-protocol"
 """The distribution that this server is installed from."""
 
+SYSTEM_DIRECTORY: Final = "/etc/codex"
+"""Where the machine's administrator configures codex."""
+
 PlatformOs = Literal["linux", "macos"]
 
 
@@ -86,10 +89,10 @@ def codex_home_dir() -> str:
     if not given:
         home = user_home_dir()
         if home is None:
-            raise OperationFailed("failed to find Codex home: the user has no home directory")
+            raise OperationFailed("the user has no home directory")
         return paths.join(home, ".codex")
     shown = paths.displayable(paths.from_native(os.fsencode(given)))
-    wrong = f'failed to find Codex home: CODEX_HOME points to "{shown}", but that path'
+    wrong = f'CODEX_HOME points to "{shown}", but that path'
     try:
         native = os.path.realpath(os.fsencode(given), strict=True)
     except OSError as error:

@@ -28,16 +28,13 @@ from itertools import takewhile
 from typing import TYPE_CHECKING, Any, Final, NamedTuple, TypeVar
 
 from exec_server.engine import paths
-from exec_server.engine.environment import codex_home_dir, user_home_dir
+from exec_server.engine.environment import SYSTEM_DIRECTORY, codex_home_dir, user_home_dir
 from exec_server.engine.project_trust import Project, TrustLevel, ancestors, find_project
 from exec_server.engine.text_file import read_text
-from exec_server.errors import EngineError, InvalidArgument, OperationFailed
+from exec_server.errors import EngineError, InvalidArgument, OperationFailed, system_text
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping, Sequence
-
-SYSTEM_DIRECTORY: Final = "/etc/codex"
-"""Where the machine's administrator configures codex."""
 
 DEFAULT_ROOT_MARKERS: Final = [".git"]
 """What marks the root of a project, unless ``project_root_markers`` says otherwise."""
@@ -147,7 +144,10 @@ def read_environment_config(
     wanted, required = _key_paths(config_paths), _key_paths(requirements_paths)
     if not wanted and not required:
         raise InvalidArgument("at least one config or requirements path is required")
-    codex_home = codex_home_dir()
+    try:
+        codex_home = codex_home_dir()
+    except OperationFailed as error:
+        raise OperationFailed(f"failed to find Codex home: {error}") from None
     try:
         config, requirements = _load(paths.normalize(cwd), codex_home, system_directory)
     except _ConfigError as error:
@@ -179,7 +179,7 @@ class _Reader(NamedTuple):
         except FileNotFoundError:
             return {}
         except OSError as error:
-            reason = f"{error.strerror} (os error {error.errno})"
+            reason = system_text(error.errno or 0)
             raise _ConfigError(f"Failed to read {self.kind} {shown}: {reason}") from None
         except UnicodeDecodeError as error:
             count = error.end - error.start
