@@ -17,6 +17,8 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
     from types import TracebackType
 
+    from exec_server.client.filesystem import FileSystem
+    from exec_server.client.http import Http
     from exec_server.client.session import Session
 
 
@@ -29,6 +31,8 @@ class Client:
     def __init__(self, session: Session) -> None:
         self._session = session
         self._environment: Environment | None = None
+        self._fs: FileSystem | None = None
+        self._http: Http | None = None
         # Processes of other clients in the same session must not have the same names.
         self._id_prefix = os.urandom(4).hex()
         self._starts = 0
@@ -56,6 +60,24 @@ class Client:
         if self._environment is None:
             self._environment = await self._session.revision.environment()
         return self._environment
+
+    @property
+    def fs(self) -> FileSystem:
+        """The files of the server's machine."""
+        if self._fs is None:
+            from exec_server.client.filesystem import FileSystem  # noqa: PLC0415 (when needed)
+
+            self._fs = FileSystem(self._session)
+        return self._fs
+
+    @property
+    def http(self) -> Http:
+        """HTTP requests from the server's machine."""
+        if self._http is None:
+            from exec_server.client.http import Http  # noqa: PLC0415 (when needed)
+
+            self._http = Http(self._session)
+        return self._http
 
     # Processes
 

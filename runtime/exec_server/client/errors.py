@@ -12,6 +12,7 @@
         ├── Unsupported            the server's revision has no way to do it
         ├── InputRefused           the process takes no input (any more); also a BrokenPipeError
         ├── OutputLost             a reader of bytes would have skipped output
+        ├── BodyTooFast            an HTTP body came faster than it was read
         ├── CommandFailed          a checked command exited with something else than 0
         └── CommandTimedOut        a command took too long and was killed; also a TimeoutError
 
@@ -106,6 +107,10 @@ class OutputLost(ClientError):
         )
         self.first_seq = first_seq
         self.last_seq = last_seq
+
+
+class BodyTooFast(ClientError):
+    """A streamed HTTP body came faster than it was read, beyond what was to be kept of it."""
 
 
 class CommandFailed(ClientError):

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from exec_server.jsonrpc import join_pieces
 from exec_server.transports.stream import HIGH_WATER, LOW_WATER
@@ -49,7 +49,7 @@ class MemoryTransport:
         self._owns_server = owns_server
         self._receiver: Receiver | None = receiver
         self._to_server: deque[bytes] = deque()
-        self._replies: deque[bytes] = deque()
+        self._replies: deque[bytes | LongMessage] = deque()
         self._notifications: deque[bytes] = deque()
         self._queued_bytes = 0
         self._is_congested = False
@@ -90,23 +90,18 @@ class MemoryTransport:
         self._queue(self._replies, join_pieces(pieces))
 
     def send_long_reply(self, message: LongMessage) -> None:
-        """Queue one message, made at once; see Channel."""
-        pieces = []
-        left = message.length
-        try:
-            while left:
-                piece = message.next_piece()
-                left -= len(piece)
-                pieces.append(piece)
-        finally:
+        """Queue one message that is made when it is taken; see Channel."""
+        if self._receiver is None:
             message.finish()
-        self._queue(self._replies, b"".join(pieces))
+            return
+        self._replies.append(message)
+        self._give_soon()
 
     def send_notification(self, pieces: Sequence[bytes]) -> None:
         """Queue one message behind everything; see Channel."""
         self._queue(self._notifications, join_pieces(pieces))
 
-    def _queue(self, queue: deque[bytes], message: bytes) -> None:
+    def _queue(self, queue: deque[Any], message: bytes) -> None:
         if self._receiver is None:
             return
         queue.append(message)
@@ -127,14 +122,23 @@ class MemoryTransport:
         given = 0
         while given < _TURN_BYTES and not self._is_paused and self._receiver is not None:
             if self._replies:
-                message = self._replies.popleft()
+                reply = self._replies.popleft()
+                if isinstance(reply, bytes):
+                    self._queued_bytes -= len(reply)
+                    message = reply
+                else:
+                    try:
+                        message = _whole(reply)
+                    except OSError as error:
+                        self.close(f"an answer could not be made: {error.strerror}")
+                        return
             elif self._notifications:
                 message = self._notifications.popleft()
+                self._queued_bytes -= len(message)
             else:
                 break
             given += len(message)
             self._receiver.receive(message)
-        self._queued_bytes -= given
         if self._is_congested and self._queued_bytes <= LOW_WATER:
             self._is_congested = False
             if self._connection is not None:
@@ -155,9 +159,9 @@ class MemoryTransport:
     async def _end(self) -> None:
         # What was handed over before the end is served, and what was answered is delivered.
         self._serve()
-        self._is_paused = False
         connection, self._connection = self._connection, None
         while self._replies or self._notifications:
+            self._is_paused = False
             self._give()
         receiver, self._receiver = self._receiver, None
         if connection is not None:
@@ -171,3 +175,17 @@ class MemoryTransport:
     async def wait_closed(self) -> None:
         """Return when the server is done too; see Transport."""
         await asyncio.shield(self._gone)
+
+
+def _whole(message: LongMessage) -> bytes:
+    """All of a message that is made piece by piece."""
+    pieces = []
+    left = message.length
+    try:
+        while left:
+            piece = message.next_piece()
+            left -= len(piece)
+            pieces.append(piece)
+    finally:
+        message.finish()
+    return b"".join(pieces)

@@ -1,0 +1,266 @@
+"""HTTP requests that the server makes on the client's behalf."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections import deque
+from typing import TYPE_CHECKING, Final, Literal, Self, TypeAlias
+
+import msgspec
+
+from exec_server.client.errors import BodyTooFast, ClientError, ServerError
+from exec_server.client.revisions.base import HttpExchange
+from exec_server.client.session import BodyReceiver
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Mapping, Sequence
+
+    from exec_server.client.revisions.base import BodyPiece, HttpHead
+    from exec_server.client.session import Session
+
+Headers: TypeAlias = "Mapping[str, str] | Sequence[tuple[str, str]]"
+"""Header lines; as pairs they may repeat a name."""
+
+BODY_BYTES: Final = 16 * 1024 * 1024
+"""What is kept of a streamed body for a slow reader unless the caller says otherwise."""
+
+
+class HttpResponse(msgspec.Struct, frozen=True):
+    """A response. A status of 400 or more is a response like any other."""
+
+    status: int
+    """Status code."""
+    headers: list[tuple[str, str]]
+    """Header lines in their order, the names in lower case."""
+    body: bytes
+    """The body with its content encoding untouched."""
+
+    def header(self, name: str) -> str | None:
+        """The first header of that name, None without one."""
+        return _header(self.headers, name)
+
+    @property
+    def text(self) -> str:
+        """The body as UTF-8 text; what is none appears as U+FFFD."""
+        return self.body.decode(errors="replace")
+
+
+class Http:
+    """HTTP requests from where the server is. ``Client.http`` makes it."""
+
+    def __init__(self, session: Session) -> None:
+        self._session = session
+        self._requests = 0
+
+    async def request(
+        self,
+        method: str,
+        url: str,
+        *,
+        headers: Headers = (),
+        body: bytes | None = None,
+        timeout: float | None = None,
+        follow_redirects: bool = True,
+    ) -> HttpResponse:
+        """Make a request and return the whole response.
+
+        timeout: seconds for connecting, headers and body together; no limit unless given.
+        follow_redirects: v1 always does.
+
+        Raises TimeoutError, and ServerError if no response can be had.
+        """
+        exchange = self._exchange(
+            method=method,
+            url=url,
+            headers=headers,
+            body=body,
+            timeout=timeout,
+            follow_redirects=follow_redirects,
+            stream=False,
+        )
+        head = await self._head(exchange, timeout)
+        return HttpResponse(head.status, head.headers, head.body)
+
+    @contextlib.asynccontextmanager
+    async def stream(
+        self,
+        method: str,
+        url: str,
+        *,
+        headers: Headers = (),
+        body: bytes | None = None,
+        timeout: float | None = None,
+        follow_redirects: bool = True,
+        buffer_bytes: int | None = BODY_BYTES,
+        overflow: Literal["fail", "block"] = "fail",
+    ) -> AsyncIterator[HttpStream]:
+        """Make a request and iterate over the body of the response as it comes.
+
+            async with client.http.stream("GET", url) as response:
+                async for piece in response:
+                    …
+
+        buffer_bytes: what is kept for a slow reader; None is no limit.
+        overflow: what happens beyond that: the body fails with BodyTooFast, or nothing is read
+            from the server until there is room, on the whole connection.
+
+        The protocol has no way to cancel a request: the rest of a body that is not read to its end
+        is still sent.
+        """
+        exchange = self._exchange(
+            method=method,
+            url=url,
+            headers=headers,
+            body=body,
+            timeout=timeout,
+            follow_redirects=follow_redirects,
+            stream=True,
+        )
+        response = HttpStream(self._session, buffer_bytes, blocks=overflow == "block")
+        with self._session.receiving_body(exchange.request_id, response):
+            try:
+                response.begin(await self._head(exchange, timeout))
+                yield response
+            finally:
+                response.end()
+
+    def _exchange(
+        self,
+        *,
+        method: str,
+        url: str,
+        headers: Headers,
+        body: bytes | None,
+        timeout: float | None,
+        follow_redirects: bool,
+        stream: bool,
+    ) -> HttpExchange:
+        self._requests += 1
+        pairs = headers if not hasattr(headers, "items") else list(headers.items())
+        return HttpExchange(
+            method=method,
+            url=url,
+            headers=pairs,
+            body=body,
+            timeout_ms=None if timeout is None else max(1, round(timeout * 1000)),
+            follow_redirects=follow_redirects,
+            request_id=f"http-{self._requests}",
+            stream=stream,
+        )
+
+    async def _head(self, exchange: HttpExchange, timeout: float | None) -> HttpHead:
+        loop = asyncio.get_running_loop()
+        started = loop.time()
+        try:
+            return await self._session.revision.http(exchange)
+        except ServerError as error:
+            # Servers word it in several ways; that the time is over tells.
+            if timeout is not None and loop.time() - started >= timeout:
+                raise TimeoutError(f"no response from {exchange.url} in {timeout:g} s") from error
+            raise
+
+
+class HttpStream(BodyReceiver):
+    """A response whose body is still coming. ``Http.stream`` makes it."""
+
+    def __init__(self, session: Session, buffer_bytes: int | None, *, blocks: bool) -> None:
+        self._session = session
+        self._buffer_bytes = buffer_bytes
+        self._blocks = blocks
+        self._head: HttpHead | None = None
+        self._pieces: deque[bytes] = deque()
+        self._held: dict[int, BodyPiece] = {}
+        self._next_seq = 1
+        self._queued_bytes = 0
+        self._is_over = False
+        self._failure: Exception | None = None
+        self._news = asyncio.Event()
+
+    def begin(self, head: HttpHead) -> None:
+        """The response has begun."""
+        self._head = head
+
+    @property
+    def status(self) -> int:
+        """Status code."""
+        assert self._head is not None
+        return self._head.status
+
+    @property
+    def headers(self) -> list[tuple[str, str]]:
+        """Header lines in their order, the names in lower case."""
+        assert self._head is not None
+        return self._head.headers
+
+    def header(self, name: str) -> str | None:
+        """The first header of that name, None without one."""
+        return _header(self.headers, name)
+
+    async def read(self) -> bytes:
+        """All of the body that is left."""
+        return b"".join([piece async for piece in self])
+
+    def __aiter__(self) -> Self:
+        return self
+
+    async def __anext__(self) -> bytes:
+        """The next piece of the body.
+
+        Raises ClientError if the body broke off, BodyTooFast, or ConnectionLost.
+        """
+        while not self._pieces:
+            if self._failure is not None:
+                raise self._failure
+            if self._is_over:
+                raise StopAsyncIteration
+            self._news.clear()
+            await self._news.wait()
+        piece = self._pieces.popleft()
+        self._queued_bytes -= len(piece)
+        if self._blocks and 2 * self._queued_bytes <= (self._buffer_bytes or 0):
+            self._session.release(self)
+        return piece
+
+    # BodyReceiver
+
+    def take(self, piece: BodyPiece) -> None:
+        """Take the next piece, in whatever order they come."""
+        self._held[piece.seq] = piece
+        while (following := self._held.pop(self._next_seq, None)) is not None:
+            self._next_seq += 1
+            self._take_following(following)
+        self._news.set()
+
+    def _take_following(self, piece: BodyPiece) -> None:
+        if self._failure is not None:
+            return
+        if piece.data:
+            self._pieces.append(piece.data)
+            self._queued_bytes += len(piece.data)
+        if piece.error is not None:
+            self.fail(ClientError(f"the body broke off: {piece.error}"))
+        elif piece.is_last:
+            self._is_over = True
+        elif self._buffer_bytes is not None and self._queued_bytes > self._buffer_bytes:
+            if self._blocks:
+                self._session.hold(self)
+            else:
+                self.fail(BodyTooFast(f"{self._queued_bytes} bytes came without being read"))
+
+    def fail(self, error: Exception) -> None:
+        """No more pieces will come."""
+        if not self._is_over:
+            self._failure = self._failure or error
+        self._news.set()
+
+    def end(self) -> None:
+        """Nobody reads any more."""
+        self._is_over = True
+        self._pieces.clear()
+        self._session.release(self)
+
+
+def _header(headers: Sequence[tuple[str, str]], name: str) -> str | None:
+    lower = name.lower()
+    return next((value for key, value in headers if key.lower() == lower), None)
