@@ -46,7 +46,7 @@ stream_max_retries = 0
 
 _OVER_WEBSOCKET = """\
 default = "remote"
-include_local = false
+include_local = {include_local}
 
 [[environments]]
 id = "remote"
@@ -55,7 +55,7 @@ url = {url}
 
 _OVER_STDIO = """\
 default = "remote"
-include_local = false
+include_local = {include_local}
 
 [[environments]]
 id = "remote"
@@ -124,6 +124,9 @@ class CodexClient:
     settings: Mapping[str, Any] = field(default_factory=dict)
     """Settings over the configuration file, by dotted name."""
 
+    include_local: bool = False
+    """Whether the model may also work where the client is, in an environment ``local``."""
+
     process: subprocess.Popen[bytes] = field(init=False)
 
     def __enter__(self) -> Self:
@@ -169,10 +172,14 @@ class CodexClient:
         return "\n".join((self.home / name).read_text() for name in ("stdout", "stderr"))
 
     def _environments(self) -> str:
+        local = json.dumps(self.include_local)
         if self.connection.url is not None:
-            return _OVER_WEBSOCKET.format(url=json.dumps(self.connection.url))
+            url = json.dumps(self.connection.url)
+            return _OVER_WEBSOCKET.format(include_local=local, url=url)
         program, *arguments = self.connection.command
-        return _OVER_STDIO.format(program=json.dumps(program), arguments=json.dumps(arguments))
+        return _OVER_STDIO.format(
+            include_local=local, program=json.dumps(program), arguments=json.dumps(arguments)
+        )
 
     def _command(self) -> list[str]:
         overrides = [

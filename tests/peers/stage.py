@@ -163,7 +163,9 @@ class Stage:
         return None if self.proxy is None else self.proxy.wire
 
     @contextmanager
-    def client(self, model: MockModel, settings: Mapping[str, Any]) -> Iterator[CodexClient]:
+    def client(
+        self, model: MockModel, settings: Mapping[str, Any], *, include_local: bool = False
+    ) -> Iterator[CodexClient]:
         """A client that has just been started."""
         environment = self._environment()
         if self.proxy is not None:
@@ -182,12 +184,21 @@ class Stage:
             model.base_url,
             environment,
             settings,
+            include_local,
         ) as client:
             yield client
 
-    def play(self, *turns: Turn, settings: Mapping[str, Any] | None = None) -> ModelRequest:
+    def play(
+        self,
+        *turns: Turn,
+        settings: Mapping[str, Any] | None = None,
+        include_local: bool = False,
+    ) -> ModelRequest:
         """Let the model say its turns to a client; return all that it was told at the end."""
-        with MockModel(turns) as model, self.client(model, settings or {}) as client:
+        with (
+            MockModel(turns) as model,
+            self.client(model, settings or {}, include_local=include_local) as client,
+        ):
             client.wait()
         return model.told()
 

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from .stage import CommandResult, run_command, running, type_into
+import pytest
+
+from .stage import CommandResult, apply_patch, run_command, running, type_into
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -80,3 +82,17 @@ def test_waiting_for_a_command(stage: Stage) -> None:
     assert began.output + ended.output == "began\nwent\n"
     assert ended.exit_code == 4
     assert ended.seconds < 30
+
+
+@pytest.mark.since("0.143.0")  # earlier clients wrap their commands into a sandbox themselves
+def test_sandboxed(stage: Stage) -> None:
+    """What the server cannot hold back does not happen, and the model is told why."""
+    told = stage.play(
+        [run_command("run", "touch ran")],
+        [apply_patch("patch", "*** Add File: patched", "+x")],
+        settings={"sandbox_mode": "workspace-write"},
+    )
+    assert "sandbox" in told.text_result("run")
+    assert not (stage.workspace / "ran").exists()
+    assert not (stage.workspace / "patched").exists()
+    assert "Failed to write file" in told.text_result("patch")

@@ -104,6 +104,41 @@ def test_patch_as_a_command(stage: Stage) -> None:
         assert stage.wire.requests("process/start") == []
 
 
+@pytest.mark.since("0.165.0")
+def test_copies_between_environments(stage: Stage) -> None:
+    """A file is carried over in blocks, from where the client is to the server and back."""
+    data = bytes(range(256)) * 10_000 + b"an odd end"
+    (stage.workspace / "source.bin").write_bytes(data)
+    (stage.workspace / "there.bin").write_bytes(b"what was there before")
+
+    def copy(call_id: str, source: str, target: str) -> Item:
+        (from_environment, from_name), (to_environment, to_name) = source.split(), target.split()
+        return call(
+            call_id,
+            "multi_env_copy_file",
+            source_environment_id=from_environment,
+            source_path=str(stage.workspace / from_name),
+            target_environment_id=to_environment,
+            target_path=str(stage.workspace / to_name),
+        )
+
+    told = stage.play(
+        [copy("there", "local source.bin", "remote there.bin")],
+        [copy("back", "remote there.bin", "local back.bin")],
+        [copy("absent", "remote absent.bin", "local never.bin")],
+        settings={"features.multi_env_copy_file": True},
+        include_local=True,
+    )
+    assert str(len(data)) in told.text_result("there")
+    assert (stage.workspace / "there.bin").read_bytes() == data
+    assert (stage.workspace / "back.bin").read_bytes() == data
+    assert "not found" in told.text_result("absent")
+    if stage.wire is not None:
+        assert {params["mode"] for params in stage.wire.requests("fs/open")} == {"read", "replace"}
+        assert len(stage.wire.requests("fs/readBlock")) > 1
+        assert len(stage.wire.requests("fs/writeBlock")) > 1
+
+
 def test_image(stage: Stage) -> None:
     """An image is shown to the model; a file that is not there is not."""
     image = _png()
