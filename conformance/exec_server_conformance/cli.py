@@ -17,9 +17,10 @@ from exec_server_conformance.abilities import Abilities, ask
 from exec_server_conformance.contract import REVISIONS, contract
 from exec_server_conformance.deviations import Deviation, load_deviations
 from exec_server_conformance.errors import Failure, SessionError, TargetError
+from exec_server_conformance.patterns import in_places
 from exec_server_conformance.player import Player
 from exec_server_conformance.selection import Applicability
-from exec_server_conformance.session import Session, Transport, load, load_all, release
+from exec_server_conformance.session import Session, Step, Transport, load, load_all, release
 from exec_server_conformance.target import Target
 
 if TYPE_CHECKING:
@@ -27,6 +28,13 @@ if TYPE_CHECKING:
 
 SESSIONS = Path(__file__).with_name("sessions")
 """The recorded sessions that come with the suite."""
+
+_SAMPLES = {
+    "/workspace": "${workspace}",
+    "http://127.0.0.1:1": "${http}",
+    "00000000-0000-4000-8000-000000000000": "${session}",
+}
+"""What stands for the places of a session when it is checked without a server."""
 
 PASSED, FAILED, USAGE, NO_SERVER = range(4)
 """Exit codes."""
@@ -272,7 +280,7 @@ def _replay(arguments: list[str]) -> int:
     spoken = tuple(one for one in REVISIONS if one in revisions or one in abilities.revisions)
     abilities = Abilities(spoken, abilities.capabilities)
     run = Run(target, abilities, deviations, options.verbose)
-    applicability = Applicability(abilities, server_release)
+    applicability = Applicability(abilities, server_release, options.url is not None)
     todo: list[tuple[Session, Transport]] = []
     for session in _of_revisions(sessions, revisions or spoken):
         if options.timeout is not None:
@@ -345,21 +353,35 @@ def _record(arguments: list[str]) -> int:
 def _check(arguments: list[str]) -> int:
     parser = argparse.ArgumentParser(
         prog="exec-server-conformance check",
-        description="Check that every session file is well-formed and that every expected error "
-        "answer validates against the protocol's schema.",
+        description="Check that every session file is well-formed, and that expected errors, and "
+        "the requests that are expected to succeed, validate against the protocol's schema.",
     )
     parser.add_argument("--sessions", metavar="DIR", type=Path, default=SESSIONS)
     options = parser.parse_args(arguments)
     sessions = load_all(options.sessions)
     for session in sessions:
         for step in session.steps:
-            expected = step.members.get("expect")
-            if isinstance(expected, dict) and "error" in expected:
-                try:
-                    contract(session.revision).check(
-                        "#/$defs/ErrorResponse", {**expected, "id": 1}, "the error"
-                    )
-                except Failure as failure:
-                    raise SessionError(f"{session.path}:{step.line}: {failure}") from None
+            try:
+                _check_step(session, step)
+            except Failure as failure:
+                raise SessionError(f"{session.path}:{step.line}: {failure}") from None
     print(f"{len(sessions)} sessions are well-formed")
     return PASSED
+
+
+def _check_step(session: Session, step: Step) -> None:
+    """Raise Failure unless an expected error, and a request that succeeds, keep the contract."""
+    expected = step.members.get("expect")
+    if step.kind not in ("call", "answer") or not isinstance(expected, dict):
+        return
+    rules = contract(session.revision)
+    if "error" in expected:
+        rules.check("#/$defs/ErrorResponse", {**expected, "id": 1}, "the error")
+    elif step.kind == "call":
+        method = step.members["call"]
+        if method not in rules.methods:
+            raise Failure(f"a method that {session.revision} does not have succeeds: {method}")
+        request = {"id": 1, "method": method}
+        if "params" in step.members:
+            request["params"] = in_places(step.members["params"], _SAMPLES)
+        rules.check(rules.methods[method]["request"], request, "the request")

@@ -1,13 +1,15 @@
 """Comparing what came with what a session expects, and making expectations from what came.
 
-An expectation is JSON. Objects match when every expected member matches (a server may add none,
-which the schema check sees to); arrays match element by element; an object with one of these
-members is a pattern instead:
+An expectation is JSON. Objects match when every expected member matches (what else a server may
+say is the schema's business); arrays match element by element; an object with one of these members
+is a pattern instead:
 
-    {"$type": "integer" | "string" | "boolean" | "any"}    any value of the type
+    {"$type": "integer" | "string" | "boolean" | "array" | "object" | "any"}    any such value
     {"$regex": "…"}                                        a string that matches as a whole
     {"$unordered": […]}                                    the elements in any order
-    {"$chunks": {"stdout": "text", …}}                     output chunks, joined per stream
+    {"$contains": […]}                                     the elements in this order, among others
+    {"$chunks": {"stdout": "text", …}}                     output chunks joined per stream, and no
+                                                           other stream
 
 ``error.message`` is for people and is not compared.
 """
@@ -27,6 +29,8 @@ _TYPES: dict[str, type | tuple[type, ...]] = {
     "integer": int,
     "string": str,
     "boolean": bool,
+    "array": list,
+    "object": dict,
     "any": object,
 }
 
@@ -81,6 +85,16 @@ def match(expected: Json, actual: Json, where: str) -> None:
         raise Failure(f"{where}: expected {show(expected)}, got {show(actual)}")
 
 
+def match_streams(expected: Json, actual: dict[str, str], where: str) -> None:
+    """Raise Failure unless the output is as expected, and on no other stream."""
+    match(expected, actual, where)
+    others = set(actual) - set(expected)
+    if others:
+        raise Failure(
+            f"{where}: expected nothing on {', '.join(sorted(others))}, got {show(actual)}"
+        )
+
+
 def _match_pattern(pattern: str, value: Json, actual: Json, where: str) -> None:
     if pattern == "$type":
         kind = _TYPES[value]
@@ -93,37 +107,103 @@ def _match_pattern(pattern: str, value: Json, actual: Json, where: str) -> None:
         if not isinstance(actual, list):
             raise Failure(f"{where}: expected an array, got {show(actual)}")
         match(sorted(value, key=show), sorted(actual, key=show), where)
+    elif pattern == "$contains":
+        if not isinstance(actual, list):
+            raise Failure(f"{where}: expected an array, got {show(actual)}")
+        rest = iter(actual)
+        for element in value:
+            if not any(_matches(element, one) for one in rest):
+                raise Failure(f"{where}: expected {show(element)} in order, got {show(actual)}")
     elif pattern == "$chunks":
         if not isinstance(actual, list):
             raise Failure(f"{where}: expected output chunks, got {show(actual)}")
-        match(value, joined_chunks(actual), where)
+        match_streams(value, joined_chunks(actual), where)
     else:
         raise Failure(f"{where}: unknown pattern {pattern}")
 
 
+def _matches(expected: Json, actual: Json) -> bool:
+    try:
+        match(expected, actual, "element")
+    except Failure:
+        return False
+    return True
+
+
 _UUID = "[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}"
+_URI: Json = {"$regex": "file:///.*"}
 
 _VARIES: dict[str, Json] = {
     "sessionId": {"$regex": _UUID},
     "modifiedAtMs": {"$type": "integer"},
     "createdAtMs": {"$type": "integer"},
     "nextSeq": {"$type": "integer"},
-    "headers": {"$type": "any"},
-    "shell": {"$type": "any"},
+    "shell": {"$type": "object"},
+    "capabilities": {"$type": "object"},
+    "cwd": _URI,
+    "tempDir": _URI,
+    "temporaryDirectories": {"$type": "array"},
+    "platformOs": {"$type": "string"},
+    "warnings": {"$type": "array"},
+    "layers": {"$type": "array"},
+    "userHomeDir": _URI,
+    "codexHomeDir": _URI,
+    "hostname": {"$type": "string"},
 }
+"""Members whose value is the server's, or the machine's, own."""
+
+_OWN_TO_BUILDS = {"executorVersion", "providerId", "prependPathDirs"}
+"""Members that a server may leave out."""
+
+_COMPARED_HEADERS = re.compile(r"x-.*|content-type|content-encoding|location")
+
+
+_REPEAT = re.compile(r"\$\{repeat:(\d+):([^}]*)\}")
+
+
+def in_places(value: Json, places: dict[str, str]) -> Json:
+    """Put into a step what its places stand for; ``places`` maps each text to its place.
+
+    ``${repeat:N:TEXT}`` stands for N times the text.
+    """
+    if isinstance(value, str):
+        for text, place in places.items():
+            value = value.replace(place, text)
+        return _REPEAT.sub(lambda found: int(found[1]) * found[2], value)
+    if isinstance(value, list):
+        return [in_places(one, places) for one in value]
+    if isinstance(value, dict):
+        return {in_places(name, places): in_places(one, places) for name, one in value.items()}
+    return value
 
 
 def generalise(value: Json, places: dict[str, str], member: str = "") -> Json:
     """Make an expectation from a recorded value; ``places`` maps what varies to its name."""
+    if isinstance(value, str) and value in places:
+        return places[value]
     if member in _VARIES and value is not None:
         return _VARIES[member]
+    if member == "error" and isinstance(value, str):
+        return {"$type": "string"}  # words for people
     if isinstance(value, dict):
-        return {name: generalise(one, places, name) for name, one in value.items()}
+        general = {
+            name: generalise(one, places, name)
+            for name, one in value.items()
+            if name not in _OWN_TO_BUILDS
+        }
+        if value.get("isDirectory") is True and "size" in value:
+            general["size"] = {"$type": "integer"}  # the file system's own
+        return general
     if isinstance(value, list):
         if member == "chunks":
             return {"$chunks": generalise(joined_chunks(value), places)}
         items = [generalise(one, places) for one in value]
-        return {"$unordered": sorted(items, key=show)} if member == "entries" else items
+        if member == "headers":
+            return {"$contains": [one for one in items if _COMPARED_HEADERS.fullmatch(one["name"])]}
+        has_order = any("path" in one for one in value if isinstance(one, dict))
+        if member == "entries" and not has_order:
+            return {"$unordered": sorted(items, key=show)}
+        return items
     if isinstance(value, str):
         for place, name in places.items():
             value = value.replace(place, name)

@@ -11,14 +11,23 @@ import contextlib
 import http.client
 import json
 import shutil
+import signal
 import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
 from exec_server_conformance.contract import Contract, contract
-from exec_server_conformance.errors import Failure, SessionError
-from exec_server_conformance.patterns import generalise, match, show, text_of
+from exec_server_conformance.errors import Failure, SessionError, TargetError
+from exec_server_conformance.origin import Origin
+from exec_server_conformance.patterns import (
+    generalise,
+    in_places,
+    match,
+    match_streams,
+    show,
+    text_of,
+)
 from exec_server_conformance.target import Server, Target
 from exec_server_conformance.timeline import Timeline, id_key
 
@@ -29,6 +38,8 @@ if TYPE_CHECKING:
     from exec_server_conformance.session import Session, Step, Transport
 
 MAIN = "main"
+
+_POLL_SECONDS = 0.02
 
 
 class Player:
@@ -56,27 +67,43 @@ class Player:
         self._workspace = Path(tempfile.mkdtemp(prefix="exec-server-conformance-")).resolve()
         self._places = {str(self._workspace): "${workspace}"}
         self._line = 1
+        self._waiting_for: str | None = None
 
     async def play(self) -> None:
         """Play it; raises Failure, or TargetError when there is no server to play with."""
-        try:
+        async with contextlib.AsyncExitStack() as stack:
+            stack.callback(shutil.rmtree, self._workspace, ignore_errors=True)
             for name, text in self._session.files.items():
                 path = self._workspace / name
                 path.parent.mkdir(parents=True, exist_ok=True)
                 path.write_text(text, encoding="utf-8")
-            await self._server.start({})
+            if self._session.makes_requests:
+                self._places[stack.enter_context(Origin()).url] = "${http}"
+            stack.push_async_callback(self._server.stop)
+            await self._start_server()
+            stack.push_async_callback(self._close_timelines)
             failure = await self._failure()
-            for timeline in self._timelines.values():
-                await timeline.close()
+            for timeline in await self._close_timelines():
                 # What the server did wrong says more than what was missed because of it.
                 failure = timeline.failure or failure
-            if failure is not None:
-                raise Failure(f"{self._where()}: {failure}")
-        finally:
-            for timeline in self._timelines.values():
-                await timeline.close()
-            await self._server.stop()
-            shutil.rmtree(self._workspace, ignore_errors=True)
+        if failure is not None:
+            raise Failure(f"{self._where()}: {failure}")
+
+    async def _start_server(self) -> None:
+        session = self._session
+        try:
+            await self._server.start(self._fill(session.arguments), self._fill(session.environment))
+        except TargetError as error:
+            if not session.arguments:
+                raise
+            # The session asks for what this server does not have, or does not call so.
+            raise Failure(f"{self._where()}: {error}") from None
+
+    async def _close_timelines(self) -> list[Timeline]:
+        timelines = list(self._timelines.values())
+        for timeline in timelines:
+            await timeline.close()
+        return timelines
 
     async def _failure(self) -> Failure | None:
         """Play the steps; returns what went wrong."""
@@ -84,11 +111,9 @@ class Player:
             async with asyncio.timeout(self._session.timeout_seconds):
                 await self._play_steps()
         except TimeoutError:
-            waits = [one.waiting_for for one in self._timelines.values() if one.waiting_for]
-            return Failure(
-                f"expected {waits[0] if waits else 'the step to end'} within "
-                f"{self._session.timeout_seconds:g} s"
-            )
+            waits = [one.waiting_for for one in self._timelines.values()]
+            missed = next(filter(None, [self._waiting_for, *waits]), "the step to end")
+            return Failure(f"expected {missed} within {self._session.timeout_seconds:g} s")
         except Failure as failure:
             return failure
         return None
@@ -101,6 +126,7 @@ class Player:
             await self._connect(MAIN, handshake=self._session.handshake)
         for step in self._session.steps:
             self._line = step.line
+            self._waiting_for = None
             await getattr(self, f"_do_{step.kind}")(step, self._fill(step.members))
         for timeline in self._timelines.values():
             if timeline.failure is not None:
@@ -108,17 +134,12 @@ class Player:
             if timeline.answers and not self._recording:
                 left = next(iter(timeline.answers.values()))
                 raise Failure(f"an answer that nothing expected: {show(left)}")
+            for method, params in timeline.notifications.items():
+                if params:
+                    raise Failure(f"{method} that nothing expected: {show(params[0])}")
 
     def _fill(self, value: Any) -> Any:
-        if isinstance(value, str):
-            for text, place in self._places.items():
-                value = value.replace(place, text)
-            return value
-        if isinstance(value, list):
-            return [self._fill(one) for one in value]
-        if isinstance(value, dict):
-            return {self._fill(name): self._fill(one) for name, one in value.items()}
-        return value
+        return in_places(value, self._places)
 
     def _timeline(self, members: dict[str, Any]) -> Timeline:
         name = members.get("on", MAIN)
@@ -156,6 +177,8 @@ class Player:
         timeline.pending[id_key(identifier)] = method
         if method == "process/start" and isinstance(params, dict):
             timeline.expect_start(identifier, str(params.get("processId")))
+        if method == "http/request" and isinstance(params, dict):
+            timeline.expect_stream(str(params.get("requestId")))
         message = {"id": identifier, "method": method}
         if params is not None:
             message["params"] = params
@@ -205,23 +228,37 @@ class Player:
     async def _do_text(self, step: Step, members: dict[str, Any]) -> None:
         await self._send_raw(members, members["text"].encode("utf-8", "surrogatepass"))
 
+    async def _do_fragments(self, step: Step, members: dict[str, Any]) -> None:
+        parts = [part.encode() for part in members["fragments"]]
+        timeline = self._expect_answer_to(members, b"".join(parts))
+        await timeline.link.send_fragments(parts)
+
+    async def _do_ping(self, step: Step, members: dict[str, Any]) -> None:
+        self._waiting_for = "a pong"
+        if not await self._timeline(members).link.ping(members["ping"].encode()):
+            raise Failure("expected a pong, but the server ended the connection")
+
     async def _do_binary(self, step: Step, members: dict[str, Any]) -> None:
         await self._send_raw(members, base64.b64decode(members["binary"]), binary=True)
 
     async def _send_raw(
         self, members: dict[str, Any], data: bytes, *, binary: bool = False
     ) -> None:
+        await self._expect_answer_to(members, data).link.send(data, binary=binary)
+
+    def _expect_answer_to(self, members: dict[str, Any], data: bytes) -> Timeline:
+        """Note that text of any kind is sent, which may be answered."""
         timeline = self._timeline(members)
         timeline.note("->", data)
         timeline.pending.setdefault(id_key(-1), None)
-        with contextlib.suppress(ValueError):
+        with contextlib.suppress(ValueError, RecursionError):
             message = json.loads(data)
             if isinstance(message, dict) and isinstance(message.get("id"), int | str):
                 method = message.get("method")
                 timeline.pending[id_key(message["id"])] = (
                     method if isinstance(method, str) else None
                 )
-        await timeline.link.send(data, binary=binary)
+        return timeline
 
     async def _do_process(self, step: Step, members: dict[str, Any]) -> None:
         timeline, name = self._timeline(members), members["process"]
@@ -234,15 +271,21 @@ class Player:
             streams = {key: text_of(data) for key, data in events.output.items()}
             found = {"output": streams, **(events.exit or {})}
             if not events.is_numbered and not self._recording:
+                # Nothing tells whether more comes, so what is expected must come in time.
                 try:
-                    match(members.get("expect"), found, what)
+                    compare(found)
                 except Failure as failure:
-                    timeline.waiting_for = f"the rest of its output ({failure})"
+                    timeline.waiting_for = f"{what} to be told of as expected ({failure})"
                     return None
             return found
 
-        found = await timeline.wait(outcome, f"{what} to exit and close without a gap")
-        self._compare(step, found, what)
+        def compare(found: dict[str, Any]) -> None:
+            self._compare(step, found, what)
+            if not self._recording:
+                expected = self._fill(step.members["expect"])
+                match_streams(expected.get("output", {}), found["output"], f"{what}.output")
+
+        compare(await timeline.wait(outcome, f"{what} to exit and close without a gap"))
 
     async def _do_until(self, step: Step, members: dict[str, Any]) -> None:
         timeline, name = self._timeline(members), members["until"]
@@ -271,6 +314,15 @@ class Player:
         found = await timeline.wait(outcome, f"the body of {name!r} to end without a gap")
         self._compare(step, found, f"stream {name!r}")
 
+    async def _do_notification(self, step: Step, members: dict[str, Any]) -> None:
+        timeline, method = self._timeline(members), members["notification"]
+
+        def first() -> dict[str, Any] | None:
+            waiting = timeline.notifications.get(method)
+            return waiting.pop(0) if waiting else None
+
+        self._compare(step, await timeline.wait(first, method), method)
+
     async def _do_connect(self, step: Step, members: dict[str, Any]) -> None:
         await self._connect(members["connect"], handshake=members.get("handshake", True))
 
@@ -286,6 +338,19 @@ class Player:
 
     async def _do_pause(self, step: Step, members: dict[str, Any]) -> None:
         await asyncio.sleep(members["pause"])
+
+    async def _do_signal(self, step: Step, members: dict[str, Any]) -> None:
+        self._server.signal(signal.Signals[f"SIG{members['signal']}"])
+
+    async def _do_exit(self, step: Step, members: dict[str, Any]) -> None:
+        self._waiting_for = "the server's process to end"
+        self._compare(step, await self._server.wait(), "the exit code of the server")
+
+    async def _do_gone(self, step: Step, members: dict[str, Any]) -> None:
+        pid = int(Path(members["gone"]).read_text(encoding="ascii"))
+        self._waiting_for = f"process {pid} to be gone"
+        while _is_alive(pid):  # noqa: ASYNC110 (the end of another's child can only be polled)
+            await asyncio.sleep(_POLL_SECONDS)
 
     async def _do_http(self, step: Step, members: dict[str, Any]) -> None:
         status = await asyncio.to_thread(self._http_status, members["http"])
@@ -303,3 +368,12 @@ class Player:
             raise Failure(f"expected an HTTP answer, got {type(error).__name__}") from None
         finally:
             connection.close()
+
+
+def _is_alive(pid: int) -> bool:
+    """Whether a process runs; one that has ended and is not reaped does not."""
+    try:
+        status = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8", errors="replace")
+    except (FileNotFoundError, ProcessLookupError):
+        return False
+    return status.rpartition(")")[2].split()[0] not in "ZX"

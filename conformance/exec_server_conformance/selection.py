@@ -24,6 +24,7 @@ class Applicability:
 
     abilities: Abilities
     server_release: Release | None = None
+    is_running_already: bool = False
 
     def reason_against(self, session: Session) -> str | None:
         """Why a session does not apply; None when it does."""
@@ -35,6 +36,8 @@ class Applicability:
         missing = session.capabilities - self.abilities.capabilities
         if missing:
             return f"needs the capability {', '.join(sorted(missing))}"
+        if session.needs_own_server and self.is_running_already:
+            return "needs a server that the suite starts"
         if session.strict and len(self.abilities.revisions) > 1:
             return f"needs a server that speaks {session.revision} alone"
         return None

@@ -62,6 +62,8 @@ HEADER_SCHEMA: dict[str, Any] = {
         "timeoutSeconds": {"type": "number", "exclusiveMinimum": 0},
         "handshake": {"type": "boolean"},
         "files": {"type": "object", "additionalProperties": _TEXT},
+        "arguments": {"type": "array", "items": _TEXT, "minItems": 1},
+        "environment": {"type": "object", "additionalProperties": _TEXT},
         "source": _TEXT,
     },
     "required": ["session", "description", "transports"],
@@ -80,14 +82,20 @@ STEP_SCHEMAS: dict[str, dict[str, Any]] = {
     "answer": _step("answer", **_CONNECTION, **_EXPECT),
     "notify": _step("notify", params=True, **_CONNECTION),
     "text": _step("text", **_CONNECTION),
+    "fragments": _step("fragments", **_CONNECTION),
     "binary": _step("binary", **_CONNECTION),
+    "ping": _step("ping", **_CONNECTION),
     "process": _step("process", **_CONNECTION, **_EXPECT),
     "until": _step("until", output=_TEXT, event=_TEXT, **_CONNECTION),
     "stream": _step("stream", **_CONNECTION, **_EXPECT),
+    "notification": _step("notification", **_CONNECTION, **_EXPECT),
     "connect": _step("connect", handshake={"type": "boolean"}),
     "disconnect": _step("disconnect"),
     "ended": _step("ended"),
     "pause": _step("pause"),
+    "signal": _step("signal"),
+    "exit": _step("exit", **_EXPECT),
+    "gone": _step("gone"),
     "http": _step("http", **_EXPECT),
 }
 
@@ -119,6 +127,8 @@ class Session:
     timeout_seconds: float
     handshake: bool
     files: dict[str, str]
+    arguments: list[str]
+    environment: dict[str, str]
     header: dict[str, Any]
     steps: list[Step] = field(default_factory=list)
 
@@ -126,6 +136,20 @@ class Session:
     def revision(self) -> str:
         """The revision that the session speaks."""
         return self.name.partition("/")[0]
+
+    @property
+    def needs_own_server(self) -> bool:
+        """Whether the suite must start the server for it, or may be told to end it."""
+        return bool(
+            self.arguments
+            or self.environment
+            or any(step.kind in ("signal", "exit") for step in self.steps)
+        )
+
+    @property
+    def makes_requests(self) -> bool:
+        """Whether it names the web server that the suite offers to the server under test."""
+        return any("${http}" in json.dumps(step.members) for step in self.steps)
 
     def dump(self) -> str:
         """The text of the file."""
@@ -162,6 +186,8 @@ def load(path: Path) -> Session:
         timeout_seconds=header.get("timeoutSeconds", 20),
         handshake=header.get("handshake", True),
         files=header.get("files", {}),
+        arguments=header.get("arguments", []),
+        environment=header.get("environment", {}),
         header=header,
     )
     for number, members in objects[1:]:

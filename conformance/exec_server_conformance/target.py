@@ -7,7 +7,6 @@ import contextlib
 import os
 import shlex
 import signal
-import tempfile
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
@@ -62,9 +61,22 @@ class Link(Protocol):
         """The next message; None when the server has ended the connection."""
         ...
 
+    async def send_fragments(self, parts: list[bytes]) -> None:
+        """Send one message in several frames; a transport without frames joins them."""
+        ...
+
+    async def ping(self, data: bytes) -> bool:
+        """Ping the server, and wait for its answer; False where there is nothing of the kind."""
+        ...
+
     async def close(self) -> None:
         """End the connection from this side."""
         ...
+
+
+_GONE = (ConnectionClosed, AttributeError)
+"""What a connection raises that the server has ended. The latter is asyncio's: it cannot abort a
+transport that was closed with something left to write."""
 
 
 class WebSocketLink:
@@ -92,8 +104,20 @@ class WebSocketLink:
 
     async def send(self, data: bytes, *, binary: bool = False) -> None:
         """Send one text or binary message."""
-        with contextlib.suppress(ConnectionClosed):
+        with contextlib.suppress(*_GONE):
             await self._websocket.send(data if binary else data.decode("utf-8", "surrogatepass"))
+
+    async def send_fragments(self, parts: list[bytes]) -> None:
+        """Send one text message in several frames."""
+        with contextlib.suppress(*_GONE):
+            await self._websocket.send([part.decode() for part in parts])
+
+    async def ping(self, data: bytes) -> bool:
+        """Ping the server, and wait for its pong."""
+        with contextlib.suppress(*_GONE):
+            await (await self._websocket.ping(data))
+            return True
+        return False
 
     async def receive(self) -> bytes | None:
         """The next message."""
@@ -105,7 +129,8 @@ class WebSocketLink:
 
     async def close(self) -> None:
         """Close with the closing handshake."""
-        await self._websocket.close()
+        with contextlib.suppress(*_GONE):
+            await self._websocket.close()
 
 
 class StdioLink:
@@ -120,6 +145,14 @@ class StdioLink:
         with contextlib.suppress(ConnectionError):
             self._process.stdin.write(data + b"\n")
             await self._process.stdin.drain()
+
+    async def send_fragments(self, parts: list[bytes]) -> None:
+        """Send one line."""
+        await self.send(b"".join(parts))
+
+    async def ping(self, data: bytes) -> bool:
+        """Nothing: pipes have no pings."""
+        return False
 
     async def receive(self) -> bytes | None:
         """The next line."""
@@ -141,13 +174,15 @@ class Server:
         self._transport = transport
         self._process: asyncio.subprocess.Process | None = None
         self.url = target.url
-        self._home = tempfile.TemporaryDirectory(prefix="exec-server-conformance-home-")
 
-    async def start(self, environment: dict[str, str]) -> None:
-        """Start the command; raises TargetError if it cannot be had."""
+    async def start(self, arguments: list[str], environment: dict[str, str]) -> None:
+        """Start the command; raises TargetError if it cannot be had.
+
+        The arguments are added to the command's own, the variables to the suite's.
+        """
         if self._target.url is not None:
             return
-        argv = self._target.argv(self._transport)
+        argv = [*self._target.argv(self._transport), *arguments]
         try:
             self._process = await asyncio.create_subprocess_exec(
                 *argv,
@@ -182,6 +217,17 @@ class Server:
         assert self.url is not None
         return await WebSocketLink.open(self.url)
 
+    def signal(self, signum: signal.Signals) -> None:
+        """Send a signal to the server's process alone."""
+        assert self._process is not None
+        with contextlib.suppress(ProcessLookupError):
+            self._process.send_signal(signum)
+
+    async def wait(self) -> int:
+        """Wait for the server's process to end; returns its exit code, negative for a signal."""
+        assert self._process is not None
+        return await self._process.wait()
+
     async def stop(self) -> None:
         """End the server's whole process group and wait for it."""
         process = self._process
@@ -194,4 +240,3 @@ class Server:
                         await process.wait()
             # Lets the event loop close the pipes before it ends itself.
             process._transport.close()  # type: ignore[attr-defined]
-        self._home.cleanup()

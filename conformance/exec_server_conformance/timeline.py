@@ -79,6 +79,7 @@ class Timeline:
         self.answers: dict[IdKey, Message] = {}
         self.processes: dict[str, ProcessEvents] = {}
         self.streams: dict[str, BodyStream] = {}
+        self.notifications: dict[str, list[Message]] = {}
         self.known: set[str] = set()
         self._restarts: dict[IdKey, tuple[str, ProcessEvents]] = {}
         self.ended = False
@@ -147,6 +148,12 @@ class Timeline:
         if events is not None and events.is_over:
             self._restarts[id_key(identifier)] = (process_id, self.processes.pop(process_id))
 
+    def expect_stream(self, request_id: str) -> None:
+        """A streamed response is about to be asked for, perhaps with the id of a finished one."""
+        stream = self.streams.get(request_id)
+        if stream is not None and stream.outcome is not None:
+            del self.streams[request_id]
+
     def _take_notification(self, message: Message) -> None:
         method = message["method"]
         entry = self._contract.methods.get(method) if isinstance(method, str) else None
@@ -161,8 +168,10 @@ class Timeline:
             # The server chooses the id: an event may overtake the answer that tells it.
             may_be_starting = "command/exec" in self.pending.values()
             self._events_of(params["sessionId"], message, may_be_starting).add(method, params)
-        else:
+        elif method.startswith("process/"):
             self._events_of(params["processId"], message).add(method, params)
+        else:
+            self.notifications.setdefault(method, []).append(params)
 
     def _events_of(
         self, process_id: str, message: Message, may_be_starting: bool = False

@@ -1,0 +1,171 @@
+"""The web server that the server under test makes its http requests to.
+
+Sessions reach it as ``${http}``. What it answers is part of the sessions, and the same for every
+client but for what ``/echo`` repeats:
+
+====================  ==========================================================================
+path                  answer
+====================  ==========================================================================
+/hello                the text ``hello``; ``x-two`` comes twice
+/echo                 what came: method and path, headers in the order of their names, body
+/status/CODE          that status, with a text
+/redirect/CODE        that status, and ``/echo`` as its location
+/loop                 302 to itself
+/bytes                the 256 bytes in order
+/big/N                N times the letter x
+/pieces               ``one two three``, chunked, the pieces a moment apart
+/drip                 ``start``, and nothing more until the client goes away
+/silent               nothing at all until the client goes away
+/broken               a tenth of the body that it announces, then the connection ends
+====================  ==========================================================================
+
+Of the headers, ``/echo`` repeats those that clients choose: ``x-…``, ``authorization``, ``cookie``
+and ``content-type``.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import select
+import threading
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import TYPE_CHECKING, Any, Final, Self
+
+if TYPE_CHECKING:
+    from types import TracebackType
+
+_PIECE_SECONDS: Final = 0.05
+"""Long enough for the pieces of a body to travel apart."""
+
+_REPEATED: Final = ("authorization", "cookie", "content-type")
+
+
+class _Handler(BaseHTTPRequestHandler):
+    protocol_version = "HTTP/1.1"
+    server: Origin
+
+    def _answer(self) -> None:
+        length = int(self.headers.get("content-length", "0"))
+        body = self.rfile.read(length)
+        name, _, argument = self.path.partition("?")[0].strip("/").partition("/")
+        answer = getattr(self, f"_get_{name}", None)
+        if answer is None:
+            self._say(404, b"no such path\n")
+        else:
+            answer(argument, body)
+
+    def __getattr__(self, name: str) -> Any:
+        if name.startswith("do_"):  # any method, also one that nobody has heard of
+            return self._answer
+        raise AttributeError(name)
+
+    def _say(self, status: int, body: bytes, *headers: tuple[str, str]) -> None:
+        self.send_response(status)
+        for name, value in headers:
+            self.send_header(name, value)
+        self.send_header("content-length", str(len(body)))
+        self.end_headers()
+        if self.command != "HEAD":
+            self.wfile.write(body)
+
+    def _get_hello(self, _: str, body: bytes) -> None:
+        self._say(200, b"hello", ("X-One", "1"), ("x-two", "a"), ("x-two", "b"))
+
+    def _get_echo(self, _: str, body: bytes) -> None:
+        chosen = sorted(
+            f"{name.lower()}: {value}\n"
+            for name, value in self.headers.items()
+            if name.lower().startswith("x-") or name.lower() in _REPEATED
+        )
+        self._say(200, f"{self.command} {self.path}\n{''.join(chosen)}\n".encode() + body)
+
+    def _get_status(self, code: str, _: bytes) -> None:
+        self._say(int(code), b"" if code == "204" else f"status {code}\n".encode())
+
+    def _get_redirect(self, code: str, _: bytes) -> None:
+        self._say(int(code), b"elsewhere\n", ("location", "/echo"), ("x-kept", "yes"))
+
+    def _get_loop(self, _: str, body: bytes) -> None:
+        self._say(302, b"", ("location", "/loop"))
+
+    def _get_bytes(self, _: str, body: bytes) -> None:
+        self._say(200, bytes(range(256)))
+
+    def _get_big(self, size: str, _: bytes) -> None:
+        self._say(200, b"x" * int(size))
+
+    def _get_pieces(self, _: str, body: bytes) -> None:
+        self._begin_chunks()
+        for piece in (b"one ", b"two ", b"three"):
+            self._chunk(piece)
+            self.server.stopping.wait(_PIECE_SECONDS)
+        self._chunk(b"")
+
+    def _get_drip(self, _: str, body: bytes) -> None:
+        self._begin_chunks()
+        self._chunk(b"start")
+        self._wait_for_the_client_to_go()
+
+    def _get_silent(self, _: str, body: bytes) -> None:
+        self._wait_for_the_client_to_go()
+
+    def _get_broken(self, _: str, body: bytes) -> None:
+        self.send_response(200)
+        self.send_header("content-length", "100")
+        self.end_headers()
+        self.wfile.write(b"x" * 10)
+        self.close_connection = True
+
+    def _begin_chunks(self) -> None:
+        self.send_response(200)
+        self.send_header("transfer-encoding", "chunked")
+        self.end_headers()
+
+    def _chunk(self, data: bytes) -> None:
+        self.wfile.write(b"%x\r\n%b\r\n" % (len(data), data))
+
+    def _wait_for_the_client_to_go(self) -> None:
+        while not self.server.stopping.is_set():
+            if select.select([self.connection], [], [], _PIECE_SECONDS)[0]:
+                break
+        self.close_connection = True
+
+    def handle(self) -> None:
+        # A client may go away at any time; that is what some sessions are about.
+        with contextlib.suppress(ConnectionError):
+            super().handle()
+
+    def log_message(self, format: str, *arguments: Any) -> None:  # noqa: A002 (the base's name)
+        """Say nothing."""
+
+
+class Origin(ThreadingHTTPServer):
+    """A web server on a free port of the loopback interface, from entering to leaving."""
+
+    daemon_threads = True
+    block_on_close = False
+
+    def __init__(self) -> None:
+        super().__init__(("127.0.0.1", 0), _Handler)
+        self.stopping = threading.Event()
+        self._thread = threading.Thread(target=self.serve_forever, args=(0.05,), daemon=True)
+
+    @property
+    def url(self) -> str:
+        """Where it is, without a slash at the end."""
+        return f"http://127.0.0.1:{self.server_address[1]}"
+
+    def __enter__(self) -> Self:
+        self._thread.start()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self.stopping.set()
+        self.shutdown()
+        self.server_close()
+        self._thread.join()
