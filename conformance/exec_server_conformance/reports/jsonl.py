@@ -1,0 +1,29 @@
+"""JSON Lines: a ``run``, its ``play`` lines, a ``summary``; ``report.schema.json`` says how."""
+
+from __future__ import annotations
+
+import msgspec
+
+from exec_server_conformance.errors import ReportError
+from exec_server_conformance.results import Play, Report, RunHeader, Summary
+
+Line = RunHeader | Play | Summary
+
+
+def render(report: Report) -> str:
+    """The text of a report."""
+    lines = [report.header, *report.plays, report.summary]
+    return b"".join(msgspec.json.encode(line) + b"\n" for line in lines).decode()
+
+
+def parse(text: str) -> Report:
+    """Read a report; raises ReportError for anything else."""
+    try:
+        header, *plays, summary = (
+            msgspec.json.decode(line, type=Line) for line in text.splitlines()
+        )
+    except (ValueError, msgspec.DecodeError) as error:
+        raise ReportError(f"not a report: {error}") from None
+    if not isinstance(header, RunHeader) or not isinstance(summary, Summary):
+        raise ReportError("not a report: expected a run first and a summary last")
+    return Report(header, [one for one in plays if isinstance(one, Play)], summary)

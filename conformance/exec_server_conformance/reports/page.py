@@ -1,0 +1,247 @@
+"""One HTML page that needs nothing else: no script, style, font or image from elsewhere.
+
+What is shown is in the page as HTML; ``page.js`` only filters it.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections import Counter
+from html import escape
+from itertools import groupby
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
+
+from msgspec import UNSET
+
+from exec_server_conformance.reports import reference
+from exec_server_conformance.results import Blame, Outcome
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from exec_server_conformance.results import Divergence, Play, Report, TraceEntry
+
+_SIGNS: Final = {
+    Outcome.FAILED: "✗",
+    Outcome.ERROR: "!",
+    Outcome.STALE: "?",
+    Outcome.KNOWN: "~",
+    Outcome.PASSED: "✓",
+    Outcome.NOT_APPLICABLE: "–",
+}
+"""By outcome, the worst first; told apart without colour."""
+
+_WORDS: Final = {
+    Outcome.FAILED: "failed",
+    Outcome.ERROR: "not judged",
+    Outcome.STALE: "stale deviation",
+    Outcome.KNOWN: "known deviation",
+    Outcome.PASSED: "passed",
+    Outcome.NOT_APPLICABLE: "not applicable",
+}
+
+_BLAME: Final = {
+    Blame.SERVER: "The server sent this wrong",
+    Blame.SILENCE: "The server never answered",
+    Blame.SUITE: "The suite expected wrong",
+}
+
+_MOST_OPEN: Final = 3
+"""How many plays that did not pass are unfolded from the start."""
+
+_METHOD = re.compile(r'"method":\s*"([^"]*)"')
+_ID = re.compile(r'"id":\s*("[^"]*"|-?\d+)')
+
+
+def render(report: Report, reference_url: str | None = None) -> str:
+    """The text of a page; methods are linked to the reference if it is told where that is."""
+    return "".join(_document(report, reference_url))
+
+
+def _document(report: Report, reference_url: str | None) -> Iterator[str]:
+    style, script = (
+        Path(__file__).with_name(name).read_text(encoding="utf-8")
+        for name in ("page.css", "page.js")
+    )
+    header = report.header
+    yield (
+        '<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
+        '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
+        f"<title>Conformance of {escape(header.target)}</title>\n"
+        f"<style>\n{style}</style>\n</head>\n<body>\n<header>\n"
+        "<h1>exec-server conformance</h1>\n"
+        f"<p class=target><code>{escape(header.target)}</code></p>\n"
+        f"<p class=facts>{_facts(report)}</p>\n"
+    )
+    yield from _overview(report)
+    yield "</header>\n<main>\n"
+    unfolded = [one for one in report.plays if one.outcome in (Outcome.FAILED, Outcome.ERROR)]
+    for group, members in groupby(report.plays, key=lambda play: play.group):
+        plays = list(members)
+        yield f"<section>\n<h2>{escape(group)} {_tally(plays)}</h2>\n"
+        for play in plays:
+            yield from _play(play, reference_url, is_open=play in unfolded[:_MOST_OPEN])
+        yield "</section>\n"
+    yield "<p id=nothing hidden>Nothing matches.</p>\n</main>\n"
+    yield f"<script>\n{script}</script>\n</body>\n</html>\n"
+
+
+def _facts(report: Report) -> str:
+    header = report.header
+    facts = [
+        f"speaks {', '.join(header.revisions) or 'no revision'}",
+        *([f"as codex {header.server_version}"] if header.server_version else []),
+        f"{report.summary.seconds:.1f} s",
+        f"<time>{header.started}</time>",
+        header.suite,
+    ]
+    return " · ".join(fact if fact.startswith("<time>") else escape(fact) for fact in facts)
+
+
+def _overview(report: Report) -> Iterator[str]:
+    summary = report.summary
+    if summary.no_server is not None:
+        yield f"<p class=alarm>The server could not be run: {escape(summary.no_server)}</p>\n"
+    if summary.interrupted:
+        yield "<p class=alarm>The run was interrupted; what follows is what there was.</p>\n"
+    for stale in summary.stale:
+        yield (
+            f"<p class=alarm>Stale known deviation <code>{escape(stale)}</code>: "
+            "nothing it names fails.</p>\n"
+        )
+    counts = Counter(play.outcome for play in report.plays)
+    present = [outcome for outcome in _SIGNS if counts[outcome]]
+    yield "<div class=bar aria-hidden=true>"
+    for outcome in present:
+        yield f'<i class="{_class(outcome)}" style="flex-grow:{counts[outcome]}"></i>'
+    yield '</div>\n<div class=controls role=group aria-label="Filter">\n'
+    for outcome in present:
+        yield (
+            f'<button type=button class="{_class(outcome)}" data-outcome="{_class(outcome)}" '
+            f"aria-pressed=false><b>{counts[outcome]}</b> {_WORDS[outcome]}</button>\n"
+        )
+    yield (
+        '<input id=search type=search placeholder="Search names, methods, reasons" '
+        'aria-label="Search">\n</div>\n'
+    )
+
+
+def _tally(plays: list[Play]) -> str:
+    counts = Counter(play.outcome for play in plays)
+    return "<small>{}</small>".format(
+        " ".join(
+            f'<span class="{_class(outcome)}">{sign} {counts[outcome]}</span>'
+            for outcome, sign in _SIGNS.items()
+            if counts[outcome]
+        )
+    )
+
+
+def _play(play: Play, reference_url: str | None, *, is_open: bool) -> Iterator[str]:
+    words = " ".join([play.name, play.description, *play.methods, play.reason or ""])
+    yield (
+        f'<details class="play {_class(play.outcome)}" id="{escape(_identifier(play))}" '
+        f'data-outcome="{_class(play.outcome)}" data-words="{escape(words.lower())}"'
+        f"{' open' if is_open else ''}>\n"
+        f"<summary><span class=sign title={_WORDS[play.outcome]!r}>{_SIGNS[play.outcome]}</span>"
+        f"<span class=name>{escape(play.session.removeprefix(f'{play.group}/'))}</span>"
+        f"<span class=transport>{play.transport}</span>"
+        f"<span class=about>{escape(play.description)}</span>"
+        f"<span class=time>{_duration(play)}</span></summary>\n<div class=body>\n"
+    )
+    links = [_link(play.revision, method, reference_url) for method in play.methods]
+    level = "" if play.level == "contract" else f"<span class=level>{play.level}</span>"
+    yield f"<p class=methods>{level}{' '.join(links)}</p>\n"
+    if play.known_deviation is not UNSET:
+        yield f"<p class=known>Known deviation: {escape(play.known_deviation)}</p>\n"
+    if play.divergence is not UNSET:
+        blame = "" if play.blame is UNSET else _BLAME[play.blame]
+        yield from _divergence(play.divergence, blame)
+    elif play.reason is not UNSET:
+        yield f"<p class=reason>{escape(play.reason)}</p>\n"
+    if play.trace:
+        yield from _trace(play)
+    yield "</div>\n</details>\n"
+
+
+def _divergence(divergence: Divergence, blame: str) -> Iterator[str]:
+    yield (
+        f"<div class=divergence><h3>{blame}</h3>\n<p class=reason>{escape(divergence.message)}"
+        f" <small>line {divergence.line} of the session</small></p>\n"
+    )
+    if divergence.where is not UNSET:
+        yield (
+            f"<p class=where><code>{escape(divergence.where)}</code></p>\n<div class=beside>"
+            f"<figure><figcaption>expected</figcaption><pre>{_json(divergence.expected)}</pre>"
+            f"</figure><figure><figcaption>received</figcaption>"
+            f"<pre>{_json(divergence.received)}</pre></figure></div>\n"
+        )
+    yield "</div>\n"
+
+
+def _trace(play: Play) -> Iterator[str]:
+    several = len({entry.connection for entry in play.trace}) > 1
+    marked = None if play.divergence is UNSET else play.divergence.entry
+    yield "<table class=trace>\n"
+    for index, entry in enumerate(play.trace):
+        here = " diverges" if index == marked else ""
+        connection = f"<span class=connection>{escape(entry.connection)}</span>" if several else ""
+        arrow = "→" if entry.direction == "sent" else "←"
+        mark = "<strong>first divergence</strong>" if here else ""
+        yield (
+            f'<tr class="{entry.direction}{here}"><td class=when>{entry.seconds:.3f}</td>'
+            f"<td class=arrow title={entry.direction}>{arrow}</td>"
+            f"<td>{mark}{connection}<b>{escape(_kind(entry))}</b> "
+            f"<code>{escape(entry.text)}{_rest(entry)}</code></td></tr>\n"
+        )
+    if play.divergence is not UNSET and marked is UNSET:
+        yield (
+            f"<tr class=diverges><td class=when>{play.seconds:.3f}</td><td class=arrow></td>"
+            "<td><strong>first divergence</strong> nothing came that was expected here</td></tr>\n"
+        )
+    yield "</table>\n"
+
+
+def _kind(entry: TraceEntry) -> str:
+    """What a message is, in a word or two: its method, or what it answers."""
+    method = _METHOD.search(entry.text)
+    identifier = _ID.search(entry.text)
+    number = f" {identifier[1]}" if identifier else ""
+    if method is not None:
+        return f"{method[1]}{number}"
+    if entry.direction == "sent" or identifier is None:
+        return "text"
+    word = "error" if '"error":' in entry.text else "result"
+    return f"{word}{number}"
+
+
+def _rest(entry: TraceEntry) -> str:
+    left = entry.characters - len(entry.text)
+    return f"<i>… and {left:,} more characters</i>" if left else ""
+
+
+def _link(revision: str, method: str, reference_url: str | None) -> str:
+    place = reference.place(revision, method)
+    if place is None or reference_url is None:
+        return f"<code>{escape(method)}</code>"
+    return f'<a href="{escape(reference_url)}/{escape(place)}"><code>{escape(method)}</code></a>'
+
+
+def _json(value: Any) -> str:
+    if value is UNSET:
+        return "<i>nothing</i>"
+    return escape(json.dumps(value, ensure_ascii=False, indent=2))
+
+
+def _duration(play: Play) -> str:
+    return "" if play.outcome is Outcome.NOT_APPLICABLE else f"{play.seconds:.2f} s"
+
+
+def _identifier(play: Play) -> str:
+    return f"{play.session}-{play.transport}"
+
+
+def _class(outcome: Outcome) -> str:
+    return outcome.replace("/", "")
