@@ -139,7 +139,8 @@ class Client:
             self._session.spawn(self._undo(starting, process))
             raise
         except ServerError as error:
-            failure = os_error(error, f"{argv[0]!r} in {spec.cwd or 'the server directory'}")
+            program = argv[0] if argv else ""
+            failure = os_error(error, f"{program} in {spec.cwd or 'the directory of the server'}")
             raise error if failure is None else failure from error
         return process
 

@@ -49,15 +49,15 @@ class OutputReader:
     async def readuntil(self, separator: bytes = b"\n", *, limit: int = LINE_BYTES) -> bytes:
         """Everything up to and with the separator; at the end what is left, which may be nothing.
 
-        Raises ValueError if ``limit`` bytes hold no separator; they are still readable.
+        Raises ValueError if it is longer than ``limit`` bytes, which are still readable.
         """
         searched = 0
         while True:
-            found = self._buffer.find(separator, searched)
+            found = self._buffer.find(separator, searched, limit)
             if found >= 0:
                 return self._take(found + len(separator))
             if len(self._buffer) >= limit:
-                raise ValueError(f"no {separator!r} in {len(self._buffer)} bytes")
+                raise ValueError(f"no {separator!r} in {limit} bytes")
             searched = max(0, len(self._buffer) - len(separator) + 1)
             if not await self._fill():
                 return self._take(len(self._buffer))

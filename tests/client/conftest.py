@@ -1,0 +1,88 @@
+"""Each behaviour of the client, tried on every server and over every way to reach it."""
+
+from __future__ import annotations
+
+import asyncio
+import dataclasses
+import inspect
+from typing import TYPE_CHECKING
+
+import pytest
+import targets
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from _pytest.terminal import TerminalReporter
+
+BOUND = 60.0
+"""Seconds that a test may take; nothing here takes a tenth of it on an idle machine."""
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    config.addinivalue_line("markers", "revisions(*names): those that have what the test needs")
+    config.addinivalue_line("markers", "transports(*names): those that the test is about")
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_pyfunc_call(pyfuncitem: pytest.Function) -> bool | None:
+    """Run an async test on a loop of its own, within bounds."""
+    test = pyfuncitem.obj
+    if not inspect.iscoroutinefunction(test):
+        return None
+    names = inspect.signature(test).parameters
+    arguments = {name: pyfuncitem.funcargs[name] for name in names}
+
+    async def bounded() -> None:
+        async with asyncio.timeout(BOUND):
+            await test(**arguments)
+
+    asyncio.run(bounded())
+    return True
+
+
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    if "target" not in metafunc.fixturenames:
+        return
+    revisions = metafunc.definition.get_closest_marker("revisions")
+    transports = metafunc.definition.get_closest_marker("transports")
+    metafunc.parametrize(
+        "target",
+        [
+            pytest.param(target, id=target.name)
+            for target in (*targets.OURS, *targets.CODEX)
+            if revisions is None or target.revision in revisions.args
+            if transports is None or target.transport in transports.args
+        ],
+        indirect=True,
+    )
+
+
+@pytest.fixture(scope="session")
+def servers() -> Iterator[targets.Servers]:
+    servers = targets.Servers()
+    yield servers
+    servers.close()
+
+
+@pytest.fixture
+def target(request: pytest.FixtureRequest, servers: targets.Servers) -> targets.Target:
+    """A server to connect to, once per server and way."""
+    target: targets.Target = request.param
+    reason = targets.missing(target)
+    if reason is not None:
+        pytest.skip(reason)
+    return dataclasses.replace(target, servers=servers)
+
+
+def pytest_terminal_summary(terminalreporter: TerminalReporter) -> None:
+    """Say loudly what was not proven."""
+    reasons = {
+        report.longrepr[2]
+        for report in terminalreporter.getreports("skipped")
+        if isinstance(report.longrepr, tuple) and "nothing proven on codex" in report.longrepr[2]
+    }
+    if reasons:
+        terminalreporter.section("SKIPPED: the client was not tried on codex", sep="!", red=True)
+        for reason in sorted(reasons):
+            terminalreporter.write_line(reason)
