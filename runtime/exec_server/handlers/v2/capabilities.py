@@ -1,17 +1,31 @@
-"""Discovery of skills and plugins."""
+"""Discovery of skills and plugins: below given directories, and where a user has them."""
 
 from __future__ import annotations
 
+import asyncio
 from typing import TYPE_CHECKING
 
-from exec_server.errors import OperationFailed
+import msgspec
+
+from exec_server.engine import path_uri
+from exec_server.handlers.v2.sandbox import refuse_for_files
+from exec_server_protocol.v2.capabilities import (
+    CapabilitiesDiscoverV2Result,
+    CapabilityRootDiscovery,
+    CapabilityRootsDiscoverV1Result,
+    DiscoveryRoot,
+    Plugin,
+    PluginFiles,
+    Skill,
+    SkillDependencies,
+    SkillPolicy,
+)
 
 if TYPE_CHECKING:
+    from exec_server.engine import capabilities as engine
     from exec_server_protocol.v2.capabilities import (
         CapabilitiesDiscoverV2Params,
-        CapabilitiesDiscoverV2Result,
         CapabilityRootsDiscoverV1Params,
-        CapabilityRootsDiscoverV1Result,
     )
 
 
@@ -21,11 +35,62 @@ class CapabilitiesV2:
     async def discover_v1(
         self, params: CapabilityRootsDiscoverV1Params
     ) -> CapabilityRootsDiscoverV1Result:
-        """What is below some roots."""
-        raise OperationFailed("capabilityRoots/discoverV1 is not served yet")
+        """What is below some directories; what is wrong with one is said in its result."""
+        # Loads a YAML reader, which only a client of codex's own kind asks for.
+        from exec_server.engine.capability_roots import (  # noqa: PLC0415
+            CapabilityRoot,
+            discover_capability_roots,
+        )
+
+        for root in params.roots:
+            refuse_for_files(root.sandbox)
+        found = await asyncio.to_thread(
+            discover_capability_roots, [CapabilityRoot(root.id, root.path) for root in params.roots]
+        )
+        return CapabilityRootsDiscoverV1Result(
+            roots=msgspec.convert(found, list[CapabilityRootDiscovery], from_attributes=True)
+        )
 
     async def discover_v2(
         self, params: CapabilitiesDiscoverV2Params
     ) -> CapabilitiesDiscoverV2Result:
-        """What is installed."""
-        raise OperationFailed("capabilities/discoverV2 is not served yet")
+        """What the user of this machine has; the working directory does not count."""
+        from exec_server.engine.capabilities import discover_capabilities  # noqa: PLC0415
+
+        refuse_for_files(params.sandbox)
+        path_uri.parse(params.cwd)
+        found = await asyncio.to_thread(discover_capabilities)
+        return CapabilitiesDiscoverV2Result(
+            plugins=[_plugin(plugin) for plugin in found.plugins],
+            skills=[_skill(skill) for skill in found.skills],
+            warnings=found.warnings,
+        )
+
+
+def _plugin(found: engine.Plugin) -> Plugin:
+    return Plugin(
+        id=found.id,
+        display_name=found.display_name,
+        remote_plugin_id=found.remote_plugin_id,
+        version=found.version,
+        root=found.root,
+        files=msgspec.convert(found.files, PluginFiles, from_attributes=True),
+        skills=[_skill(skill) for skill in found.skills],
+    )
+
+
+def _skill(found: engine.Skill) -> Skill:
+    root = found.discovery_root
+    return Skill(
+        name=found.name,
+        description=found.description,
+        short_description=found.short_description,
+        path=found.path,
+        discovery_root=(
+            msgspec.UNSET if root is None else DiscoveryRoot(id=root.id, path=root.path)
+        ),
+        dependencies=msgspec.convert(
+            found.dependencies, SkillDependencies | None, from_attributes=True
+        ),
+        policy=msgspec.convert(found.policy, SkillPolicy | None, from_attributes=True),
+    )

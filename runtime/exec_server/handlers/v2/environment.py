@@ -18,7 +18,11 @@ from exec_server_protocol.v2.environment import (
 )
 
 CAPABILITIES: Final = EnvironmentCapabilities(
-    environment_config_read=True, http_header_env_vars=True, file_write_streaming=True
+    capability_discovery_v2=True,
+    environment_config_read=True,
+    file_write_streaming=True,
+    fs_watch_missing=True,
+    http_header_env_vars=True,
 )
 """What clients may count on; what is not named here is absent and so false."""
 

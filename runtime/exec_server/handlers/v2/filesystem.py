@@ -5,9 +5,10 @@ from __future__ import annotations
 import asyncio
 from typing import TYPE_CHECKING
 
+from exec_server import jsonrpc
 from exec_server.engine import file_walk, files, path_uri
 from exec_server.engine.file_handles import FileHandles
-from exec_server.errors import system_text
+from exec_server.errors import InvalidRequest, system_text
 from exec_server.handlers.file_content import (
     decode_content,
     read_content,
@@ -27,6 +28,7 @@ from exec_server_protocol.v2.filesystem import (
     FsCreateDirectoryResult,
     FsGetMetadataParams,
     FsGetMetadataResult,
+    FsMissingChangedParams,
     FsOpenParams,
     FsOpenResult,
     FsReadBlockParams,
@@ -51,6 +53,7 @@ from exec_server_protocol.v2.filesystem import (
 
 if TYPE_CHECKING:
     from exec_server.connection import Connection
+    from exec_server.engine.missing_watch import MissingWatch
     from exec_server_protocol.v2.sandbox import Sandbox
 
 
@@ -66,6 +69,7 @@ class FilesystemV2:
     def __init__(self, connection: Connection) -> None:
         self._connection = connection
         self._handles = FileHandles()
+        self._watch: MissingWatch | None = None
 
     async def read_file(self, params: FsReadFileParams) -> FsReadFileResult:
         """A whole regular file; a large one is read while it is sent."""
@@ -190,9 +194,27 @@ class FilesystemV2:
         )
 
     async def watch_missing(self, params: FsWatchMissingParams) -> FsWatchMissingResult:
-        """Nothing is watched yet; the client looks again by itself."""
-        return FsWatchMissingResult(watching=False)
+        """Tell once when one of some missing paths appears."""
+        if self._watch is None:
+            # Loads an inotify library, which only a client of codex's own kind asks for.
+            from exec_server.engine.missing_watch import MissingWatch  # noqa: PLC0415
+
+            self._watch = MissingWatch(self._tell_changed)
+        try:
+            missing = [path_uri.parse(uri) for uri in params.missing]
+            present = None if params.present is None else path_uri.parse(params.present)
+        except InvalidRequest:
+            # A path of another system cannot be watched, which ends the watch before as well.
+            missing, present = [], None
+        watching = self._watch.watch(params.watch_id, missing, present)
+        return FsWatchMissingResult(watching=watching)
+
+    def _tell_changed(self, watch_id: int) -> None:
+        params = FsMissingChangedParams(watch_id=watch_id)
+        self._connection.notify((jsonrpc.notification("fs/missingChanged", params),))
 
     async def aclose(self) -> None:
-        """Let go of every file."""
+        """Let go of every file and of the watch."""
         await self._handles.aclose()
+        if self._watch is not None:
+            await self._watch.aclose()
