@@ -2,25 +2,39 @@
 
 The order of checks is the real servers' (v1 from 0.137): an Origin header is refused before
 anything else, so that no web page can reach the server from a browser; then the path; then the
-method; then the upgrade headers.
+method; then the upgrade headers; last, who it is (v2 from 0.158). Right after the Origin comes the
+Host, which the real servers do not look at.
 """
 
 from __future__ import annotations
 
+import ipaddress
+import re
 from dataclasses import dataclass
-from typing import Final
+from typing import TYPE_CHECKING, Final
+
+if TYPE_CHECKING:
+    from collections.abc import Set as AbstractSet
+
+    from exec_server.transports.auth import Authenticator
 
 MAX_HEAD_BYTES: Final = 16 * 1024
 """Request line and headers together; a WebSocket client sends a few hundred bytes."""
 
 HANDSHAKE_SECONDS: Final = 10.0
-"""How long a client may take to send its request head."""
+"""How long a client may take to send its request head, unless a gate says otherwise."""
 
 END_OF_HEAD: Final = b"\r\n\r\n"
+
+_PORT: Final = re.compile(r":\d*\Z")
+
+_SINGLE: Final = frozenset({"authorization", "host"})
+"""Headers of which the first counts."""
 
 _REASONS: Final = {
     200: "OK",
     400: "Bad Request",
+    401: "Unauthorized",
     403: "Forbidden",
     404: "Not Found",
     405: "Method Not Allowed",
@@ -48,10 +62,24 @@ class Answer:
         return "\r\n".join(lines).encode() + END_OF_HEAD + body
 
 
+@dataclass(frozen=True, slots=True)
+class Gate:
+    """Who is let in."""
+
+    authenticator: Authenticator | None = None
+    """Decides by the Authorization header; None lets in whoever reaches the server."""
+    hosts: AbstractSet[str] | None = None
+    """Names, in lower case, that a Host header may give besides IP addresses and localhost; None
+    for any. A web page can make its own name point here (DNS rebinding), but not an address."""
+    handshake_seconds: float = HANDSHAKE_SECONDS
+
+
+OPEN: Final = Gate()
+
 TOO_LARGE: Final = Answer(431, f"request head exceeds {MAX_HEAD_BYTES} bytes")
 
 
-def examine(head: bytes) -> Answer | None:
+def examine(head: bytes, gate: Gate = OPEN) -> Answer | None:
     """Judge a request head; None lets the WebSocket handshake go on."""
     try:
         lines = head.decode("latin-1").removesuffix("\r\n\r\n").split("\r\n")
@@ -63,17 +91,24 @@ def examine(head: bytes) -> Answer | None:
                 return Answer(400, "malformed header line")
             key = name.lower()
             value = value.strip(" \t")
-            headers[key] = f"{headers[key]}, {value}" if key in headers else value
+            if key not in headers:
+                headers[key] = value
+            elif key not in _SINGLE:
+                headers[key] += f", {value}"
     except ValueError:
         return Answer(400, "malformed request line")
     if version not in ("HTTP/1.1", "HTTP/1.0"):
         return Answer(400, "expected HTTP/1.1")
-    return _judge(method, target.partition("?")[0], version, headers)
+    return _judge(gate, method, target.partition("?")[0], version, headers)
 
 
-def _judge(method: str, path: str, version: str, headers: dict[str, str]) -> Answer | None:
+def _judge(
+    gate: Gate, method: str, path: str, version: str, headers: dict[str, str]
+) -> Answer | None:
     if "origin" in headers:
         return Answer(403)
+    if gate.hosts is not None and not _is_own(headers.get("host"), gate.hosts):
+        return Answer(403, "Host header names another server")
     if path == "/readyz":
         if method in ("GET", "HEAD"):
             return Answer(200)
@@ -92,7 +127,25 @@ def _judge(method: str, path: str, version: str, headers: dict[str, str]) -> Ans
         return Answer(400, "`Sec-WebSocket-Version` header did not include '13'")
     if "sec-websocket-key" not in headers:
         return Answer(400, "`Sec-WebSocket-Key` header missing")
+    if gate.authenticator is not None:
+        refusal = gate.authenticator.refusal(headers.get("authorization"))
+        if refusal is not None:
+            return Answer(401, refusal)
     return None
+
+
+def _is_own(host: str | None, names: AbstractSet[str]) -> bool:
+    """Whether a Host header can come from somebody who meant this server."""
+    if host is None:  # no browser leaves it out
+        return True
+    name = _PORT.sub("", host).lower()
+    if name in names or name == "localhost" or name.endswith(".localhost"):
+        return True
+    try:
+        ipaddress.ip_address(name.removeprefix("[").removesuffix("]"))
+    except ValueError:
+        return False
+    return True
 
 
 def _tokens(headers: dict[str, str], name: str) -> list[str]:

@@ -80,8 +80,9 @@ class WebSocketEndpoint:
         self._peer_ended = False
         self._timer: asyncio.TimerHandle | None = None
         self._mask_bit, self._key_bytes = (MASKED, _KEY_BYTES) if self._peer_masks else (0, 0)
-        # Without this, the second small message in a row waits for the peer's delayed ACK.
-        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        if sock.family != socket.AF_UNIX:
+            # Without this, the second small message in a row waits for the peer's delayed ACK.
+            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         self._stream = ByteStream(loop, sock.fileno(), sock.fileno(), self)
         self._consume: Callable[[memoryview], int] = self._consume_frames
 
@@ -288,7 +289,9 @@ def _close_reason(reason: str) -> str:
 
 
 def socket_address(sock: socket.socket) -> str:
-    """The peer's address for messages: ``IP:PORT``, IPv6 in brackets."""
+    """The peer's address for messages: ``IP:PORT``, IPv6 in brackets, or ``unix``."""
+    if sock.family == socket.AF_UNIX:
+        return "unix"
     try:
         host, port = sock.getpeername()[:2]
     except OSError:

@@ -48,7 +48,8 @@ class WebSocketTransport(WebSocketEndpoint):
     """One accepted connection, from its first byte to the closed socket.
 
     ``on_open`` is called when the handshake is done and returns the receiver of the messages;
-    ``on_closed`` when the socket is closed, whether the handshake was ever done or not.
+    ``on_closed`` when the socket is closed, whether the handshake was ever done or not. ``gate``
+    decides who is let in; ``peer`` names who is, where the socket does not.
     """
 
     _peer_masks = True
@@ -61,13 +62,17 @@ class WebSocketTransport(WebSocketEndpoint):
         sock: socket.socket,
         on_open: Callable[[WebSocketTransport], Receiver],
         on_closed: Callable[[WebSocketTransport], None],
+        *,
+        gate: door.Gate = door.OPEN,
+        peer: str | None = None,
     ) -> None:
         protocol = ServerProtocol(max_size=(MAX_MESSAGE_BYTES, MAX_FRAME_BYTES))
         super().__init__(loop, sock, protocol, lambda: on_closed(self))
         self._on_open = on_open
-        self.peer = f"exec-server websocket {socket_address(sock)}"
+        self._gate = gate
+        self.peer = f"exec-server websocket {peer or socket_address(sock)}"
         self._consume = self._consume_head
-        self._set_timer(door.HANDSHAKE_SECONDS, self._abort)
+        self._set_timer(gate.handshake_seconds, self._abort)
         self._stream.start_reading()
 
     # Channel: what the connection sends
@@ -107,7 +112,7 @@ class WebSocketTransport(WebSocketEndpoint):
                 return len(data)
             return 0
         end += len(door.END_OF_HEAD)
-        refusal = door.examine(head[:end])
+        refusal = door.examine(head[:end], self._gate)
         if refusal is not None:
             self._answer(refusal.encode())
             return len(data)
