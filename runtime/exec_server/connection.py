@@ -161,6 +161,9 @@ class Connection:
         self._large_members: dict[type, tuple[str, str]] = {}
         for bound in self._bound.values():
             for name, method in bound.methods.items():
+                if name in self._methods and method.before_handshake:
+                    # The newest handshake holds what the others need.
+                    continue
                 self._methods.setdefault(name, []).append(method)
             self._large_members.update(bound.large_members)
 

@@ -36,6 +36,13 @@ def test_initialize_has_what_each_revision_looks_for() -> None:
     assert result["protocolVersion"] == "exec-server.v0"
 
 
+def test_what_is_wrong_in_the_newest_handshake_is_wrong() -> None:
+    with peer.stdio("--protocol", "auto") as client:
+        error = client.error("initialize", {"clientName": "test", "resumeSessionId": 5})
+        assert (error["code"], "resumeSessionId" in error["message"]) == (-32602, True)
+        client.initialize()
+
+
 @pytest.mark.parametrize(
     ("protocol", "members"),
     [
