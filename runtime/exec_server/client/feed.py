@@ -133,10 +133,10 @@ class Feed:
     def resynchronise(self, state: Snapshot) -> None:
         """Take the state of the process, read with SEQ_BEYOND, for what was missed."""
         if state.next_seq > self.next_seq:
-            for subscription in self._subscriptions:
-                subscription.fall_behind()
             self.next_seq = state.next_seq
             self._held = {seq: event for seq, event in self._held.items() if seq >= self.next_seq}
+            for subscription in self._subscriptions:
+                subscription.fall_behind()
         if state.exit_code is not None and self.exited is None:
             self.exited = Exited(UNPLACED, state.exit_code, state.sandbox_denied)
             self._exit_known.set()

@@ -5,7 +5,8 @@ bound is dealt with as the caller chose:
 
 ``reread``   the queue takes no more; when the consumer has emptied it, output is read again from
              what the server retains (1 MiB for codex). What that no longer holds is a Gap.
-``drop``     the queue takes no more until there is room; what came meanwhile is a Gap.
+``drop``     the queue takes no more until there is room; what came meanwhile is a Gap. (What was
+             missed with a lost connection is read again nevertheless.)
 ``block``    nothing is read from the server until there is room, on the whole connection, so that
              in the end the process itself has to wait. Nothing is lost.
 
@@ -112,7 +113,7 @@ class Subscription:
                     self._is_behind = True
                     return
                 if self._overflow == "drop":
-                    self._widen_gap(seq, seq)
+                    self._gap = Gap(seq if self._gap is None else self._gap.first_seq, seq)
                     self.wake()
                     return
                 self._hold()
@@ -122,11 +123,7 @@ class Subscription:
 
     def fall_behind(self) -> None:
         """Events before the feed's next one have been missed."""
-        if self._overflow != "drop":
-            self._is_behind = True
-        elif self._cursor < self._feed.next_seq:
-            self._widen_gap(self._cursor, self._feed.next_seq - 1)
-            self._cursor = self._feed.next_seq
+        self._is_behind = self._cursor < self._feed.next_seq
 
     def wake(self) -> None:
         """There may be something new."""
@@ -148,9 +145,6 @@ class Subscription:
         # A gap is closed only when much of the queue is free, so that there are few of them.
         limit = self._buffer_bytes if self._gap is None else self._buffer_bytes // 2
         return self._queued_bytes + size <= limit
-
-    def _widen_gap(self, first_seq: int, last_seq: int) -> None:
-        self._gap = Gap(first_seq if self._gap is None else self._gap.first_seq, last_seq)
 
     def _close_gap(self) -> None:
         if self._gap is not None:
