@@ -5,12 +5,12 @@ from __future__ import annotations
 import argparse
 import contextlib
 import os
-import re
 import sys
 import threading
 from dataclasses import replace
-from typing import TYPE_CHECKING, Final, NamedTuple, NoReturn
+from typing import TYPE_CHECKING, NoReturn
 
+from exec_server.access import Access, add_options, parse_listen_url
 from exec_server.errors import UsageError
 from exec_server.revisions import PROTOCOLS
 
@@ -20,43 +20,6 @@ if TYPE_CHECKING:
 
     from exec_server.engine.guardian import Guardian
     from exec_server.server import Server
-
-_WEBSOCKET_URL: Final = re.compile(
-    r"ws://(?:(?P<v4>\d{1,3}(?:\.\d{1,3}){3})|\[(?P<v6>[0-9A-Fa-f:.]+)\]):(?P<port>\d{1,5})/?"
-)
-
-
-class Address(NamedTuple):
-    """Where a WebSocket listener binds."""
-
-    host: str
-    port: int
-
-
-def parse_listen_url(url: str) -> Address | None:
-    """An address for ``ws://IP:PORT``, None for ``stdio`` or ``stdio://``.
-
-    Raises UsageError, in the words of the real servers, for anything else.
-    """
-    if url in ("stdio", "stdio://"):
-        return None
-    if not url.startswith("ws://"):
-        raise UsageError(f"unsupported --listen URL `{url}`; expected `ws://IP:PORT` or `stdio`")
-    match = _WEBSOCKET_URL.fullmatch(url)
-    host = (match["v4"] or match["v6"]) if match else ""
-    if match is None or not _is_ip(host) or int(match["port"]) > 65535:
-        raise UsageError(f"invalid websocket --listen URL `{url}`; expected `ws://IP:PORT`")
-    return Address(host, int(match["port"]))
-
-
-def _is_ip(host: str) -> bool:
-    import ipaddress  # noqa: PLC0415 (stdio does not need it)
-
-    try:
-        ipaddress.ip_address(host)
-    except ValueError:
-        return False
-    return True
 
 
 def _seconds(text: str) -> float:
@@ -136,7 +99,8 @@ def _parser() -> argparse.ArgumentParser:
         metavar="URL",
         default="stdio://",
         help="ws://IP:PORT (port 0 picks a free one; the real URL is printed on stdout), "
-        "or stdio:// for one client on stdin and stdout (default: %(default)s)",
+        "wss://IP:PORT, unix:///PATH, or stdio:// for one client on stdin and stdout "
+        "(default: %(default)s)",
     )
     parser.add_argument(
         "--protocol",
@@ -162,6 +126,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--verbose", action="store_true", help="report connections that end badly on stderr"
     )
+    add_options(parser)
     _add_codex_options(parser)
     return parser
 
@@ -171,6 +136,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     options = _parser().parse_args(argv)
     try:
         address = parse_listen_url(options.listen)
+        access = Access(address, options)
     except UsageError as error:
         print(f"Error: {error}", file=sys.stderr)
         return 1
@@ -181,7 +147,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     import asyncio  # noqa: PLC0415
 
     try:
-        return asyncio.run(_serve(address, options, guardian))
+        return asyncio.run(_serve(None if address is None else access, options, guardian))
     except OSError as error:
         print(f"Error: {error.strerror} (os error {error.errno})", file=sys.stderr)
         return 1
@@ -189,7 +155,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         guardian.close()
 
 
-async def _serve(address: Address | None, options: argparse.Namespace, guardian: Guardian) -> int:
+async def _serve(access: Access | None, options: argparse.Namespace, guardian: Guardian) -> int:
     import asyncio  # noqa: PLC0415
     import logging  # noqa: PLC0415
     import signal  # noqa: PLC0415
@@ -211,12 +177,12 @@ async def _serve(address: Address | None, options: argparse.Namespace, guardian:
     if options.retention_seconds is not None:
         limits = replace(limits, retention_seconds=options.retention_seconds)
     server = Server(revisions_of(options.protocol), guardian=guardian, limits=limits)
-    if address is None:
+    if access is None:
         await _serve_stdio(server, stop)
     else:
         if options.exit_on_stdin_close:
             _stop_at_eof(loop, stop)
-        await _serve_websocket(server, address, stop)
+        await _serve_websocket(server, access, stop)
     return 0
 
 
@@ -240,10 +206,8 @@ async def _serve_stdio(server: Server, stop: asyncio.Event) -> None:
     await serve_stdio(server, sys.stdin.fileno(), sys.stdout.fileno(), stop)
 
 
-async def _serve_websocket(server: Server, address: Address, stop: asyncio.Event) -> None:
-    from exec_server.listener import WebSocketServer  # noqa: PLC0415
-
-    listener = WebSocketServer(server, address.host, address.port)
+async def _serve_websocket(server: Server, access: Access, stop: asyncio.Event) -> None:
+    listener = access.listen(server)
     # codex prints the bare URL on stdout; the standalone server its banner on stderr.
     print(listener.url, flush=True)
     print(f"codex-exec-server listening on {listener.url}", file=sys.stderr, flush=True)

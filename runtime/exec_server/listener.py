@@ -1,19 +1,25 @@
-"""The WebSocket listener: accepts any number of peers on an IP address until ``aclose``."""
+"""The WebSocket listener: accepts any number of peers on one socket until ``aclose``."""
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
 import errno
-import ipaddress
 import logging
+import os
 import socket
+import stat
 from typing import TYPE_CHECKING, Final
 
+from exec_server.transports import door
+from exec_server.transports.endpoint import socket_address
 from exec_server.transports.websocket import WebSocketTransport
 
 if TYPE_CHECKING:
+    import ssl
+
     from exec_server.server import Server
+    from exec_server.transports.channel import Receiver
 
 log = logging.getLogger("exec_server")
 
@@ -23,39 +29,113 @@ BACKLOG: Final = 1024
 ACCEPT_RETRY_SECONDS: Final = 0.1
 """Pause before accepting again when there are no descriptors left."""
 
+MAX_PENDING: Final = 256
+"""Connections that have not been let in yet; of more, the oldest is dropped. A client needs some
+milliseconds, so it is never the oldest unless somebody floods the server."""
+
 _OUT_OF_RESOURCES: Final = frozenset((errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM))
 
 
+def listen_on_ip(host: str, port: int) -> socket.socket:
+    """Return a socket that listens on an IP address; port 0 takes a free one.
+
+    Raises OSError when the address cannot be had.
+    """
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    listening = socket.socket(family, socket.SOCK_STREAM)
+    try:
+        listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        listening.bind((host, port))
+        listening.listen(BACKLOG)
+    except BaseException:
+        listening.close()
+        raise
+    return listening
+
+
+def listen_on_path(path: str, mode: int) -> socket.socket:
+    """Return a socket that listens at a path, which only those may use whom ``mode`` lets.
+
+    A socket that an ended server has left there is replaced. Raises OSError: EADDRINUSE for one
+    that somebody listens on, or for anything else that is there.
+    """
+    listening = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    # The mode must hold from the first moment on. No thread runs yet whose files this could hit.
+    others = os.umask(0o777 & ~mode)
+    try:
+        try:
+            listening.bind(path)
+        except OSError as error:
+            if error.errno != errno.EADDRINUSE or not _is_left_over(path):
+                raise
+            os.unlink(path)
+            listening.bind(path)
+        listening.listen(BACKLOG)
+    except BaseException:
+        listening.close()
+        raise
+    finally:
+        os.umask(others)
+    return listening
+
+
+def _is_left_over(path: str) -> bool:
+    """Whether a path is a socket that nobody listens on."""
+    if not stat.S_ISSOCK(os.lstat(path).st_mode):
+        return False
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
+        probe.setblocking(False)  # a listener that does not accept is one all the same
+        try:
+            probe.connect(path)
+        except ConnectionRefusedError:
+            return True
+        except BlockingIOError:
+            return False
+    return False
+
+
 class WebSocketServer:
-    """Listens on an IP address and serves every peer that connects."""
+    """Serves every peer that connects to a socket and is let in.
 
-    def __init__(self, server: Server, host: str, port: int) -> None:
-        """Bind and listen.
+    Takes over a listening socket; with ``tls`` everything on it is encrypted.
+    """
 
-        Raises OSError when the address cannot be had; port 0 takes a free one.
-        """
+    def __init__(
+        self,
+        server: Server,
+        listening: socket.socket,
+        *,
+        gate: door.Gate = door.OPEN,
+        tls: ssl.SSLContext | None = None,
+        max_pending: int = MAX_PENDING,
+    ) -> None:
         self._server = server
+        self._socket = listening
+        self._gate = gate
+        self._tls = tls
+        self._max_pending = max_pending
         self._loop = asyncio.get_running_loop()
         self._transports: set[WebSocketTransport] = set()
+        # Those that have not been let in yet, oldest first.
+        self._pending: dict[WebSocketTransport | asyncio.Task[None], None] = {}
+        self._decrypting: set[asyncio.Task[None]] = set()
         self._none_left = asyncio.Event()
         self._none_left.set()
-        family = socket.AF_INET6 if ipaddress.ip_address(host).version == 6 else socket.AF_INET
-        self._socket = socket.socket(family, socket.SOCK_STREAM)
-        try:
-            self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            self._socket.setblocking(False)
-            self._socket.bind((host, port))
-            self._socket.listen(BACKLOG)
-        except BaseException:
-            self._socket.close()
-            raise
+        self._socket.setblocking(False)
+        self._path: str | None = None
+        if listening.family == socket.AF_UNIX:
+            self._path = str(listening.getsockname())
+            self._inode = os.lstat(self._path).st_ino
         self._start_accepting()
 
     @property
     def url(self) -> str:
-        """Where it listens: ``ws://IP:PORT`` with the real port."""
+        """Where it listens: ``ws://IP:PORT`` with the real port, ``wss://`` or ``unix://PATH``."""
+        if self._path is not None:
+            return f"unix://{self._path}"
         host, port = self._socket.getsockname()[:2]
-        return f"ws://[{host}]:{port}" if ":" in host else f"ws://{host}:{port}"
+        scheme = "ws" if self._tls is None else "wss"
+        return f"{scheme}://[{host}]:{port}" if ":" in host else f"{scheme}://{host}:{port}"
 
     def _start_accepting(self) -> None:
         if self._socket.fileno() >= 0:
@@ -71,28 +151,74 @@ class WebSocketServer:
                 self._loop.call_later(ACCEPT_RETRY_SECONDS, self._start_accepting)
             return
         connection.setblocking(False)
+        if len(self._pending) >= self._max_pending:
+            self._drop_oldest()
+        if self._tls is None:
+            self._serve(connection)
+        else:
+            self._decrypt(connection, self._tls)
+
+    def _drop_oldest(self) -> None:
+        oldest = next(iter(self._pending))
+        del self._pending[oldest]
+        if isinstance(oldest, WebSocketTransport):
+            oldest.abort()
+        else:
+            oldest.cancel()
+
+    def _serve(self, connection: socket.socket, peer: str | None = None) -> None:
         self._none_left.clear()
-        self._transports.add(
-            WebSocketTransport(
-                self._loop,
-                connection,
-                lambda channel: self._server.open(channel, keeps_session=True),
-                self._forget,
-            )
+        transport = WebSocketTransport(
+            self._loop, connection, self._open, self._forget, gate=self._gate, peer=peer
         )
+        self._transports.add(transport)
+        self._pending[transport] = None
+
+    def _open(self, transport: WebSocketTransport) -> Receiver:
+        self._pending.pop(transport, None)
+        return self._server.open(transport, keeps_session=True)
 
     def _forget(self, transport: WebSocketTransport) -> None:
         self._transports.discard(transport)
+        self._pending.pop(transport, None)
         if not self._transports:
             self._none_left.set()
+
+    def _decrypt(self, connection: socket.socket, tls: ssl.SSLContext) -> None:
+        # Loaded with the first such peer's server, which has made the context with it.
+        from exec_server.transports.tls import decrypt  # noqa: PLC0415
+
+        peer = socket_address(connection)
+
+        def serve(plain: socket.socket) -> None:
+            self._pending.pop(task, None)
+            self._serve(plain, peer)
+
+        task = self._loop.create_task(decrypt(connection, tls, self._gate.handshake_seconds, serve))
+        self._decrypting.add(task)
+        self._pending[task] = None
+        task.add_done_callback(self._decrypting.discard)
+        task.add_done_callback(lambda ended: self._pending.pop(ended, None))
 
     async def aclose(self) -> None:
         """Stop listening, say goodbye to every peer, end every session."""
         self._loop.remove_reader(self._socket.fileno())
         self._socket.close()
+        if self._path is not None:
+            self._unlink(self._path)
         for transport in list(self._transports):
             transport.close("the server is shutting down")
         await self._server.aclose()
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(1.0):
                 await self._none_left.wait()
+                await asyncio.gather(*self._decrypting)
+        for task in self._decrypting:
+            task.cancel()
+        await asyncio.gather(*self._decrypting, return_exceptions=True)
+
+    def _unlink(self, path: str) -> None:
+        """Remove our socket, and not one that another server has put in its place."""
+        with contextlib.suppress(OSError):
+            if os.lstat(path).st_ino == self._inode:
+                os.unlink(path)

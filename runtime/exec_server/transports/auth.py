@@ -105,6 +105,13 @@ class _Refused(Exception):
     """The text of a refusal."""
 
 
+class _Header(msgspec.Struct):
+    """What a token says of itself; it does not count, but must have the right form."""
+
+    typ: str | None = None
+    cty: str | None = None
+
+
 class _Claims(msgspec.Struct):
     """The claims that count. Whole seconds since 1970, in 64 bits."""
 
@@ -133,7 +140,9 @@ def _claims(token: str, secret: bytes) -> _Claims:
     if not _JWT.fullmatch(token):
         raise _Refused(WRONG_JWT)
     try:
-        payload = jwt.PyJWS(algorithms=["HS256"]).decode(token, secret, algorithms=["HS256"])
+        signed = jwt.PyJWS().decode_complete(token, secret, algorithms=["HS256"])
+        msgspec.convert(signed["header"], _Header)
+        payload = signed["payload"]
         document = json.loads(payload, object_pairs_hook=_unique, parse_constant=_not_json)
         claims = msgspec.convert(document, _Claims)
     except (jwt.InvalidTokenError, ValueError, RecursionError):

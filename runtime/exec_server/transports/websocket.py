@@ -101,6 +101,10 @@ class WebSocketTransport(WebSocketEndpoint):
         """Send what is queued, then the closing handshake; see Channel."""
         self._close(CloseCode.POLICY_VIOLATION if violation else CloseCode.GOING_AWAY, reason)
 
+    def abort(self) -> None:
+        """Drop the peer at once."""
+        self._abort()
+
     # The HTTP head
 
     def _consume_head(self, data: memoryview) -> int:

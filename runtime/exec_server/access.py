@@ -1,0 +1,351 @@
+"""Who may reach a listening server: the options of the command line, checked and carried out.
+
+Whoever reaches this server can run any command as its user. So it does not listen beyond its own
+machine without authentication, unless it is told that this is meant. Secrets come from files: what
+is on a command line, every user of the machine can read.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import re
+from typing import TYPE_CHECKING, Final, NamedTuple
+
+from exec_server.errors import UsageError, system_text
+
+if TYPE_CHECKING:
+    import socket
+    import ssl
+
+    from exec_server.listener import WebSocketServer
+    from exec_server.server import Server
+    from exec_server.transports.auth import Authenticator
+    from exec_server.transports.door import Gate
+
+_WEBSOCKET_URL: Final = re.compile(
+    r"wss?://(?:(?P<v4>\d{1,3}(?:\.\d{1,3}){3})|\[(?P<v6>[0-9A-Fa-f:.]+)\]):(?P<port>\d{1,5})/?"
+)
+_UNIX: Final = "unix://"
+
+_SHA256: Final = re.compile(r"[0-9A-Fa-f]{64}")
+
+DEFAULT_CLOCK_SKEW_SECONDS: Final = 30
+DEFAULT_SOCKET_MODE: Final = 0o600
+
+
+class Address(NamedTuple):
+    """Where a WebSocket listener binds: an IP address, or a path."""
+
+    host: str = ""
+    port: int = 0
+    is_encrypted: bool = False
+    path: str | None = None
+
+
+def parse_listen_url(url: str) -> Address | None:
+    """An address for ``ws://IP:PORT``, ``wss://IP:PORT`` or ``unix:///PATH``; None for ``stdio``.
+
+    Raises UsageError, in the words of the real servers, for anything else.
+    """
+    if url in ("stdio", "stdio://"):
+        return None
+    if url.startswith(_UNIX):
+        path = url.removeprefix(_UNIX)
+        if not path.startswith("/"):
+            raise UsageError(f"invalid unix --listen URL `{url}`; expected `unix:///PATH`")
+        return Address(path=path)
+    if not url.startswith(("ws://", "wss://")):
+        raise UsageError(
+            f"unsupported --listen URL `{url}`; expected `ws://IP:PORT`, `wss://IP:PORT`, "
+            "`unix:///PATH` or `stdio`"
+        )
+    match = _WEBSOCKET_URL.fullmatch(url)
+    host = (match["v4"] or match["v6"]) if match else ""
+    if match is None or not _is_ip(host) or int(match["port"]) > 65535:
+        scheme = url.partition("://")[0]
+        raise UsageError(f"invalid websocket --listen URL `{url}`; expected `{scheme}://IP:PORT`")
+    return Address(host, int(match["port"]), url.startswith("wss://"))
+
+
+def _is_ip(host: str) -> bool:
+    import ipaddress  # noqa: PLC0415 (stdio does not need it)
+
+    try:
+        ipaddress.ip_address(host)
+    except ValueError:
+        return False
+    return True
+
+
+def add_options(parser: argparse.ArgumentParser) -> None:
+    """Add the options on who may reach a listening server."""
+    group = parser.add_argument_group("options on who may reach a listening server")
+    group.add_argument(
+        "--ws-auth",
+        choices=("capability-token", "signed-bearer-token"),
+        help="ask for a token in the header `Authorization: Bearer TOKEN`: one that is agreed on, "
+        "or a JSON Web Token signed with HS256",
+    )
+    group.add_argument(
+        "--ws-token-file", metavar="PATH", type=_path, help="a file that holds the token agreed on"
+    )
+    group.add_argument(
+        "--ws-token-sha256", metavar="HEX", help="the SHA-256 digest of the token agreed on"
+    )
+    group.add_argument(
+        "--ws-shared-secret-file",
+        metavar="PATH",
+        type=_path,
+        help="a file that holds the secret that tokens are signed with, at least 32 bytes",
+    )
+    group.add_argument("--ws-issuer", metavar="NAME", help="what a signed token must have as `iss`")
+    group.add_argument(
+        "--ws-audience", metavar="NAME", help="what a signed token must have as or in `aud`"
+    )
+    group.add_argument(
+        "--ws-max-clock-skew-seconds",
+        metavar="N",
+        type=_whole,
+        help="how far the clocks of whoever signs and of this server may differ "
+        f"(default: {DEFAULT_CLOCK_SKEW_SECONDS})",
+    )
+    group.add_argument(
+        "--allow-unauthenticated",
+        action="store_true",
+        help="listen beyond this machine without --ws-auth: something else decides who gets here",
+    )
+    group.add_argument(
+        "--allow-host",
+        action="append",
+        default=[],
+        metavar="NAME",
+        help="a name that clients may call this server by, besides IP addresses and localhost; "
+        "matters on the machine's own addresses without --ws-auth (may be repeated)",
+    )
+    group.add_argument(
+        "--tls-cert", metavar="PATH", type=_path, help="with wss://: the certificate chain, in PEM"
+    )
+    group.add_argument(
+        "--tls-key", metavar="PATH", type=_path, help="with wss://: its private key, in PEM"
+    )
+    group.add_argument(
+        "--socket-mode",
+        metavar="OCTAL",
+        type=_mode,
+        help="with unix://: who may connect, as chmod has it "
+        f"(default: {DEFAULT_SOCKET_MODE:03o}, this user alone)",
+    )
+    group.add_argument(
+        "--handshake-seconds",
+        metavar="N",
+        type=_positive,
+        help="how long a client may take until it is let in (default: 10)",
+    )
+    group.add_argument(
+        "--max-pending-connections",
+        metavar="COUNT",
+        type=_count,
+        help="how many clients may wait to be let in; of more, the one that waits longest is "
+        "dropped (default: 256)",
+    )
+
+
+class Access:
+    """How a server listens and whom it lets in."""
+
+    def __init__(self, address: Address | None, options: argparse.Namespace) -> None:
+        """Check the options and read the files they name. Raises UsageError."""
+        authenticator = _authenticator(options)
+        if authenticator is not None and address is None:
+            raise UsageError("WebSocket auth requires a WebSocket listener, not stdio")
+        if options.socket_mode is not None and (address is None or address.path is None):
+            raise UsageError("--socket-mode requires `--listen unix:///PATH`")
+        self._options = options
+        self._address = address
+        self._tls = _tls(address, options)
+        self._gate = None if address is None else _gate(address, authenticator, options)
+
+    def listen(self, server: Server) -> WebSocketServer:
+        """Start to listen. Raises OSError when the address cannot be had."""
+        from exec_server.listener import (  # noqa: PLC0415 (stdio does not need it)
+            MAX_PENDING,
+            WebSocketServer,
+            listen_on_ip,
+            listen_on_path,
+        )
+
+        address, gate = self._address, self._gate
+        assert address is not None
+        assert gate is not None
+        listening: socket.socket
+        if address.path is None:
+            listening = listen_on_ip(address.host, address.port)
+        else:
+            mode = self._options.socket_mode
+            listening = listen_on_path(address.path, DEFAULT_SOCKET_MODE if mode is None else mode)
+        return WebSocketServer(
+            server,
+            listening,
+            gate=gate,
+            tls=self._tls,
+            max_pending=self._options.max_pending_connections or MAX_PENDING,
+        )
+
+
+def _gate(
+    address: Address, authenticator: Authenticator | None, options: argparse.Namespace
+) -> Gate:
+    """Who is let in at an address."""
+    import ipaddress  # noqa: PLC0415 (stdio does not need it)
+
+    from exec_server.transports.door import HANDSHAKE_SECONDS, Gate  # noqa: PLC0415
+
+    seconds = options.handshake_seconds or HANDSHAKE_SECONDS
+    if authenticator is not None or address.path is not None:
+        # A web page has no token, and no way to a socket in the file system.
+        return Gate(authenticator, handshake_seconds=seconds)
+    if ipaddress.ip_address(address.host).is_loopback:
+        hosts = frozenset(name.lower() for name in options.allow_host)
+        return Gate(hosts=hosts, handshake_seconds=seconds)
+    if not options.allow_unauthenticated:
+        raise UsageError(
+            f"refusing to listen on {address.host} without authentication: whoever reaches it "
+            "could run any command; use --ws-auth, or --allow-unauthenticated if something else "
+            "decides who gets here"
+        )
+    return Gate(handshake_seconds=seconds)
+
+
+def _authenticator(options: argparse.Namespace) -> Authenticator | None:
+    """What the options ask for; errors in the words of the released servers."""
+    token_options = (options.ws_token_file, options.ws_token_sha256)
+    signed_options = (
+        options.ws_shared_secret_file,
+        options.ws_issuer,
+        options.ws_audience,
+        options.ws_max_clock_skew_seconds,
+    )
+    has_token_options = any(option is not None for option in token_options)
+    has_signed_options = any(option is not None for option in signed_options)
+    if options.ws_auth is None:
+        if has_token_options or has_signed_options:
+            raise UsageError(
+                "websocket auth flags require `--ws-auth capability-token` or "
+                "`--ws-auth signed-bearer-token`"
+            )
+        return None
+    if options.ws_auth == "capability-token":
+        if has_signed_options:
+            raise UsageError(
+                "`--ws-shared-secret-file`, `--ws-issuer`, `--ws-audience`, and "
+                "`--ws-max-clock-skew-seconds` require `--ws-auth signed-bearer-token`"
+            )
+        return _capability_token(*token_options)
+    if has_token_options:
+        raise UsageError(
+            "`--ws-token-file` and `--ws-token-sha256` require `--ws-auth capability-token`, "
+            "not `signed-bearer-token`"
+        )
+    return _signed_token(options)
+
+
+def _capability_token(file: str | None, digest: str | None) -> Authenticator:
+    from exec_server.transports.auth import CapabilityToken  # noqa: PLC0415
+
+    if file is not None and digest is not None:
+        raise UsageError("`--ws-token-file` and `--ws-token-sha256` are mutually exclusive")
+    if digest is not None:
+        if not _SHA256.fullmatch(digest.strip()):
+            raise UsageError("--ws-token-sha256 must be a 64-character hex SHA-256 digest")
+        return CapabilityToken(bytes.fromhex(digest.strip()))
+    if file is None:
+        raise UsageError(
+            "`--ws-token-file` or `--ws-token-sha256` is required when "
+            "`--ws-auth capability-token` is set"
+        )
+    return CapabilityToken.of(_read_secret(file))
+
+
+def _signed_token(options: argparse.Namespace) -> Authenticator:
+    from exec_server.transports.auth import MIN_SECRET_BYTES, SignedToken  # noqa: PLC0415
+
+    file = options.ws_shared_secret_file
+    if file is None:
+        raise UsageError(
+            "`--ws-shared-secret-file` is required when `--ws-auth signed-bearer-token` is set"
+        )
+    skew = options.ws_max_clock_skew_seconds
+    if skew is None:
+        skew = DEFAULT_CLOCK_SKEW_SECONDS
+    if skew >= 2**63:
+        raise UsageError("websocket auth clock skew must fit in a signed 64-bit integer")
+    secret = _read_secret(file).encode()
+    if len(secret) < MIN_SECRET_BYTES:
+        raise UsageError(
+            f"signed websocket bearer secret {os.path.abspath(file)} must be at least "
+            f"{MIN_SECRET_BYTES} bytes"
+        )
+    return SignedToken(secret, options.ws_issuer or None, options.ws_audience or None, skew)
+
+
+def _read_secret(file: str) -> str:
+    """The text of a file, without white space around it."""
+    path = os.path.abspath(file)
+    try:
+        with open(path, encoding="utf-8") as opened:
+            secret = opened.read().strip()
+    except OSError as error:
+        reason = system_text(error.errno or 0)
+        raise UsageError(f"failed to read websocket auth secret {path}: {reason}") from None
+    except UnicodeDecodeError:
+        raise UsageError(
+            f"failed to read websocket auth secret {path}: stream did not contain valid UTF-8"
+        ) from None
+    if not secret:
+        raise UsageError(f"websocket auth secret {path} must not be empty")
+    return secret
+
+
+def _tls(address: Address | None, options: argparse.Namespace) -> ssl.SSLContext | None:
+    files = (options.tls_cert, options.tls_key)
+    if address is None or not address.is_encrypted:
+        if files != (None, None):
+            raise UsageError("--tls-cert and --tls-key require `--listen wss://IP:PORT`")
+        return None
+    if None in files:
+        raise UsageError("`--listen wss://IP:PORT` requires --tls-cert and --tls-key")
+    from exec_server.transports.tls import server_context  # noqa: PLC0415 (slow to load)
+
+    return server_context(*files)
+
+
+def _path(text: str) -> str:
+    if not text:
+        raise argparse.ArgumentTypeError("expected a path, got nothing")
+    return text
+
+
+def _whole(text: str) -> int:
+    if not (text.isascii() and text.isdigit()) or int(text) >= 2**64:
+        raise argparse.ArgumentTypeError(f"expected a whole number, 0 or more, got {text!r}")
+    return int(text)
+
+
+def _count(text: str) -> int:
+    if not _whole(text):
+        raise argparse.ArgumentTypeError("expected a whole number above 0, got 0")
+    return int(text)
+
+
+def _positive(text: str) -> float:
+    value = float(text)
+    if not 0 < value < float("inf"):
+        raise argparse.ArgumentTypeError(f"expected seconds, more than 0, got {text!r}")
+    return value
+
+
+def _mode(text: str) -> int:
+    if not re.fullmatch(r"0?[0-7]{3}", text):
+        raise argparse.ArgumentTypeError(f"expected three octal digits such as 660, got {text!r}")
+    return int(text, 8)
