@@ -6,158 +6,36 @@ import argparse
 import asyncio
 import os
 import sys
-import time
-from collections import Counter
-from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import TYPE_CHECKING, get_args
 
-from exec_server_conformance.abilities import Abilities, ask
-from exec_server_conformance.contract import REVISIONS, contract
-from exec_server_conformance.deviations import Deviation, load_deviations
-from exec_server_conformance.errors import Failure, SessionError, TargetError
-from exec_server_conformance.patterns import in_places
+from exec_server_conformance import reports
+from exec_server_conformance.contract import REVISIONS
+from exec_server_conformance.deviations import baseline, check_named, load_deviations
+from exec_server_conformance.errors import Failure, ReportError, SessionError, TargetError
+from exec_server_conformance.expectations import fault
 from exec_server_conformance.player import Player
-from exec_server_conformance.selection import Applicability
-from exec_server_conformance.session import Session, Step, Transport, load, load_all, release
+from exec_server_conformance.session import Session, Transport, load, load_all
+from exec_server_conformance.suite import ExitCode, Plan, Suite, located
 from exec_server_conformance.target import Target
+from exec_server_conformance.terminal import Terminal
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from exec_server_conformance.results import Report
+
 SESSIONS = Path(__file__).with_name("sessions")
 """The recorded sessions that come with the suite."""
-
-_SAMPLES = {
-    "/workspace": "${workspace}",
-    "http://127.0.0.1:1": "${http}",
-    "00000000-0000-4000-8000-000000000000": "${session}",
-}
-"""What stands for the places of a session when it is checked without a server."""
-
-PASSED, FAILED, USAGE, NO_SERVER = range(4)
-"""Exit codes."""
-
-
-@dataclass(slots=True)
-class Outcome:
-    """How one session over one transport went."""
-
-    session: Session
-    transport: Transport
-    failure: str | None
-    seconds: float
-    trace: list[str]
-    deviation: Deviation | None = None
-
-    @property
-    def name(self) -> str:
-        """Session and transport, as reports name it."""
-        return f"{self.session.name} [{self.transport}]"
-
-
-@dataclass(slots=True)
-class Run:
-    """A whole run: what is left, what came of the rest."""
-
-    target: Target
-    abilities: Abilities
-    deviations: list[Deviation]
-    verbose: bool
-    total: int = 0
-    outcomes: list[Outcome] = field(default_factory=list)
-    not_applicable: Counter[str] = field(default_factory=Counter)
-    """How many sessions do not apply, by reason."""
-    no_server: str | None = None
-
-    async def play(self, todo: list[tuple[Session, Transport]], jobs: int) -> None:
-        """Play the sessions, the slowest first, several at a time."""
-        self.total = len(todo)
-        waiting = sorted(todo, key=lambda one: -one[0].timeout_seconds)
-        waiting.reverse()
-
-        async def work() -> None:
-            while waiting and self.no_server is None:
-                await self._play_one(*waiting.pop())
-
-        async with asyncio.TaskGroup() as group:
-            for _ in range(jobs):
-                group.create_task(work())
-
-    async def _play_one(self, session: Session, transport: Transport) -> None:
-        others = self.abilities.besides(session.revision)
-        player = Player(session, self.target, transport, also_speaks=others)
-        begin = time.monotonic()
-        failure = None
-        try:
-            await player.play()
-        except Failure as error:
-            failure = str(error)
-        except TargetError as error:
-            self.no_server = str(error)
-            return
-        outcome = Outcome(session, transport, failure, time.monotonic() - begin, player.trace)
-        if failure is not None:
-            outcome.deviation = next(
-                (one for one in self.deviations if one.excuses(session.name, transport)), None
-            )
-            if outcome.deviation is not None:
-                outcome.deviation.used = True
-        self.outcomes.append(outcome)
-        self._show(outcome)
-
-    def _show(self, outcome: Outcome) -> None:
-        if sys.stdout.isatty():
-            sys.stdout.write(f"\r\x1b[K{len(self.outcomes)}/{self.total} {outcome.name}")
-            sys.stdout.flush()
-            clear = "\r\x1b[K"
-        else:
-            clear = ""
-        if outcome.failure is not None:
-            word = "FAILED" if outcome.deviation is None else "known "
-            print(f"{clear}{word} {outcome.name}: {outcome.failure}")
-            if outcome.deviation is not None:
-                print(f"       known deviation: {outcome.deviation.reason}")
-        elif self.verbose:
-            print(f"{clear}passed {outcome.name} in {outcome.seconds:.2f} s")
-        if self.verbose:
-            print("".join(f"    {line}\n" for line in outcome.trace), end="")
-
-    def leave_out(self, session: Session, transport: Transport, reason: str) -> None:
-        """Note that a session does not apply."""
-        self.not_applicable[reason] += 1
-        if self.verbose:
-            print(f"n/a    {session.name} [{transport}]: {reason}")
-
-    def finish(self, began: float) -> int:
-        """Print the summary; returns the exit code."""
-        if sys.stdout.isatty():
-            sys.stdout.write("\r\x1b[K")
-        if self.no_server is not None:
-            return _no_server(self.no_server)
-        failed = sum(1 for one in self.outcomes if one.failure and one.deviation is None)
-        known = sum(1 for one in self.outcomes if one.deviation is not None)
-        stale = [one for one in self.deviations if not one.used]
-        for entry in stale:
-            print(f"STALE  known deviation {entry.sessions!r}: no session it names fails")
-        for reason, count in sorted(self.not_applicable.items()):
-            print(f"n/a    {count}: {reason}")
-        passed = len(self.outcomes) - failed - known
-        print(
-            f"{passed} passed, {failed} failed, {known} known deviations, "
-            f"{self.not_applicable.total()} n/a "
-            f"in {time.monotonic() - began:.1f} s"
-        )
-        return FAILED if failed or stale else PASSED
 
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="exec-server-conformance",
         description="Replay recorded sessions against an exec-server.",
-        epilog="Exit codes: 0 all passed, 1 failures or stale known deviations, 2 wrong usage or "
-        "an unusable session file, 3 the server could not be run. "
+        epilog="Exit codes: 0 all passed, 1 failures, 2 wrong usage or an unusable session file, 3 "
+        "the server could not be run, 4 stale known deviations, 130 interrupted. "
         "`exec-server-conformance record --help` and `check --help` describe the other commands.",
     )
     _add_target(parser)
@@ -190,6 +68,25 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument(
         "--known-deviations", metavar="FILE", type=Path, help="TOML file of known deviations"
+    )
+    parser.add_argument(
+        "--write-baseline",
+        metavar="FILE",
+        type=Path,
+        help="write what failed as a file of known deviations",
+    )
+    for kind, name in (
+        ("junit", "JUnit XML"),
+        ("tap", "TAP 14"),
+        ("jsonl", "JSON Lines"),
+        ("html", "one HTML page"),
+    ):
+        parser.add_argument(f"--{kind}", metavar="FILE", type=Path, help=f"write {name}")
+    parser.add_argument(
+        "--reference-url",
+        metavar="URL",
+        help="where the reference pages are, for links from --html (default: docs/reference of "
+        "the checkout that the suite runs from, if it does)",
     )
     parser.add_argument(
         "--verbose", action="store_true", help="print every session with its wire trace"
@@ -233,12 +130,12 @@ def main(argv: Sequence[str] | None = None) -> int:
         if arguments and arguments[0] in commands:
             return commands[arguments[0]](arguments[1:])
         return _replay(arguments)
-    except SessionError as error:
+    except (SessionError, ReportError) as error:
         print(f"exec-server-conformance: {error}", file=sys.stderr)
-        return USAGE
+        return ExitCode.USAGE
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
-        return 130
+        return ExitCode.INTERRUPTED
 
 
 def _replay(arguments: list[str]) -> int:
@@ -247,21 +144,27 @@ def _replay(arguments: list[str]) -> int:
     revisions = tuple(options.revision or ())
     if "all" in revisions:
         revisions = REVISIONS
+    everything = load_all(options.sessions)
     sessions = [
         session
-        for session in load_all(options.sessions)
+        for session in everything
         if not options.select or any(fnmatchcase(session.name, one) for one in options.select)
     ]
     if options.list:
         for session in _of_revisions(sessions, revisions or REVISIONS):
             print(f"{session.name} [{', '.join(session.transports)}]  {session.description}")
-        return PASSED
+        return ExitCode.PASSED
     if not options.cmd and not options.url:
         parser.error("one of the arguments --cmd --url is required")
     if options.jobs < 1:
         parser.error("argument --jobs: expected 1 or more")
-    server_release = release(options.server_version) if options.server_version else None
-    deviations = load_deviations(options.known_deviations) if options.known_deviations else []
+    deviations = []
+    if options.known_deviations:
+        deviations = load_deviations(options.known_deviations)
+        check_named(options.known_deviations, deviations, everything)
+    wanted = {kind: path for kind in reports.KINDS if (path := getattr(options, kind))}
+    for path in [*wanted.values(), *filter(None, [options.write_baseline])]:
+        reports.check_writable(path)
     transport = "ws" if options.url else options.transport
     transports = [
         one
@@ -270,31 +173,33 @@ def _replay(arguments: list[str]) -> int:
     ]
     if not transports:
         raise SessionError(f"no session over {transport} matches")
-    began = time.monotonic()
-    target = Target(options.cmd, options.url)
-    timeout = () if options.timeout is None else (options.timeout,)
+    terminal = Terminal(verbose=options.verbose)
+    plan = Plan(
+        target=Target(options.cmd, options.url),
+        sessions=sessions,
+        transports=transports,
+        revisions=revisions,
+        server_version=options.server_version,
+        deviations=deviations,
+        jobs=options.jobs,
+        timeout=options.timeout,
+    )
+    report = _run(Suite(plan, terminal))
+    for kind, path in wanted.items():
+        reports.write(report, kind, path, options.reference_url)
+    if options.write_baseline:
+        reports.write_text(options.write_baseline, baseline(report))
+    terminal.summarise(report)
+    return report.summary.exit_code
+
+
+def _run(suite: Suite) -> Report:
+    """Play a suite to its end, or to Ctrl-C."""
     try:
-        abilities = asyncio.run(ask(target, transports[0], *timeout))
-    except TargetError as error:
-        return _no_server(error)
-    spoken = tuple(one for one in REVISIONS if one in revisions or one in abilities.revisions)
-    abilities = Abilities(spoken, abilities.capabilities)
-    run = Run(target, abilities, deviations, options.verbose)
-    applicability = Applicability(abilities, server_release, options.url is not None)
-    todo: list[tuple[Session, Transport]] = []
-    for session in _of_revisions(sessions, revisions or spoken):
-        if options.timeout is not None:
-            session.timeout_seconds = options.timeout
-        reason = applicability.reason_against(session)
-        for transport in session.transports:
-            if transport not in transports:
-                continue
-            if reason is None:
-                todo.append((session, transport))
-            else:
-                run.leave_out(session, transport, reason)
-    asyncio.run(run.play(todo, options.jobs))
-    return run.finish(began)
+        asyncio.run(suite.play())
+    except KeyboardInterrupt:
+        return suite.report(interrupted=True)
+    return suite.report()
 
 
 def _of_revisions(sessions: list[Session], revisions: tuple[str, ...]) -> list[Session]:
@@ -306,7 +211,7 @@ def _of_revisions(sessions: list[Session], revisions: tuple[str, ...]) -> list[S
 
 def _no_server(reason: object) -> int:
     print(f"the server could not be run: {reason}", file=sys.stderr)
-    return NO_SERVER
+    return ExitCode.NO_SERVER
 
 
 def _record(arguments: list[str]) -> int:
@@ -339,7 +244,7 @@ def _record(arguments: list[str]) -> int:
         except TargetError as error:
             return _no_server(error)
         except Failure as failure:
-            print(f"FAILED {session.name}: {failure}")
+            print(f"FAILED {session.name}: {located(session, failure)}: {failure}")
             failed += 1
             continue
         session.header["source"] = options.source
@@ -347,7 +252,7 @@ def _record(arguments: list[str]) -> int:
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(session.dump(), encoding="utf-8")
     print(f"{len(scenarios) - failed} recorded, {failed} failed")
-    return FAILED if failed else PASSED
+    return ExitCode.FAILED if failed else ExitCode.PASSED
 
 
 def _check(arguments: list[str]) -> int:
@@ -361,27 +266,8 @@ def _check(arguments: list[str]) -> int:
     sessions = load_all(options.sessions)
     for session in sessions:
         for step in session.steps:
-            try:
-                _check_step(session, step)
-            except Failure as failure:
-                raise SessionError(f"{session.path}:{step.line}: {failure}") from None
+            wrong = fault(session, step)
+            if wrong is not None:
+                raise SessionError(f"{session.path}:{step.line}: {wrong}")
     print(f"{len(sessions)} sessions are well-formed")
-    return PASSED
-
-
-def _check_step(session: Session, step: Step) -> None:
-    """Raise Failure unless an expected error, and a request that succeeds, keep the contract."""
-    expected = step.members.get("expect")
-    if step.kind not in ("call", "answer") or not isinstance(expected, dict):
-        return
-    rules = contract(session.revision)
-    if "error" in expected:
-        rules.check("#/$defs/ErrorResponse", {**expected, "id": 1}, "the error")
-    elif step.kind == "call":
-        method = step.members["call"]
-        if method not in rules.methods:
-            raise Failure(f"a method that {session.revision} does not have succeeds: {method}")
-        request = {"id": 1, "method": method}
-        if "params" in step.members:
-            request["params"] = in_places(step.members["params"], _SAMPLES)
-        rules.check(rules.methods[method]["request"], request, "the request")
+    return ExitCode.PASSED

@@ -10,12 +10,15 @@ from __future__ import annotations
 import json
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import jsonschema
 
 import exec_server_protocol
 from exec_server_conformance.errors import Failure
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
 
 Json = Any
 
@@ -56,14 +59,36 @@ class Contract:
 
     def check(self, pointer: str, message: Json, what: str) -> None:
         """Raise Failure unless a message validates against a definition."""
+        self._refuse(self._errors(pointer, message), what)
+
+    def check_part(self, pointer: str, message: Json, what: str) -> None:
+        """Raise Failure unless what there is of a message may be part of one that validates."""
+        errors = self._errors(pointer, message)
+        self._refuse((error for error in errors if not _is_about_absence(error)), what)
+
+    def _errors(
+        self, pointer: str, message: Json
+    ) -> Iterator[jsonschema.exceptions.ValidationError]:
         if pointer not in self._validators:
             self._validators[pointer] = jsonschema.Draft202012Validator(
                 {"$defs": self._definitions, "$ref": pointer}
             )
-        errors = self._validators[pointer].iter_errors(message)
+        return self._validators[pointer].iter_errors(message)
+
+    def _refuse(self, errors: Iterator[jsonschema.exceptions.ValidationError], what: str) -> None:
         error = jsonschema.exceptions.best_match(errors)
         if error is not None:
             raise Failure(f"{what} breaks the schema at {error.json_path}: {error.message[:300]}")
+
+
+def _is_about_absence(error: jsonschema.exceptions.ValidationError) -> bool:
+    """Whether an error would go away with members that are not there."""
+    if error.validator not in ("anyOf", "oneOf"):
+        return error.validator == "required"
+    branches: dict[Any, list[bool]] = {}
+    for one in error.context or ():
+        branches.setdefault(one.relative_schema_path[0], []).append(_is_about_absence(one))
+    return any(all(branch) for branch in branches.values())
 
 
 @cache

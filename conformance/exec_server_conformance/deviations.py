@@ -1,33 +1,45 @@
 """Known deviations: what a release is known to do differently, as data with reasons.
 
 A TOML file of ``[[deviation]]`` tables, each with ``sessions`` (a glob over session names),
-``reason``, and optionally ``transport``. The sessions still run; an entry that no failing session
-matches is stale, and fails the run.
+``reason``, and optionally ``transport`` and ``falls_silent``. The sessions still run; an entry is
+stale, and fails the run, when sessions that it names were played and none of them failed.
+
+A server that dies is never excused; one that stops answering anything only by an entry with
+``falls_silent = true``, so that no glob hides what it was not written for.
 """
 
 from __future__ import annotations
 
 import tomllib
+from collections import defaultdict
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from typing import TYPE_CHECKING
 
+import tomlkit
+
 from exec_server_conformance.errors import SessionError
+from exec_server_conformance.results import Outcome
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
     from pathlib import Path
 
-_MEMBERS = {"sessions", "reason", "transport"}
+    from exec_server_conformance.results import Report
+    from exec_server_conformance.session import Session
+
+_MEMBERS = {"sessions": str, "reason": str, "transport": str, "falls_silent": bool}
 
 
-@dataclass(slots=True)
+@dataclass(frozen=True, slots=True)
 class Deviation:
-    """One entry; ``used`` once a failing session matched it."""
+    """One entry."""
 
     sessions: str
     reason: str
     transport: str | None = None
-    used: bool = False
+    falls_silent: bool = False
+    """Whether it speaks of a server that does not answer anything any more."""
 
     def excuses(self, name: str, transport: str) -> bool:
         """Whether the entry speaks of a session over a transport."""
@@ -42,9 +54,53 @@ def load_deviations(path: Path) -> list[Deviation]:
         raise SessionError(f"{path}: {error}") from None
     entries = []
     for number, table in enumerate(tables, 1):
-        if not {"sessions", "reason"} <= set(table) <= _MEMBERS or not table["reason"].strip():
+        known = {"sessions", "reason"} <= set(table) <= set(_MEMBERS)
+        if not known or any(not isinstance(table[one], _MEMBERS[one]) for one in table):
             raise SessionError(
-                f"{path}: deviation {number} needs sessions and a reason, and may have transport"
+                f"{path}: deviation {number} needs the texts sessions and reason, and may have the "
+                "text transport and the boolean falls_silent"
             )
+        if not table["reason"].strip():
+            raise SessionError(f"{path}: the reason of deviation {number} is empty")
         entries.append(Deviation(**table))
     return entries
+
+
+def check_named(path: Path, entries: Iterable[Deviation], sessions: Iterable[Session]) -> None:
+    """Raise SessionError if an entry names no session at all: it excuses nothing."""
+    plays = [(one.name, transport) for one in sessions for transport in one.transports]
+    for entry in entries:
+        if not any(entry.excuses(name, transport) for name, transport in plays):
+            raise SessionError(f"{path}: there is no session {_name(entry)}")
+
+
+def baseline(report: Report) -> str:
+    """The text of a file that excuses what failed in a run, with what came as the reason.
+
+    What was known already keeps its reason; what could not be judged is not excused. A session that
+    did the same over every transport makes one entry.
+    """
+    deviating: dict[str, dict[str, str]] = defaultdict(dict)
+    for play in report.plays:
+        if play.outcome in (Outcome.FAILED, Outcome.KNOWN):
+            deviating[play.session][play.transport] = play.known_deviation or play.reason or ""
+    document = tomlkit.document()
+    document.add(tomlkit.comment(f"What {report.header.target} does differently: say why of each."))
+    tables = tomlkit.aot()
+    for name, reasons in deviating.items():
+        transports = [play.transport for play in report.plays if play.session == name]
+        if len(reasons) == len(transports) and len(set(reasons.values())) == 1:
+            reason = next(iter(reasons.values()))
+            tables.append(tomlkit.item({"sessions": name, "reason": reason}))
+        else:
+            for transport, reason in reasons.items():
+                entry = {"sessions": name, "transport": transport, "reason": reason}
+                tables.append(tomlkit.item(entry))
+    if deviating:
+        document.add("deviation", tables)
+    return tomlkit.dumps(document)
+
+
+def _name(entry: Deviation) -> str:
+    over = f" over {entry.transport}" if entry.transport else ""
+    return f"{entry.sessions!r}{over}"

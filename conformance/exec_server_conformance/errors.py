@@ -7,7 +7,8 @@ ConformanceError
 └── Failure          the server under test did something a session forbids
     ├── Mismatch     it sent a value other than the expected one
     └── Silence      it did not send what it should have
-        └── Breakdown    because it died, or answers nothing any more
+        ├── Muteness     and answers nothing else either
+        └── Death        because its process ended
 """
 
 from __future__ import annotations
@@ -34,6 +35,9 @@ class TargetError(ConformanceError):
 class Failure(ConformanceError):
     """The server under test broke the contract; the text says what was expected and what came."""
 
+    line: int = 1
+    """Line of the session file that was played."""
+
     entry: int | None = None
     """Index in the trace of the message that broke it."""
 
@@ -55,5 +59,9 @@ class Silence(Failure):
     """What was expected did not come in time, or the server ended the connection before."""
 
 
-class Breakdown(Silence):
-    """The server died, or does not answer anything any more; no known deviation excuses that."""
+class Muteness(Silence):
+    """The server does not answer anything any more."""
+
+
+class Death(Silence):
+    """The server's process ended by a signal or with an error; nothing excuses that."""

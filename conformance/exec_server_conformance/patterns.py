@@ -21,7 +21,7 @@ import json
 import re
 from typing import Any
 
-from exec_server_conformance.errors import Failure
+from exec_server_conformance.errors import Failure, Mismatch, SessionError
 
 Json = Any
 
@@ -60,66 +60,70 @@ def joined_chunks(chunks: list[dict[str, Any]]) -> dict[str, str]:
 
 
 def match(expected: Json, actual: Json, where: str) -> None:
-    """Raise Failure unless the value is as expected."""
+    """Raise Mismatch unless the value is as expected."""
     if isinstance(expected, dict):
         pattern = next((name for name in expected if name.startswith("$")), None)
         if pattern is not None:
             _match_pattern(pattern, expected[pattern], actual, where)
             return
         if not isinstance(actual, dict):
-            raise Failure(f"{where}: expected {show(expected)}, got {show(actual)}")
+            raise _mismatch(where, expected, actual)
         for name, value in expected.items():
             if name == "message" and where.endswith("error"):
                 continue
             if name not in actual:
-                raise Failure(f"{where}: expected a member {name!r}, got {show(actual)}")
+                raise _mismatch(where, {name: value}, actual, f"a member {name!r}")
             match(value, actual[name], f"{where}.{name}")
         return
     if isinstance(expected, list):
         if not isinstance(actual, list) or len(actual) != len(expected):
-            raise Failure(f"{where}: expected {show(expected)}, got {show(actual)}")
+            raise _mismatch(where, expected, actual)
         for index, value in enumerate(expected):
             match(value, actual[index], f"{where}[{index}]")
         return
     if type(expected) is not type(actual) or expected != actual:
-        raise Failure(f"{where}: expected {show(expected)}, got {show(actual)}")
+        raise _mismatch(where, expected, actual)
 
 
 def match_streams(expected: Json, actual: dict[str, str], where: str) -> None:
-    """Raise Failure unless the output is as expected, and on no other stream."""
+    """Raise Mismatch unless the output is as expected, and on no other stream."""
     match(expected, actual, where)
     others = set(actual) - set(expected)
     if others:
-        raise Failure(
-            f"{where}: expected nothing on {', '.join(sorted(others))}, got {show(actual)}"
-        )
+        raise _mismatch(where, expected, actual, f"nothing on {', '.join(sorted(others))}")
+
+
+def _mismatch(where: str, expected: Json, actual: Json, words: str | None = None) -> Mismatch:
+    """What to raise; ``words`` say what was expected where its JSON does not say it best."""
+    text = f"{where}: expected {words or show(expected)}, got {show(actual)}"
+    return Mismatch(text, where, expected, actual)
 
 
 def _match_pattern(pattern: str, value: Json, actual: Json, where: str) -> None:
     if pattern == "$type":
         kind = _TYPES[value]
         if not isinstance(actual, kind) or (value == "integer" and isinstance(actual, bool)):
-            raise Failure(f"{where}: expected any {value}, got {show(actual)}")
+            raise _mismatch(where, {pattern: value}, actual, f"any {value}")
     elif pattern == "$regex":
         if not isinstance(actual, str) or re.fullmatch(value, actual) is None:
-            raise Failure(f"{where}: expected a string like {value!r}, got {show(actual)}")
+            raise _mismatch(where, {pattern: value}, actual, f"a string like {value!r}")
     elif pattern == "$unordered":
         if not isinstance(actual, list):
-            raise Failure(f"{where}: expected an array, got {show(actual)}")
+            raise _mismatch(where, {pattern: value}, actual, "an array")
         match(sorted(value, key=show), sorted(actual, key=show), where)
     elif pattern == "$contains":
         if not isinstance(actual, list):
-            raise Failure(f"{where}: expected an array, got {show(actual)}")
+            raise _mismatch(where, {pattern: value}, actual, "an array")
         rest = iter(actual)
         for element in value:
             if not any(_matches(element, one) for one in rest):
-                raise Failure(f"{where}: expected {show(element)} in order, got {show(actual)}")
+                raise _mismatch(where, {pattern: value}, actual, f"{show(element)} in order")
     elif pattern == "$chunks":
         if not isinstance(actual, list):
-            raise Failure(f"{where}: expected output chunks, got {show(actual)}")
+            raise _mismatch(where, {pattern: value}, actual, "output chunks")
         match_streams(value, joined_chunks(actual), where)
     else:
-        raise Failure(f"{where}: unknown pattern {pattern}")
+        raise SessionError(f"{where}: unknown pattern {pattern}")
 
 
 def _matches(expected: Json, actual: Json) -> bool:

@@ -18,7 +18,15 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
 from exec_server_conformance.contract import Contract, contract
-from exec_server_conformance.errors import Failure, SessionError, TargetError
+from exec_server_conformance.errors import (
+    Death,
+    Failure,
+    Mismatch,
+    Muteness,
+    SessionError,
+    Silence,
+    TargetError,
+)
 from exec_server_conformance.origin import Origin
 from exec_server_conformance.patterns import (
     generalise,
@@ -30,6 +38,7 @@ from exec_server_conformance.patterns import (
 )
 from exec_server_conformance.target import Server, Target
 from exec_server_conformance.timeline import Timeline, id_key
+from exec_server_conformance.trace import Trace
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -41,11 +50,18 @@ MAIN = "main"
 
 _POLL_SECONDS = 0.02
 
+_DEATH_SECONDS = 2.0
+"""How long a server that stopped talking may take to show that it lives, or how it died."""
+
+_ALIVE = "still-alive"
+"""Id of the question for that."""
+
 
 class Player:
     """Plays one session over one transport; with ``recording`` it fills in the expectations.
 
-    ``also_speaks`` are the revisions that the server speaks besides the session's.
+    ``also_speaks`` are the revisions that the server speaks besides the session's; ``timeout``
+    bounds it in seconds, in place of what the session itself says.
     """
 
     def __init__(
@@ -56,17 +72,21 @@ class Player:
         *,
         also_speaks: tuple[str, ...] = (),
         recording: bool = False,
+        timeout: float | None = None,
     ) -> None:
+        self._timeout = timeout or session.timeout_seconds
         self._session = session
         self._contract: Contract = contract(session.revision, also_speaks)
         self._recording = recording
         self._server = Server(target, transport)
+        self._transport = transport
         self._timelines: dict[str, Timeline] = {}
         self._next_id = 1000
-        self.trace: list[str] = []
+        self.trace = Trace()
         self._workspace = Path(tempfile.mkdtemp(prefix="exec-server-conformance-")).resolve()
         self._places = {str(self._workspace): "${workspace}"}
         self._line = 1
+        self._entry: int | None = None
         self._waiting_for: str | None = None
 
     async def play(self) -> None:
@@ -83,11 +103,14 @@ class Player:
             await self._start_server()
             stack.push_async_callback(self._close_timelines)
             failure = await self._failure()
+            if isinstance(failure, Silence):
+                failure = await self._breakdown(failure) or failure
             for timeline in await self._close_timelines():
                 # What the server did wrong says more than what was missed because of it.
                 failure = timeline.failure or failure
         if failure is not None:
-            raise Failure(f"{self._where()}: {failure}")
+            failure.line = self._line
+            raise failure
 
     async def _start_server(self) -> None:
         session = self._session
@@ -97,7 +120,37 @@ class Player:
             if not session.arguments:
                 raise
             # The session asks for what this server does not have, or does not call so.
-            raise Failure(f"{self._where()}: {error}") from None
+            raise Silence(str(error)) from None
+
+    async def _breakdown(self, failure: Silence) -> Silence | None:
+        """What is worse than the silence: the server has died, or answers nothing any more."""
+        if any(timeline.ended for timeline in self._timelines.values()):
+            status = await self._server.exit_status(_DEATH_SECONDS)
+            if status:
+                how = signal.Signals(-status).name if status < 0 else f"exit code {status}"
+                return Death(f"{failure}; the server died: {how}")
+        elif not await self._is_alive():
+            return Muteness(f"{failure}; the server does not answer anything any more")
+        return None
+
+    async def _is_alive(self) -> bool:
+        """Whether the server still answers: anyone over WebSocket, this client over stdio."""
+        question = {"id": _ALIVE, "method": "initialize", "params": {"clientName": "suite"}}
+        with contextlib.suppress(TimeoutError, TargetError, Failure):
+            async with asyncio.timeout(_DEATH_SECONDS):
+                if self._transport == "ws":
+                    link = await self._server.connect()
+                    try:
+                        await link.send(json.dumps(question).encode())
+                        return await link.receive() is not None
+                    finally:
+                        await link.close()
+                timeline = next(iter(self._timelines.values()))
+                timeline.pending[id_key(_ALIVE)] = "initialize"
+                await self._send(timeline, question)
+                await self._answer(timeline, _ALIVE, "any answer")
+                return True
+        return False
 
     async def _close_timelines(self) -> list[Timeline]:
         timelines = list(self._timelines.values())
@@ -108,12 +161,12 @@ class Player:
     async def _failure(self) -> Failure | None:
         """Play the steps; returns what went wrong."""
         try:
-            async with asyncio.timeout(self._session.timeout_seconds):
+            async with asyncio.timeout(self._timeout):
                 await self._play_steps()
         except TimeoutError:
             waits = [one.waiting_for for one in self._timelines.values()]
             missed = next(filter(None, [self._waiting_for, *waits]), "the step to end")
-            return Failure(f"expected {missed} within {self._session.timeout_seconds:g} s")
+            return Silence(f"expected {missed} within {self._timeout:g} s")
         except Failure as failure:
             return failure
         return None
@@ -126,14 +179,17 @@ class Player:
             await self._connect(MAIN, handshake=self._session.handshake)
         for step in self._session.steps:
             self._line = step.line
+            self._entry = None
             self._waiting_for = None
             await getattr(self, f"_do_{step.kind}")(step, self._fill(step.members))
         for timeline in self._timelines.values():
             if timeline.failure is not None:
                 raise timeline.failure
             if timeline.answers and not self._recording:
-                left = next(iter(timeline.answers.values()))
-                raise Failure(f"an answer that nothing expected: {show(left)}")
+                key, left = next(iter(timeline.answers.items()))
+                failure = Failure(f"an answer that nothing expected: {show(left)}")
+                failure.entry = timeline.entry_of[key]
+                raise failure
             for method, params in timeline.notifications.items():
                 if params:
                     raise Failure(f"{method} that nothing expected: {show(params[0])}")
@@ -148,7 +204,12 @@ class Player:
         return self._timelines[name]
 
     async def _connect(self, name: str, *, handshake: bool) -> None:
-        link = await self._server.connect()
+        try:
+            link = await self._server.connect()
+        except TargetError as error:
+            if not self._timelines:
+                raise
+            raise Silence(str(error)) from None
         timeline = Timeline(self._contract, link, name, self.trace)
         for other in self._timelines.values():
             timeline.known |= other.known
@@ -165,7 +226,7 @@ class Player:
 
     async def _send(self, timeline: Timeline, message: dict[str, Any]) -> None:
         data = json.dumps(message, ensure_ascii=False, separators=(",", ":")).encode()
-        timeline.note("->", data)
+        timeline.note(data)
         await timeline.link.send(data)
 
     async def _send_call(
@@ -188,6 +249,7 @@ class Player:
     async def _answer(self, timeline: Timeline, identifier: Any, what: str) -> dict[str, Any]:
         key = id_key(identifier)
         await timeline.wait(lambda: timeline.answers.get(key), what)
+        self._entry = timeline.entry_of.pop(key)
         return timeline.answers.pop(key)
 
     def _compare(self, step: Step, actual: Any, what: str) -> None:
@@ -195,9 +257,20 @@ class Player:
             if "overrides" not in step.members:
                 step.members["expect"] = generalise(actual, self._places)
         elif "expect" in step.members:
-            match(self._fill(step.members["expect"]), actual, what)
+            self._match(match, self._fill(step.members["expect"]), actual, what)
         else:
             raise SessionError(f"{self._where()}: the step has no expectation; record it first")
+
+    def _match(
+        self, compare: Callable[[Any, Any, str], None], expected: Any, actual: Any, what: str
+    ) -> None:
+        """Compare; a Mismatch names the message that brought the value, or the last before it."""
+        try:
+            compare(expected, actual, what)
+        except Mismatch as mismatch:
+            last = self.trace.last_received if self._entry is None else self._entry
+            mismatch.entry = last
+            raise
 
     # Steps
 
@@ -236,7 +309,7 @@ class Player:
     async def _do_ping(self, step: Step, members: dict[str, Any]) -> None:
         self._waiting_for = "a pong"
         if not await self._timeline(members).link.ping(members["ping"].encode()):
-            raise Failure("expected a pong, but the server ended the connection")
+            raise Silence("expected a pong, but the server ended the connection")
 
     async def _do_binary(self, step: Step, members: dict[str, Any]) -> None:
         await self._send_raw(members, base64.b64decode(members["binary"]), binary=True)
@@ -249,7 +322,7 @@ class Player:
     def _expect_answer_to(self, members: dict[str, Any], data: bytes) -> Timeline:
         """Note that text of any kind is sent, which may be answered."""
         timeline = self._timeline(members)
-        timeline.note("->", data)
+        timeline.note(data)
         timeline.pending.setdefault(id_key(-1), None)
         with contextlib.suppress(ValueError, RecursionError):
             message = json.loads(data)
@@ -283,7 +356,8 @@ class Player:
             self._compare(step, found, what)
             if not self._recording:
                 expected = self._fill(step.members["expect"])
-                match_streams(expected.get("output", {}), found["output"], f"{what}.output")
+                streams = expected.get("output", {})
+                self._match(match_streams, streams, found["output"], f"{what}.output")
 
         compare(await timeline.wait(outcome, f"{what} to exit and close without a gap"))
 
@@ -365,7 +439,7 @@ class Player:
             )
             return connection.getresponse().status
         except (OSError, http.client.HTTPException) as error:
-            raise Failure(f"expected an HTTP answer, got {type(error).__name__}") from None
+            raise Silence(f"expected an HTTP answer, got {type(error).__name__}") from None
         finally:
             connection.close()
 

@@ -27,7 +27,7 @@ class Outcome(StrEnum):
     """It passed, like everything that a known deviation says would fail."""
     NOT_APPLICABLE = "n/a"
     ERROR = "error"
-    """It could not be judged."""
+    """It could not be judged: the server broke down, or the session is wrong itself."""
 
 
 class Blame(StrEnum):

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 Transport = Literal["ws", "stdio"]
+Level = Literal["contract", "quirk"]
 Release = tuple[int, int, int]
 
 _TEXT = {"type": "string"}
@@ -136,6 +137,18 @@ class Session:
     def revision(self) -> str:
         """The revision that the session speaks."""
         return self.name.partition("/")[0]
+
+    @property
+    def level(self) -> Level:
+        """Whether it shows the contract, or where servers are known to differ."""
+        level: Level = self.header.get("level", "contract")
+        return level
+
+    @property
+    def methods(self) -> list[str]:
+        """What the client calls, in order, each once."""
+        sent = (one.members.get("call") or one.members.get("notify") for one in self.steps)
+        return list(dict.fromkeys(filter(None, sent)))
 
     @property
     def needs_own_server(self) -> bool:

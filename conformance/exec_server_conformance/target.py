@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Protocol
 from websockets.asyncio.client import connect
 from websockets.exceptions import ConnectionClosed, WebSocketException
 
-from exec_server_conformance.errors import TargetError
+from exec_server_conformance.errors import Failure, TargetError
 
 if TYPE_CHECKING:
     from websockets.asyncio.client import ClientConnection
@@ -58,7 +58,10 @@ class Link(Protocol):
         ...
 
     async def receive(self) -> bytes | None:
-        """The next message; None when the server has ended the connection."""
+        """The next message; None when the server has ended the connection.
+
+        Raises Failure if it is too long for the transport.
+        """
         ...
 
     async def send_fragments(self, parts: list[bytes]) -> None:
@@ -157,7 +160,10 @@ class StdioLink:
     async def receive(self) -> bytes | None:
         """The next line."""
         assert self._process.stdout is not None
-        line = await self._process.stdout.readline()
+        try:
+            line = await self._process.stdout.readline()
+        except ValueError:
+            raise Failure(f"a line of more than {LINE_LIMIT:,} bytes came") from None
         return line.rstrip(b"\n") if line else None
 
     async def close(self) -> None:
@@ -222,6 +228,17 @@ class Server:
         assert self._process is not None
         with contextlib.suppress(ProcessLookupError):
             self._process.send_signal(signum)
+
+    async def exit_status(self, patience: float) -> int | None:
+        """How the server's process ended, as ``wait`` tells it; None if it still runs.
+
+        What has ended its connections may take ``patience`` seconds to end itself.
+        """
+        if self._process is not None:
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(patience):
+                    return await self.wait()
+        return None
 
     async def wait(self) -> int:
         """Wait for the server's process to end; returns its exit code, negative for a signal."""

@@ -14,10 +14,9 @@ import asyncio
 import base64
 import contextlib
 import json
-import time
 from typing import TYPE_CHECKING, Any
 
-from exec_server_conformance.errors import Failure
+from exec_server_conformance.errors import Failure, Silence
 from exec_server_conformance.events import (
     NumberedEvents,
     ProcessEvents,
@@ -29,6 +28,7 @@ from exec_server_conformance.patterns import show, text_of
 if TYPE_CHECKING:
     from exec_server_conformance.contract import Contract
     from exec_server_conformance.target import Link
+    from exec_server_conformance.trace import Trace
 
 Message = dict[str, Any]
 
@@ -38,7 +38,8 @@ IdKey = tuple[type, Any]
 CLOSE_SECONDS = 2.0
 """How long a server may take to end a connection after the client has."""
 
-_TRACE_CHARACTERS = 500
+MOST_BYTES = 1 << 28
+"""What one connection may bring: far more than any session asks for, less than fills a machine."""
 
 
 def id_key(identifier: Any) -> IdKey:
@@ -69,14 +70,15 @@ class BodyStream:
 class Timeline:
     """What one connection has brought."""
 
-    def __init__(self, contract: Contract, link: Link, name: str, trace: list[str]) -> None:
+    def __init__(self, contract: Contract, link: Link, name: str, trace: Trace) -> None:
         self._contract = contract
         self.link = link
         self._name = name
         self._trace = trace
-        self._begin = time.monotonic()
+        self._received = 0
         self.pending: dict[IdKey, str | None] = {}
         self.answers: dict[IdKey, Message] = {}
+        self.entry_of: dict[IdKey, int] = {}
         self.processes: dict[str, ProcessEvents] = {}
         self.streams: dict[str, BodyStream] = {}
         self.notifications: dict[str, list[Message]] = {}
@@ -88,29 +90,42 @@ class Timeline:
         self._changed = asyncio.Condition()
         self._reader = asyncio.create_task(self._read())
 
-    def note(self, arrow: str, data: bytes) -> None:
-        """Add to the trace."""
-        text = data.decode("utf-8", "replace")
-        if len(text) > _TRACE_CHARACTERS:
-            text = f"{text[:_TRACE_CHARACTERS]}… ({len(text)} characters)"
-        self._trace.append(f"{time.monotonic() - self._begin:8.3f} {self._name} {arrow} {text}")
+    def note(self, data: bytes) -> None:
+        """Add a message that is sent to the trace."""
+        self._trace.add(self._name, "sent", data)
 
     async def _read(self) -> None:
-        while (data := await self.link.receive()) is not None:
-            self.note("<-", data)
-            try:
-                self._take(data)
-            except Failure as failure:
-                self.failure = self.failure or failure
-            await self._notify()
+        try:
+            while self._received <= MOST_BYTES:
+                data = await self.link.receive()
+                if data is None:
+                    break
+                self._receive(data)
+                await self._notify()
+                # Messages that are there already do not suspend; others want their turn, too.
+                await asyncio.sleep(0)
+        except Failure as failure:
+            self.failure = self.failure or failure
         self.ended = True
         await self._notify()
+
+    def _receive(self, data: bytes) -> None:
+        entry = self._trace.add(self._name, "received", data)
+        try:
+            self._take(data, entry)
+        except Failure as failure:
+            if self.failure is None:
+                failure.entry = entry
+                self.failure = failure
 
     async def _notify(self) -> None:
         async with self._changed:
             self._changed.notify_all()
 
-    def _take(self, data: bytes) -> None:
+    def _take(self, data: bytes, entry: int) -> None:
+        self._received += len(data)
+        if self._received > MOST_BYTES:
+            raise Failure(f"more than {MOST_BYTES:,} bytes came over one connection")
         try:
             message = json.loads(data)
         except ValueError:
@@ -120,9 +135,9 @@ class Timeline:
         if "method" in message:
             self._take_notification(message)
         else:
-            self._take_answer(message)
+            self._take_answer(message, entry)
 
-    def _take_answer(self, message: Message) -> None:
+    def _take_answer(self, message: Message, entry: int) -> None:
         key = id_key(message.get("id"))
         if key not in self.pending:
             raise Failure(f"nobody waits for this answer: {show(message)}")
@@ -132,6 +147,7 @@ class Timeline:
             pointer = self._contract.methods[method]["response"]
         self._contract.check(pointer, message, f"the answer to {method or 'bad input'}")
         self.answers[key] = message
+        self.entry_of[key] = entry
         if method == "command/exec" and "result" in message:
             self.known.add(message["result"]["sessionId"])
         process_id, events = self._restarts.pop(key, (None, None))
@@ -197,7 +213,7 @@ class Timeline:
                     self.waiting_for = None
                     return found
                 if self.ended:
-                    raise Failure(f"expected {what}, but the server ended the connection")
+                    raise Silence(f"expected {what}, but the server ended the connection")
                 await self._changed.wait()
 
     async def close(self) -> None:

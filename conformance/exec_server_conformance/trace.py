@@ -32,6 +32,12 @@ class Trace:
             self.entries.append(self._entry(connection, direction, data))
         return len(self.entries) - 1
 
+    @property
+    def last_received(self) -> int | None:
+        """Index of the newest message of the server; None if there is none."""
+        indices = range(len(self.entries) - 1, -1, -1)
+        return next((one for one in indices if self.entries[one].direction == "received"), None)
+
     def _entry(
         self, connection: str, direction: Literal["sent", "received"], data: bytes
     ) -> TraceEntry:

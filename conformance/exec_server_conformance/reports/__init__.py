@@ -51,6 +51,11 @@ def write(report: Report, kind: str, path: Path, reference_url: str | None = Non
         text = page.render(report, reference_url or reference.checkout_url(path.parent))
     else:
         text = FORMATS[kind](report)
+    write_text(path, text)
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a file; raises ReportError if it cannot be."""
     try:
         path.write_text(text, encoding="utf-8")
     except OSError as error:
