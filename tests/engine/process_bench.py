@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, ParamSpec
 
 from exec_server.engine.process import (
+    Execution,
     ExitStatus,
     OutputChunk,
     Process,
@@ -179,13 +180,22 @@ class Bench:
 
     # For the tests
 
-    def start(self, argv: str | Sequence[str], process_id: str = "", **spec: Any) -> Process:
+    def start(
+        self,
+        argv: str | Sequence[str],
+        process_id: str = "",
+        *,
+        execution: Execution = "direct",
+        **spec: Any,
+    ) -> Process:
         """Start a process; a text is split as a shell would."""
         self._count += 1
         spec.setdefault("cwd", "/")
         spec.setdefault("env", ENV)
         words = shlex.split(argv) if isinstance(argv, str) else list(argv)
-        return self.table.start(process_id or f"p{self._count}", SpawnSpec(argv=words, **spec))
+        return self.table.start(
+            process_id or f"p{self._count}", SpawnSpec(argv=words, **spec), execution=execution
+        )
 
     def shell(self, script: str, **spec: Any) -> Process:
         """Start a shell script."""

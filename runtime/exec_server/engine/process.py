@@ -24,6 +24,8 @@ from collections import deque
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final, Literal, Protocol, TypeAlias
 
+from exec_server.engine import pty
+from exec_server.engine.head_tail import Excerpt, HeadTail
 from exec_server.engine.output_log import RETAINED_BYTES, OutputChunk, OutputLog, StreamName
 from exec_server.engine.output_stream import PipeStream, PtyStream
 from exec_server.engine.spawn import Child, SpawnSpec, prepare_parent, spawn
@@ -31,17 +33,21 @@ from exec_server.engine.stdin import WRITE_QUEUE_BYTES, StdinWriter
 from exec_server.errors import InvalidArgument, InvalidRequest, OperationFailed
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Collection, Iterator, Mapping
 
     from exec_server.engine.guardian import Guardian
 
 __all__ = [
+    "EXECUTIONS",
+    "Excerpt",
+    "Execution",
     "ExitStatus",
     "OutputChunk",
     "Process",
     "ProcessEvents",
     "ProcessTable",
     "ReadView",
+    "Snapshot",
     "SpawnSpec",
     "StreamName",
     "WriteStatus",
@@ -58,6 +64,9 @@ _DRAIN_BYTES: Final = 1024 * 1024
 """What is read of a stream at its process's end before the exit is told: all that a pipe can hold,
 but not more, lest a descendant that goes on writing keeps the exit back."""
 
+_PAST_EVERY_SEQ: Final = 2**64
+"""What a poller has seen that waits for the end alone."""
+
 _UNKNOWN_EXIT_CODE: Final = -1
 """Told when somebody else in this process has waited for the child."""
 
@@ -65,6 +74,11 @@ _PIDFD_SIGNAL_PROCESS_GROUP: Final = 4
 """linux/pidfd.h; known to kernels since 6.9."""
 
 WriteStatus: TypeAlias = Literal["accepted", "stdinClosed"]
+
+Execution: TypeAlias = Literal["direct", "prepared"]
+"""Whether a command is run as its author wrote it, or as its sender made it fit to be run."""
+
+EXECUTIONS: Final[frozenset[Execution]] = frozenset(("direct", "prepared"))
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,6 +105,18 @@ class ReadView:
     closed: bool
 
 
+@dataclass(frozen=True, slots=True)
+class Snapshot:
+    """Beginning and end of the output of each stream, and the state (draft, process/snapshot)."""
+
+    streams: Mapping[StreamName, Excerpt]
+    """``pty`` of a process with a terminal, else ``stdout`` and ``stderr``."""
+    next_seq: int
+    """The number of the first event that is not in it."""
+    status: ExitStatus | None
+    closed: bool
+
+
 class ProcessEvents(Protocol):
     """Hears of what processes do: on the loop's thread, in the order of seq, each seq once."""
 
@@ -112,6 +138,9 @@ class Process:
 
     __slots__ = (
         "_abandoned",
+        "_excerpts",
+        "_input_closed",
+        "_killing",
         "_log",
         "_pidfd",
         "_pollers",
@@ -149,12 +178,17 @@ class Process:
         self._pollers: list[tuple[int, asyncio.Future[None]]] = []
         self._terminated = False
         self._abandoned = False
+        self._killing: asyncio.TimerHandle | None = None
+        self._input_closed = False
         self._stdin: StdinWriter | None = None
         self._streams: tuple[PipeStream | PtyStream, ...]
         if spec.tty:
             self._streams = (PtyStream(child.stdout),)
         else:
             self._streams = (PipeStream("stdout", child.stdout), PipeStream("stderr", child.stderr))
+        self._excerpts: dict[StreamName, HeadTail] = {
+            stream.name: HeadTail(table.retained_bytes) for stream in self._streams
+        }
         if child.stdin >= 0:
             self._stdin = StdinWriter(
                 table.loop, child.stdin, table.write_queue_bytes, owns_fd=not spec.tty
@@ -195,37 +229,95 @@ class Process:
         view = self.read(after_seq, max_bytes)
         if wait_ms <= 0 or self._is_news(view, after_seq):
             return view
-        loop = self._table.loop
-        deadline = loop.time() + wait_ms / 1000
+        deadline = self._table.loop.time() + wait_ms / 1000
         while True:
-            woken = loop.create_future()
-            poller = (after_seq, woken)
-            self._pollers.append(poller)
-            timer = loop.call_at(deadline, _release, woken)
-            try:
-                await woken
-            finally:
-                timer.cancel()
-                with contextlib.suppress(ValueError):  # a wake-up has taken it off the list
-                    self._pollers.remove(poller)
+            await self._poll(after_seq, deadline)
             view = self.read(after_seq, max_bytes)
-            if loop.time() >= deadline or self._is_news(view, after_seq):
+            if self._table.loop.time() >= deadline or self._is_news(view, after_seq):
                 return view
+
+    async def wait(
+        self, until: Literal["exited", "closed"] = "exited", timeout_ms: int | None = None
+    ) -> None:
+        """Return when the process has come so far, or when time is up (draft, process/wait).
+
+        ``timeout_ms`` may be any u64; None waits as long as it takes.
+        """
+        loop = self._table.loop
+        deadline = None if timeout_ms is None else loop.time() + timeout_ms / 1000
+        while not (self.closed or self._abandoned or (until == "exited" and self.exited)):
+            if deadline is not None and loop.time() >= deadline:
+                return
+            await self._poll(_PAST_EVERY_SEQ, deadline)
+
+    def snapshot(self) -> Snapshot:
+        """Beginning and end of everything that was written until now, and the state."""
+        return Snapshot(
+            streams={name: kept.excerpt() for name, kept in self._excerpts.items()},
+            next_seq=self._log.next_seq,
+            status=self.status,
+            closed=self.closed,
+        )
 
     async def write(self, data: bytes) -> WriteStatus:
         """Queue bytes for the process's input, waiting only if its queue is full.
 
-        ``stdinClosed`` if it has none. ``accepted`` also if the process has ended by itself or
-        does not read any more; the bytes vanish then (v1, process/write).
+        ``stdinClosed`` if it has none, or none any more. ``accepted`` also if the process has ended
+        by itself or does not read any more; the bytes vanish then (v1, process/write).
         Raises OperationFailed once it was terminated.
         """
-        if not (self.tty or self.pipe_stdin):
+        if not (self.tty or self.pipe_stdin) or self._input_closed:
             return "stdinClosed"
         if self._terminated:
             raise _write_failed()
         if self._stdin is not None:
             await self._stdin.write(data)
         return "accepted"
+
+    def close_stdin(self) -> None:
+        """Let the process find the end of its input after what was written until now. Idempotent.
+
+        Raises InvalidRequest if its standard input is no pipe of ours.
+        """
+        if self.tty:
+            raise InvalidRequest(
+                f"process {self.id} has a terminal, whose input is not closed but ended by the "
+                "character that the terminal has for it"
+            )
+        if not self.pipe_stdin:
+            raise InvalidRequest(f"process {self.id} has no standard input to close")
+        self._input_closed = True
+        if self._stdin is not None:
+            self._stdin.finish()
+
+    def resize(self, rows: int, cols: int) -> None:
+        """Give the terminal another size; without effect once the process has closed.
+
+        Raises InvalidRequest if the process has no terminal, InvalidArgument for an impossible
+        size.
+        """
+        if not self.tty:
+            raise InvalidRequest(f"process {self.id} has no terminal")
+        if self._streams:
+            pty.resize(self._streams[0].fd, rows, cols)
+
+    def terminate_gracefully(self, seconds: float) -> bool:
+        """Ask the process group to end, and kill what is left of it after some seconds.
+
+        Asking again brings the kill forward, but never puts it off. True unless there is nothing
+        to end.
+        """
+        if self.status is not None or self._terminated:
+            return False
+        self.signal(signal.SIGTERM)
+        # What is stopped hears of it only when it goes on.
+        self.signal(signal.SIGCONT)
+        deadline = self._table.loop.time() + seconds
+        if self._killing is None or deadline < self._killing.when():
+            if self._killing is not None:
+                self._killing.cancel()
+            self._killing = self._table.loop.call_at(deadline, self._end_now)
+        return True
 
     def terminate(self) -> bool:
         """Kill the process group; True if this call did it, False if there was nothing to kill."""
@@ -313,8 +405,7 @@ class Process:
         table.note_reaped(self)
         seq = self._log.take_seq()
         table.events.on_exited(self, seq, status)
-        if self._pollers:
-            self._wake_pollers(seq)
+        self._wake_pollers(None)
         if self._terminated:
             self._settle()
         else:
@@ -348,6 +439,7 @@ class Process:
 
     def _tell_output(self, stream: PipeStream | PtyStream, data: bytes) -> None:
         chunk = self._log.append(stream.name, data)
+        self._excerpts[stream.name].append(data)
         self._table.events.on_output(self, chunk)
         if self._pollers:
             self._wake_pollers(chunk.seq)
@@ -369,6 +461,9 @@ class Process:
 
     def _release_descriptors(self) -> None:
         loop = self._table.loop
+        if self._killing is not None:
+            self._killing.cancel()
+            self._killing = None
         if self._stdin is not None:
             self._stdin.close(_write_failed() if self._terminated else None)
             self._stdin = None
@@ -382,6 +477,21 @@ class Process:
         self._pidfd = -1
 
     # Long polls
+
+    async def _poll(self, after_seq: int, deadline: float | None) -> None:
+        """Wait for an event above ``after_seq``, for the exit, the close, or the deadline."""
+        loop = self._table.loop
+        woken = loop.create_future()
+        poller = (after_seq, woken)
+        self._pollers.append(poller)
+        timer = None if deadline is None else loop.call_at(deadline, _release, woken)
+        try:
+            await woken
+        finally:
+            if timer is not None:
+                timer.cancel()
+            with contextlib.suppress(ValueError):  # a wake-up has taken it off the list
+                self._pollers.remove(poller)
 
     def _is_news(self, view: ReadView, after_seq: int) -> bool:
         return bool(
@@ -421,12 +531,18 @@ class ProcessTable:
         retained_bytes: int = RETAINED_BYTES,
         retention_seconds: float = RETENTION_SECONDS,
         write_queue_bytes: int = WRITE_QUEUE_BYTES,
+        max_running: int | None = None,
+        executions: Collection[Execution] = EXECUTIONS,
+        shutdown_grace_seconds: float = 0.0,
     ) -> None:
         """Everything runs on ``loop``, and is to be called on its thread.
 
         ``guardian`` kills the processes if this one dies. Output is retained up to
-        ``retained_bytes`` per process, a closed process for ``retention_seconds``. A write waits
-        while ``write_queue_bytes`` or more are queued for its process.
+        ``retained_bytes`` per process for reading, and as much per stream for its snapshot; a
+        closed process is retained for ``retention_seconds``. A write waits while
+        ``write_queue_bytes`` or more are queued for its process. No more than ``max_running``
+        processes run at a time, only of the kinds ``executions``, and at the end they are asked to
+        end themselves and killed ``shutdown_grace_seconds`` later; killed at once if that is 0.
         """
         prepare_parent()
         self.events = events
@@ -439,6 +555,9 @@ class ProcessTable:
         """Whether everything was killed and nothing can be started any more."""
         self._guardian = guardian
         self._retention_seconds = retention_seconds
+        self._max_running = max_running
+        self._executions = executions
+        self._shutdown_grace_seconds = shutdown_grace_seconds
         self._processes: dict[str, Process] = {}
         self._running: set[Process] = set()
         self._all_reaped: asyncio.Future[None] | None = None
@@ -460,18 +579,35 @@ class ProcessTable:
         """The process with this id, running or retained."""
         return self._processes.get(process_id)
 
-    def start(self, process_id: str, spec: SpawnSpec, *, context: object = None) -> Process:
+    def start(
+        self,
+        process_id: str,
+        spec: SpawnSpec,
+        *,
+        execution: Execution = "direct",
+        context: object = None,
+    ) -> Process:
         """Start a process; when this returns, the program is running.
 
         Its events come from the loop, so none before the caller has returned there.
 
-        Raises InvalidArgument for an empty argv, InvalidRequest for an id that is taken, and
-        OperationFailed or OSError if the program cannot be started; the id is free then.
+        Raises InvalidArgument for an empty argv, InvalidRequest for an id that is taken or where a
+        limit stands against it, and OperationFailed or OSError if the program cannot be started;
+        the id is free then.
         """
         if not spec.argv:
             raise InvalidArgument("argv must not be empty")
         if process_id in self._processes:
             raise InvalidRequest(f"process {process_id} already exists")
+        if execution not in self._executions:
+            kinds = " and ".join(sorted(self._executions))
+            raise InvalidRequest(
+                f"this server runs {kinds} commands only, and this one is {execution}"
+            )
+        if self._max_running is not None and len(self._running) >= self._max_running:
+            raise InvalidRequest(
+                f"this server runs at most {self._max_running} processes of a client at a time"
+            )
         if self.is_ended:
             raise OperationFailed("the session has ended")
         process = Process(self, process_id, spec, spawn(spec), context)
@@ -503,6 +639,21 @@ class ProcessTable:
         for settle in unsettled:
             self.loop.call_soon(settle)
 
+    def end(self) -> None:
+        """Let every process end itself within the shutdown grace, if there is one; then kill it.
+
+        This is the end: nothing can be started afterwards.
+        """
+        if self.is_ended:
+            return
+        if not self._shutdown_grace_seconds:
+            self.kill_all()
+            return
+        self.is_ended = True
+        for process in self:
+            if not process.terminate_gracefully(self._shutdown_grace_seconds):
+                process._end_now()
+
     def kill_all(self) -> None:
         """Kill every process group. This is the end: nothing can be started afterwards.
 
@@ -513,12 +664,13 @@ class ProcessTable:
             process._end_now()
 
     async def aclose(self) -> None:
-        """Kill every process and forget it; nothing is left when this returns. Idempotent."""
-        self.kill_all()
+        """End every process and forget it; nothing is left when this returns. Idempotent."""
+        self.end()
         if self._running:
             if self._all_reaped is None:
                 self._all_reaped = self.loop.create_future()
-            await asyncio.wait((self._all_reaped,), timeout=REAP_SECONDS)
+            timeout = self._shutdown_grace_seconds + REAP_SECONDS
+            await asyncio.wait((self._all_reaped,), timeout=timeout)
         for process in list(self._running):
             process._abandon()
         self._running.clear()

@@ -35,10 +35,7 @@ def open_pair(rows: int, cols: int) -> Pair:
 
     Raises OSError when there is none to be had, InvalidArgument for an impossible size.
     """
-    try:
-        size = struct.pack("HHHH", rows, cols, 0, 0)
-    except struct.error as error:
-        raise InvalidArgument("a terminal has 0 to 65535 rows and columns") from error
+    size = _winsize(rows, cols)
     master, slave = os.openpty()
     try:
         os.set_blocking(master, False)
@@ -48,6 +45,21 @@ def open_pair(rows: int, cols: int) -> Pair:
         os.close(master)
         os.close(slave)
         raise
+
+
+def resize(master: int, rows: int, cols: int) -> None:
+    """Give a terminal another size; its foreground process group hears of it by SIGWINCH.
+
+    Raises InvalidArgument for an impossible size.
+    """
+    fcntl.ioctl(master, termios.TIOCSWINSZ, _winsize(rows, cols))
+
+
+def _winsize(rows: int, cols: int) -> bytes:
+    try:
+        return struct.pack("HHHH", rows, cols, 0, 0)
+    except struct.error as error:
+        raise InvalidArgument("a terminal has 0 to 65535 rows and columns") from error
 
 
 def login_shell() -> str:

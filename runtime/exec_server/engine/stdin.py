@@ -27,7 +27,17 @@ _TURN_BYTES: Final = 64 * 1024
 class StdinWriter:
     """The queue in front of a pipe or terminal that a child reads its input from."""
 
-    __slots__ = ("_fd", "_limit", "_loop", "_offset", "_owns_fd", "_queue", "_queued", "_waiting")
+    __slots__ = (
+        "_fd",
+        "_is_finishing",
+        "_limit",
+        "_loop",
+        "_offset",
+        "_owns_fd",
+        "_queue",
+        "_queued",
+        "_waiting",
+    )
 
     def __init__(
         self, loop: asyncio.AbstractEventLoop, fd: int, limit: int, *, owns_fd: bool
@@ -42,6 +52,7 @@ class StdinWriter:
         # How much of the first piece in the queue the child's pipe has taken.
         self._offset = 0
         self._waiting: deque[tuple[bytes, asyncio.Future[None]]] = deque()
+        self._is_finishing = False
 
     async def write(self, data: bytes) -> None:
         """Queue bytes, after room has been made for them if need be.
@@ -61,6 +72,13 @@ class StdinWriter:
             self._queued += len(data) + _WRITE_COST
         else:
             await self._wait_for_room(data)
+
+    def finish(self) -> None:
+        """Close as soon as the child has taken everything; no more is to be written."""
+        if self._queue:
+            self._is_finishing = True
+        else:
+            self.close()
 
     def close(self, error: Exception | None = None) -> None:
         """Drop what is queued; writers that wait for room get the error, or none."""
@@ -115,6 +133,8 @@ class StdinWriter:
             self.close()
             return
         self._loop.remove_writer(self._fd)
+        if self._is_finishing:
+            self.close()
 
     def _admit(self) -> None:
         """Take from the waiting writers, in order, what there is room for."""
