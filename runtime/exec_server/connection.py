@@ -80,6 +80,8 @@ class BoundMethod:
     call: Callable[[Any], Coroutine[Any, Any, Any]]
     base64_params: tuple[str, ...] = ()
     """Wire names of params that are base64 text."""
+    is_newer: Callable[[msgspec.Raw, Any], bool] | None = None
+    """Whether params that decode are meant for a newer revision all the same."""
     in_lane: bool = False
     """Whether its effects must keep the order of arrival among the others in the lane."""
     before_handshake: bool = False
@@ -336,6 +338,8 @@ class Connection:
             except msgspec.ValidationError as error:
                 if refusal is None or _is_of_form(refusal):
                     refusal = error
+                continue
+            if bound.is_newer is not None and bound.is_newer(raw, params):
                 continue
             if not bound.starts_process:
                 starter = self._starter_of(getattr(params, "process_id", None))

@@ -24,7 +24,7 @@ def revisions_of(protocol: str) -> Sequence[Revision]:
     if protocol in ("auto", "v1"):
         from exec_server.handlers.v1 import V1  # noqa: PLC0415
 
-        revisions.append(V1(leaves_uris=protocol == "auto"))
+        revisions.append(V1(beside_newer=protocol == "auto"))
     if protocol in ("auto", "v0"):
         from exec_server.handlers.v0 import V0  # noqa: PLC0415
 

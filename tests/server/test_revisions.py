@@ -159,12 +159,28 @@ def test_a_pinned_server_knows_no_methods_of_other_revisions(
         assert (error["code"], method in error["message"]) == (code, True)
 
 
-def test_params_that_v2_refuses_are_not_taken_for_those_of_v1() -> None:
+@pytest.mark.parametrize(
+    ("method", "params", "named"),
+    [
+        ("process/start", peer.start_params("p", "true", sandbox={}, **V2_START), "sandbox"),
+        ("process/write", {"processId": "p", "chunk": "", "writeId": None}, "writeId"),
+        (
+            "http/request",
+            {"method": "GET", "url": "http://x", "requestId": "r", "redirectPolicy": 5},
+            "redirectPolicy",
+        ),
+    ],
+)
+def test_params_that_v2_refuses_are_not_taken_for_those_of_v1(
+    method: str, params: dict[str, Any], named: str
+) -> None:
     with peer.stdio("--protocol", "auto") as client:
         client.initialize()
-        params = peer.start_params("p", "true", sandbox={}, **V2_START)
-        error = client.error("process/start", params)
-        assert (error["code"], "sandbox" in error["message"]) == (-32602, True)
+        for _ in range(2):
+            error = client.error(method, params)
+            assert (error["code"], named in error["message"]) == (-32602, True)
+            # The same once v1 is what the client spoke last.
+            client.call("fs/join", {"basePath": "/", "path": "x"})
 
 
 def test_the_refusal_to_resume_an_attached_session_has_the_code_of_its_client() -> None:

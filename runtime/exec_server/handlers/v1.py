@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import os
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Final
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any, Final
 
 import msgspec
 
@@ -85,7 +85,7 @@ from exec_server_protocol.v1.session import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Mapping, Sequence
 
     from exec_server.connection import Connection
     from exec_server.engine.process import ExitStatus, OutputChunk, Process
@@ -335,12 +335,26 @@ _IN_LANE: Final = frozenset(
 )
 
 
-def _decode_native_start(raw: msgspec.Raw) -> ProcessStartParams:
-    """Decode process/start unless its directory is a URI, which v1 alone would take for a name."""
-    params: ProcessStartParams = _DECODERS["process/start"](raw)
-    if params.cwd.startswith("file:"):
-        raise msgspec.ValidationError("Expected `str` matching regex '^(?!file:)' - at `$.cwd`")
-    return params
+class _WriteName(msgspec.Struct, rename="camel"):
+    write_id: msgspec.Raw | msgspec.UnsetType = msgspec.UNSET
+
+
+def _starts_at_uri(_raw: msgspec.Raw, params: ProcessStartParams) -> bool:
+    return params.cwd.startswith("file:")
+
+
+def _is_named_write(raw: msgspec.Raw, _params: ProcessWriteParams) -> bool:
+    return msgspec.json.decode(raw, type=_WriteName).write_id is not msgspec.UNSET
+
+
+_NEWER: Final[Mapping[str, Callable[[msgspec.Raw, Any], bool]]] = {
+    "process/start": _starts_at_uri,
+    "process/write": _is_named_write,
+}
+"""Params that decode here but are v2's, and wrong there: v1 would ignore what is wrong."""
+
+_COVERED: Final = frozenset(("http/request", "environment/info"))
+"""Methods whose v2 takes and answers all that v1's does."""
 
 
 class V1:
@@ -348,11 +362,9 @@ class V1:
 
     name = "v1"
 
-    def __init__(self, *, leaves_uris: bool = False) -> None:
-        """``leaves_uris``: file URIs are another revision's, not names of directories."""
-        self._decoders = _DECODERS
-        if leaves_uris:
-            self._decoders = _DECODERS | {"process/start": _decode_native_start}
+    def __init__(self, *, beside_newer: bool = False) -> None:
+        """``beside_newer``: v2 is served too, and what can only be meant for it is left to it."""
+        self._beside_newer = beside_newer
 
     def bind(self, connection: Connection) -> BoundRevision:
         """The handlers of one connection; see Revision."""
@@ -364,16 +376,22 @@ class V1:
             http=HttpV1(requests),
             environment=EnvironmentV1(),
         )
+        methods = bind_methods(
+            self.name,
+            ROUTES,
+            _DECODERS,
+            bind(handlers),
+            in_lane=_IN_LANE,
+            not_found_code=errors.NOT_FOUND,
+        )
+        if self._beside_newer:
+            for name in _COVERED:
+                del methods[name]
+            for name, is_newer in _NEWER.items():
+                methods[name] = replace(methods[name], is_newer=is_newer)
         return BoundRevision(
             name=self.name,
-            methods=bind_methods(
-                self.name,
-                ROUTES,
-                self._decoders,
-                bind(handlers),
-                in_lane=_IN_LANE,
-                not_found_code=errors.NOT_FOUND,
-            ),
+            methods=methods,
             large_members={
                 FsReadFileResult: ("data_base64", "dataBase64"),
                 HttpRequestResult: ("body_base64", "bodyBase64"),

@@ -107,6 +107,15 @@ class ProcessContext:
         return status
 
 
+def _working_directory(uri: str) -> str:
+    try:
+        return path_uri.parse(uri)
+    except InvalidRequest as error:
+        raise InvalidArgument(
+            f"cwd URI `{uri}` is not valid on this exec-server host: {error}"
+        ) from None
+
+
 class ProcessV2:
     """process/*."""
 
@@ -128,7 +137,7 @@ class ProcessV2:
             )
         spec = SpawnSpec(
             argv=params.argv,
-            cwd=path_uri.parse(params.cwd),
+            cwd=_working_directory(params.cwd),
             env=child_environment(params.env_policy, params.env, os.environ),
             tty=params.tty,
             pipe_stdin=params.pipe_stdin,
