@@ -12,7 +12,7 @@ import errno
 import os
 import posixpath
 from collections import deque
-from typing import TYPE_CHECKING, Any, Final, Self, TypeAlias
+from typing import TYPE_CHECKING, Any, Final, Self, TypeAlias, TypeVar
 
 from exec_server.client.errors import (
     ClientError,
@@ -24,11 +24,13 @@ from exec_server.client.errors import (
 from exec_server.client.paths import absolute
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Iterator
+    from collections.abc import AsyncIterator, Coroutine, Iterator
     from types import TracebackType
 
     from exec_server.client.revisions.base import DirEntry, FileStatus
     from exec_server.client.session import Session
+
+T = TypeVar("T")
 
 Path: TypeAlias = str | os.PathLike[str]
 """An absolute path of the server's machine."""
@@ -273,7 +275,7 @@ class FileReader:
         if self._at_end:
             return False
         while len(self._blocks) < BLOCKS_AHEAD:
-            self._blocks.append(asyncio.create_task(self._read_block(self._asked)))
+            self._blocks.append(_begin(self._read_block(self._asked)))
             self._asked += BLOCK_BYTES
         with _raising_os_errors(self._path):
             block = await asyncio.shield(self._blocks[0])
@@ -285,9 +287,9 @@ class FileReader:
         return bool(block)
 
     async def _read_block(self, offset: int) -> bytes:
-        _check_generation(self._session, self._generation, self._path)
         assert self._handle is not None
-        return await self._session.revision.read_block(self._handle, offset, BLOCK_BYTES)
+        with _open_on(self._session, self._generation, self._path):
+            return await self._session.revision.read_block(self._handle, offset, BLOCK_BYTES)
 
     async def aclose(self) -> None:
         """Close the file."""
@@ -344,7 +346,7 @@ class FileWriter:
     async def _send(self, block: bytes) -> None:
         while len(self._blocks) >= BLOCKS_AHEAD:
             await self._settle_one()
-        self._blocks.append(asyncio.create_task(self._write_block(self._written, block)))
+        self._blocks.append(_begin(self._write_block(self._written, block)))
         self._written += len(block)
 
     async def _settle_one(self) -> None:
@@ -353,9 +355,9 @@ class FileWriter:
         self._blocks.popleft()
 
     async def _write_block(self, offset: int, block: bytes) -> None:
-        _check_generation(self._session, self._generation, self._path)
         assert self._handle is not None
-        await self._session.revision.write_block(self._handle, offset, block)
+        with _open_on(self._session, self._generation, self._path):
+            await self._session.revision.write_block(self._handle, offset, block)
 
     async def aclose(self) -> None:
         """Write what is left, and close the file. Raises what made a write fail."""
@@ -401,11 +403,17 @@ def _raising_os_errors(path: str) -> Iterator[None]:
         raise error if failure is None else failure from error
 
 
+def _begin(request: Coroutine[Any, Any, T]) -> asyncio.Task[T]:
+    """Send a request whose outcome may never be looked at."""
+    task = asyncio.create_task(request)
+    task.add_done_callback(lambda task: task.cancelled() or task.exception())
+    return task
+
+
 def _abandon(blocks: deque[asyncio.Task[Any]]) -> None:
     """Forget requests, and what becomes of them."""
     for block in blocks:
         block.cancel()
-        block.add_done_callback(lambda task: task.cancelled() or task.exception())
     blocks.clear()
 
 
@@ -417,9 +425,16 @@ def _check_size(size: int, revision: str) -> None:
         )
 
 
-def _check_generation(session: Session, generation: int, path: str) -> None:
+@contextlib.contextmanager
+def _open_on(session: Session, generation: int, path: str) -> Iterator[None]:
+    """Use a file that is open on one connection of the session and on no other."""
+    lost = f"{path} was open on a connection that was lost"
     if session.generation != generation:
-        raise ConnectionLost(f"{path} was open on a connection that was lost", was_sent=False)
+        raise ConnectionLost(lost, was_sent=False)
+    try:
+        yield
+    except ConnectionLost as error:
+        raise ConnectionLost(lost) from error
 
 
 async def _close_handle(session: Session, generation: int, handle: str | None) -> None:

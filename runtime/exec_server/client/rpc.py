@@ -256,6 +256,12 @@ class RpcConnection:
             self._transport.close()
             await self._transport.wait_closed()
 
+    def abort(self) -> None:
+        """End the connection at once, whatever is queued."""
+        self._end("it was closed here")
+        if self._transport is not None:
+            self._transport.abort()
+
     def _give_up(self, reason: str) -> None:
         log.warning("%s: %s", self.transport.peer, reason)
         self._end(reason)

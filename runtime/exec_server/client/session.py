@@ -53,6 +53,10 @@ RESUME_SECONDS: Final = 30.0
 RETRY_SECONDS: Final = 0.1
 """Pause between two attempts to resume."""
 
+ATTEMPT_SECONDS: Final = 2.0
+"""How long the first attempt to resume may take; each further one twice as long as the last. A new
+connection may be as dead as the old one, and the server's patience is short."""
+
 GOODBYE_SECONDS: Final = 2.0
 """How long ending the processes of a session may take when the client is closed."""
 
@@ -325,31 +329,31 @@ class Session:
     async def _resume(self, reason: str) -> None:
         log.info("%s; resuming the session", reason)
         give_up_at = self._loop.time() + self._options.resume_timeout
-        obstacle = ""
-        while self.failure is None:
+        seconds = ATTEMPT_SECONDS
+        while True:
             connection = RpcConnection(self)
             try:
-                async with asyncio.timeout_at(give_up_at):
+                async with asyncio.timeout_at(min(give_up_at, self._loop.time() + seconds)):
                     await self._attach(connection)
             except TimeoutError:
-                await connection.aclose()
-                obstacle = obstacle or "the server cannot be reached"
-                self._fail(SessionLost(f"{reason}; it could not be resumed: {obstacle}"))
+                obstacle = "the server does not answer"
+                seconds *= 2
             except ServerError as error:
-                await connection.aclose()
-                if error.code != ALREADY_ATTACHED and "already attached" not in error.message:
-                    self._fail(SessionLost(f"{reason}; it could not be resumed: {error.message}"))
                 obstacle = error.message
+                if error.code != ALREADY_ATTACHED and "already attached" not in obstacle:
+                    give_up_at = 0
             except ClientError as error:
-                await connection.aclose()
                 obstacle = str(error)
-            except BaseException:
-                await connection.aclose()
-                raise
             else:
                 self._resumed(connection)
                 return
-            await asyncio.sleep(min(RETRY_SECONDS, max(0, give_up_at - self._loop.time())))
+            finally:
+                if connection is not self._connection:
+                    connection.abort()
+            if self._loop.time() >= give_up_at:
+                self._fail(SessionLost(f"{reason}; it could not be resumed: {obstacle}"))
+                return
+            await asyncio.sleep(RETRY_SECONDS)
 
     async def _attach(self, connection: RpcConnection) -> None:
         connection.attach(await self._dialer.dial(connection))
@@ -359,11 +363,6 @@ class Session:
         await connection.notify("initialized", _Nothing())
 
     def _resumed(self, connection: RpcConnection) -> None:
-        if self.failure is not None or not connection.is_alive:
-            self.spawn(connection.aclose())
-            if self.failure is None:
-                self.spawn(self._resume("the connection was lost again"))
-            return
         self._connection = connection
         self.generation += 1
         if self._holders:

@@ -37,6 +37,10 @@ class Transport(Protocol):
         """Send what is queued, then end the connection; the receiver is told if it was not."""
         ...
 
+    def abort(self) -> None:
+        """End the connection now, whatever is queued."""
+        ...
+
     async def wait_closed(self) -> None:
         """Return when nothing of the connection is left, no process either."""
         ...

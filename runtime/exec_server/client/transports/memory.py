@@ -156,6 +156,15 @@ class MemoryTransport:
             self.end_reason = f"the server closed it: {reason}"
         self._ending = self._loop.create_task(self._end())
 
+    def abort(self) -> None:
+        """End the connection; see Transport."""
+        for reply in self._replies:
+            if not isinstance(reply, bytes):
+                reply.finish()
+        self._replies.clear()
+        self._notifications.clear()
+        self.close()
+
     async def _end(self) -> None:
         # What was handed over before the end is served, and what was answered is delivered.
         self._serve()

@@ -80,6 +80,12 @@ class StdioClientTransport(StdioTransport):
         self._was_closed_here = self._was_closed_here or not reason
         super().close(reason, violation=violation)
 
+    def abort(self) -> None:
+        """End the server now; see Transport."""
+        self._was_closed_here = True
+        self._end(orderly=False)
+        self._finish()
+
     def end_received(self) -> None:
         """The server closed its output: see how it exits before the receiver is told."""
         self._see_it_exit()

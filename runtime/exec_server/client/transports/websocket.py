@@ -177,7 +177,7 @@ class WebSocketClientTransport(WebSocketEndpoint):
         self._close(CloseCode.NORMAL_CLOSURE, "")
 
     def abort(self) -> None:
-        """Close the socket now."""
+        """Close the socket now; see Transport."""
         self._abort()
 
     async def wait_closed(self) -> None:
