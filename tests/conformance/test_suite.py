@@ -3,31 +3,17 @@
 from __future__ import annotations
 
 import json
-import shlex
-import subprocess
-import sys
-from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
+from running import SESSION, against, run, written
 
 from exec_server_conformance.contract import contract
 from exec_server_conformance.errors import Failure
 from exec_server_conformance.patterns import generalise, match
 
-PROGRAM = str(Path(sys.executable).with_name("exec-server-conformance"))
-WRONG_SERVER = Path(__file__).with_name("wrong_server.py")
-
-SESSION: list[dict[str, Any]] = [
-    {"session": "v1/test/one", "description": "one process", "transports": ["stdio"]},
-    {
-        "call": "process/start",
-        "params": {"processId": "p", "argv": ["x"], "cwd": "/", "env": {}, "tty": False},
-        "expect": {"result": {"processId": "p"}},
-    },
-    {"process": "p", "expect": {"output": {"stdout": "hi"}, "exitCode": 0}},
-    {"call": "process/terminate", "params": {}, "expect": {"error": {"code": -32602}}},
-]
+if TYPE_CHECKING:
+    from pathlib import Path
 
 
 def session_of(revision: str) -> list[dict[str, Any]]:
@@ -38,26 +24,6 @@ def session_of(revision: str) -> list[dict[str, Any]]:
 def superset() -> dict[str, Any]:
     """The result of initialize of a server that speaks v0 and v1."""
     return {"protocolVersion": "exec-server.v0", "sessionId": "s"}
-
-
-def written(directory: Path, lines: list[dict[str, Any]] | None = None) -> Path:
-    """A folder with one session."""
-    lines = lines or SESSION
-    text = "".join(json.dumps(line) + "\n" for line in lines)
-    path = directory / f"{lines[0]['session']}.jsonl"
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(text)
-    return directory
-
-
-def run(*arguments: str | Path) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [PROGRAM, *map(str, arguments)], capture_output=True, text=True, timeout=60
-    )
-
-
-def against(fault: str, *revisions: str) -> str:
-    return shlex.join([sys.executable, str(WRONG_SERVER), fault, *revisions])
 
 
 def test_a_right_server_passes(tmp_path: Path) -> None:

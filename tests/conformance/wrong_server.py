@@ -80,6 +80,10 @@ def serve() -> None:
         elif method == "process/terminate":
             code = -32603 if FAULT == "wrong-code" else -32602
             say({"error": {"code": code, "message": "missing field"}, "id": identifier})
+        elif method == "http/request":
+            header = message["params"]["headers"][0]
+            headers = [{**header, "value": header["value"] + "!"}] if FAULT == "echoes" else []
+            say({"id": identifier, "result": {"status": 200, "headers": headers, "bodyBase64": ""}})
         elif method == "environment/info":
             say({"id": identifier, "result": {"capabilities": CAPABILITIES}})
 
