@@ -7,6 +7,7 @@ import os
 import stat
 from typing import Final
 
+from exec_server.engine.file_replace import Contents, put
 from exec_server.engine.file_tree import make_directories
 from exec_server.engine.paths import to_native
 from exec_server.errors import InvalidRequest
@@ -31,11 +32,12 @@ _KERNEL_CANNOT_COPY: Final = frozenset(
 """copy_file_range: between these two files no, by reading and writing perhaps."""
 
 
-def copy(source: str, destination: str, recursive: bool) -> None:
+def copy(source: str, destination: str, recursive: bool, *, durable: bool = False) -> None:
     """Copy ``source`` to ``destination``, both absolute (v1 fs/copy).
 
-    A regular file is copied with its permission bits, over an existing file too; a symbolic link
-    at the destination is followed. A file copied onto itself, by whatever name, stays as it is.
+    A regular file is copied with its permission bits, over an existing file too, either all of it
+    or nothing (see ``file_replace``); a symbolic link at the destination is followed. A file
+    copied onto itself, by whatever name, stays as it is.
     A symbolic link is made anew with the same text. A directory, which needs ``recursive``, is
     merged into the destination; missing directories are made with default permissions, links
     inside are made anew, and what is neither file, directory nor link is left out.
@@ -49,7 +51,7 @@ def copy(source: str, destination: str, recursive: bool) -> None:
     if kind == stat.S_IFLNK:
         os.symlink(os.readlink(from_path), to_path)
     elif kind == stat.S_IFREG:
-        _copy_file(from_path, to_path)
+        _copy_file(from_path, to_path, durable)
     elif kind != stat.S_IFDIR:
         raise InvalidRequest("fs/copy only supports regular files, directories, and symlinks")
     elif not recursive:
@@ -57,7 +59,7 @@ def copy(source: str, destination: str, recursive: bool) -> None:
     elif _is_inside(to_path, status):
         raise InvalidRequest("fs/copy cannot copy a directory to itself or one of its descendants")
     else:
-        _copy_tree(from_path, to_path)
+        _copy_tree(from_path, to_path, durable)
 
 
 def _is_inside(path: bytes, directory: os.stat_result) -> bool:
@@ -74,7 +76,7 @@ def _is_inside(path: bytes, directory: os.stat_result) -> bool:
         path = os.path.dirname(path)
 
 
-def _copy_tree(source: bytes, destination: bytes) -> None:
+def _copy_tree(source: bytes, destination: bytes, durable: bool) -> None:
     """Merge one directory into another, without recursion: trees may be very deep."""
     pending = [(source, destination)]
     while pending:
@@ -88,36 +90,34 @@ def _copy_tree(source: bytes, destination: bytes) -> None:
                 elif entry.is_dir(follow_symlinks=False):
                     pending.append((entry.path, target))
                 elif entry.is_file(follow_symlinks=False):
-                    _copy_file(entry.path, target)
+                    _copy_file(entry.path, target, durable)
 
 
-def _copy_file(source: bytes, destination: bytes) -> None:
+def _copy_file(source: bytes, destination: bytes, durable: bool) -> None:
     """Copy the contents and permission bits of a regular file."""
-    flags = os.O_CLOEXEC | os.O_NOCTTY | os.O_NONBLOCK
-    reader = os.open(source, os.O_RDONLY | flags)
+    reader = os.open(source, os.O_RDONLY | os.O_CLOEXEC | os.O_NOCTTY | os.O_NONBLOCK)
     try:
         original = os.fstat(reader)
-        mode = stat.S_IMODE(original.st_mode)
-        # Not truncated by opening: it may be the source under another name. Created with no more
-        # permissions than the source has, so that a secret is not readable for a moment.
-        writer = os.open(destination, os.O_WRONLY | os.O_CREAT | flags, mode & 0o777)
-        try:
-            target = os.fstat(writer)
-            if os.path.samestat(original, target):
-                return
-            if stat.S_ISREG(target.st_mode):
-                os.ftruncate(writer, 0)
-            _copy_contents(reader, writer)
-            if stat.S_ISREG(target.st_mode):
-                os.fchmod(writer, mode)
-        finally:
-            os.close(writer)
+        # Files that the kernel makes up as they are read, as in /proc, claim to be empty.
+        contents = Contents(
+            original.st_size or None,
+            lambda writer: _copy_contents(reader, writer),
+            stat.S_IMODE(original.st_mode),
+            original,
+        )
+        device = put(destination, contents, durable=durable)
+        if device is not None:
+            try:
+                _copy_contents(reader, device)
+            finally:
+                os.close(device)
     finally:
         os.close(reader)
 
 
 def _copy_contents(reader: int, writer: int) -> None:
-    """Copy from the current position of one descriptor to that of another, up to the end."""
+    """Copy a whole file to the current position of another descriptor."""
+    os.lseek(reader, 0, os.SEEK_SET)
     try:
         while os.copy_file_range(reader, writer, _KERNEL_COPY_BYTES):
             pass

@@ -23,6 +23,7 @@ import msgspec
 
 from exec_server.engine import no_follow
 from exec_server.engine.file_copy import copy
+from exec_server.engine.file_replace import Contents, put
 from exec_server.engine.file_source import READ_LIMIT_BYTES, ReadSource, open_for_read
 from exec_server.engine.file_tree import make_directories, remove_tree
 from exec_server.engine.paths import (
@@ -33,7 +34,6 @@ from exec_server.engine.paths import (
     parent,
     to_native,
 )
-from exec_server.engine.regular_file import open_regular
 from exec_server.errors import InvalidRequest, OperationFailed
 
 __all__ = [
@@ -59,10 +59,6 @@ __all__ = [
 
 
 _LINK_MESSAGE: Final = "path contains a symbolic link"
-
-_CREATE_OR_TRUNCATE: Final = (
-    os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC
-)
 
 
 class Metadata(NamedTuple):
@@ -145,21 +141,29 @@ def read_file(path: str, *, regular_only: bool = False, follow_symlinks: bool = 
 
 
 def write_file(
-    path: str, data: bytes | bytearray | memoryview, *, follow_symlinks: bool = True
+    path: str,
+    data: bytes | bytearray | memoryview,
+    *,
+    follow_symlinks: bool = True,
+    durable: bool = False,
 ) -> PendingWrite | None:
     """Create a file, mode 0666 less the umask, or replace the contents of one, keeping its mode.
 
-    A link that leads nowhere gets its target created; one not followed is ELOOP. Returns None
-    when all is written; only for a FIFO or a terminal that is full, the rest to await. A FIFO
-    that nobody reads is an error, ENXIO. Raises OSError, and InvalidRequest for anything but a
-    regular file where links are not followed.
+    Either all of it or nothing; see ``file_replace``. A link that leads nowhere gets its target
+    created; one not followed is ELOOP. Returns None when all is written; only for a FIFO or a
+    terminal that is full, the rest to await. A FIFO that nobody reads is an error, ENXIO. Raises
+    OSError, and InvalidRequest for anything but a regular file where links are not followed.
     """
-    if follow_symlinks:
-        descriptor = os.open(to_native(path), _CREATE_OR_TRUNCATE, 0o666)
-    else:
-        descriptor = open_regular(path, "replace", follow_symlinks=False)
+    view = memoryview(data)
+    contents = Contents(len(view), lambda descriptor: _write_all(descriptor, view))
+    descriptor = put(to_native(path), contents, follow_symlinks=follow_symlinks, durable=durable)
+    if descriptor is None:
+        return None
+    if not follow_symlinks:
+        os.close(descriptor)
+        raise InvalidRequest("path is not a regular file")
     try:
-        left = _write_some(descriptor, memoryview(data))
+        left = _write_some(descriptor, view)
     except BaseException:
         os.close(descriptor)
         raise
@@ -167,6 +171,12 @@ def write_file(
         return PendingWrite(descriptor, left)
     os.close(descriptor)
     return None
+
+
+def _write_all(descriptor: int, data: memoryview) -> None:
+    """Write to a regular file, which never blocks."""
+    while data:
+        data = data[os.write(descriptor, data) :]
 
 
 def _write_some(descriptor: int, data: memoryview) -> memoryview:
