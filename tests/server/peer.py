@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from websockets.exceptions import ConnectionClosed
-from websockets.sync.client import connect
+from websockets.sync.client import connect, unix_connect
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -179,12 +179,15 @@ class StdioClient(Client):
 class WebSocketClient(Client):
     """One of the clients of a listening server."""
 
-    def __init__(self, url: str) -> None:
+    def __init__(self, url: str, **options: Any) -> None:
         super().__init__()
         self._exits = ExitStack()
-        self.websocket = self._exits.enter_context(
-            connect(url, compression=None, max_size=None, close_timeout=5)
-        )
+        if url.startswith("unix://"):
+            options |= {"path": url.removeprefix("unix://")}
+            opened = unix_connect(compression=None, max_size=None, close_timeout=5, **options)
+        else:
+            opened = connect(url, compression=None, max_size=None, close_timeout=5, **options)
+        self.websocket = self._exits.enter_context(opened)
 
     def send_text(self, text: str | bytes) -> None:
         self.websocket.send(text if isinstance(text, str) else text.decode())

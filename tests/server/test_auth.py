@@ -1,0 +1,657 @@
+"""Who may open a WebSocket, and what everybody else is told (measured on codex 0.169)."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import hmac
+import json
+import re
+import socket
+import statistics
+import subprocess
+import time
+from typing import TYPE_CHECKING
+
+import peer
+import pytest
+
+from exec_server.cli import main
+from exec_server.transports.auth import CapabilityToken, SignedToken
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+TOKEN = "s3cret token"
+SECRET = "k" * 32
+
+UPGRADE = (
+    "GET / HTTP/1.1",
+    "Host: 127.0.0.1",
+    "Connection: Upgrade",
+    "Upgrade: websocket",
+    "Sec-WebSocket-Version: 13",
+    "Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==",
+)
+
+
+def connected(server: peer.Listening) -> socket.socket:
+    host, _, port = server.url.removeprefix("ws://").rpartition(":")
+    return socket.create_connection((host, int(port)), timeout=peer.PATIENCE)
+
+
+def answer(server: peer.Listening, *lines: str) -> tuple[int, dict[str, str], str]:
+    """Status, headers and body of the answer to a request head; the body only if it is short."""
+    with connected(server) as connection:
+        connection.sendall("\r\n".join((*lines, "", "")).encode("latin-1"))
+        data = b""
+        while b"\r\n\r\n" not in data:
+            data += connection.recv(65536)
+        head, _, body = data.partition(b"\r\n\r\n")
+        status, *fields = head.decode().split("\r\n")
+        headers = dict(field.lower().split(": ", 1) for field in fields)
+        while len(body) < int(headers.get("content-length", 0)):
+            body += connection.recv(65536)
+    return int(status.split(" ")[1]), headers, body.decode()
+
+
+def upgraded(server: peer.Listening, *authorizations: str) -> tuple[int, str]:
+    """Status and body of the answer to an upgrade with these Authorization headers."""
+    headers = [f"Authorization:{value}" for value in authorizations]
+    status, _, body = answer(server, *UPGRADE, *headers)
+    return status, body if status != 101 else ""
+
+
+def encode(part: object) -> str:
+    data = part if isinstance(part, bytes) else json.dumps(part).encode()
+    return base64.urlsafe_b64encode(data).rstrip(b"=").decode()
+
+
+def jwt(
+    claims: object, header: object = None, *, secret: str = SECRET, algorithm: str = "sha256"
+) -> str:
+    """A signed token; claims that are bytes are taken as they are."""
+    signed = f"{encode(header or {'alg': 'HS256', 'typ': 'JWT'})}.{encode(claims)}"
+    return f"{signed}.{encode(hmac.digest(secret.encode(), signed.encode(), algorithm))}"
+
+
+def soon(seconds: float = 60) -> int:
+    return int(time.time() + seconds)
+
+
+@pytest.fixture(scope="module")
+def agreed(tmp_path_factory: pytest.TempPathFactory) -> Iterator[peer.Listening]:
+    """A server that asks for TOKEN."""
+    file = tmp_path_factory.mktemp("token") / "token"
+    file.write_text(f"  {TOKEN}\n")
+    arguments = ("--ws-auth", "capability-token", "--ws-token-file", str(file))
+    with peer.listening(*arguments) as server:
+        yield server
+
+
+@pytest.fixture(scope="module")
+def secret_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A file that holds SECRET."""
+    file: Path = tmp_path_factory.mktemp("secret") / "secret"
+    file.write_text(f"{SECRET}\n")
+    return file
+
+
+@pytest.fixture(scope="module")
+def signed(secret_file: Path) -> Iterator[peer.Listening]:
+    """A server that asks for tokens signed with SECRET."""
+    arguments = ("--ws-auth", "signed-bearer-token", "--ws-shared-secret-file", str(secret_file))
+    with peer.listening(*arguments) as server:
+        yield server
+
+
+@pytest.fixture(scope="module")
+def hosts() -> Iterator[peer.Listening]:
+    """A server with a name."""
+    with peer.listening("--allow-host", "Box.Example") as server:
+        yield server
+
+
+class TestCapabilityTokens:
+    """A token that is agreed on."""
+
+    @pytest.mark.parametrize(
+        "authorization",
+        [
+            f" Bearer {TOKEN}",
+            f"bearer {TOKEN}",
+            f"  BEARER    {TOKEN}  \t",
+        ],
+    )
+    def test_the_right_token(self, agreed: peer.Listening, authorization: str) -> None:
+        """However the scheme is spelt and spaced."""
+        assert upgraded(agreed, authorization) == (101, "")
+
+    @pytest.mark.parametrize(
+        ("authorization", "text"),
+        [
+            ("Bearer s3cret", "invalid websocket bearer token"),
+            (f"Bearer {TOKEN} ,", "invalid websocket bearer token"),
+            (f"Bearer {TOKEN.upper()}", "invalid websocket bearer token"),
+            (f'Bearer "{TOKEN}"', "invalid websocket bearer token"),
+            ("", "invalid authorization header"),
+            ("Bearer", "invalid authorization header"),
+            ("Bearer ", "invalid authorization header"),
+            (TOKEN, "invalid authorization header"),
+            (f"Basic {TOKEN}", "invalid authorization header"),
+            (f"Bearer: {TOKEN}", "invalid authorization header"),
+            (f"Bearer\t{TOKEN}", "invalid authorization header"),
+            ("Bearer \xff", "invalid authorization header"),
+        ],
+    )
+    def test_others(self, agreed: peer.Listening, authorization: str, text: str) -> None:
+        """Are refused."""
+        assert upgraded(agreed, authorization) == (401, text)
+
+    def test_the_whole_answer(self, agreed: peer.Listening) -> None:
+        """Plain text, and no challenge that a browser would ask its user about."""
+        status, headers, body = answer(agreed, *UPGRADE)
+        assert (status, body) == (401, "missing websocket bearer token")
+        assert headers["content-type"] == "text/plain; charset=utf-8"
+        assert "www-authenticate" not in headers
+
+    def test_the_first_header_counts(self, agreed: peer.Listening) -> None:
+        """Of several."""
+        assert upgraded(agreed, f"Bearer {TOKEN}", "Bearer x")[0] == 101
+        assert upgraded(agreed, "Bearer x", f"Bearer {TOKEN}")[0] == 401
+
+    @pytest.mark.parametrize(
+        "lines",
+        [
+            ("GET /?token=s3cret%20token HTTP/1.1", *UPGRADE[1:]),
+            (*UPGRADE, f"Sec-WebSocket-Protocol: bearer, {TOKEN}"),
+            (*UPGRADE, f"Proxy-Authorization: Bearer {TOKEN}"),
+            (*UPGRADE, f"Cookie: token={TOKEN}"),
+        ],
+    )
+    def test_nothing_else_counts(self, agreed: peer.Listening, lines: tuple[str, ...]) -> None:
+        """Neither the URL, which gets into logs, nor other headers."""
+        assert answer(agreed, *lines)[2] == "missing websocket bearer token"
+
+    @pytest.mark.parametrize(
+        ("lines", "status"),
+        [
+            ((*UPGRADE, "Origin: x"), 403),
+            (("GET /other HTTP/1.1", *UPGRADE[1:]), 404),
+            (("POST / HTTP/1.1", *UPGRADE[1:]), 405),
+            (UPGRADE[:3], 400),
+            (UPGRADE[:5], 400),
+            (("GET /readyz HTTP/1.1", "Host: x"), 200),
+        ],
+    )
+    def test_it_is_asked_last(
+        self, agreed: peer.Listening, lines: tuple[str, ...], status: int
+    ) -> None:
+        """So what is wrong otherwise is said, and everybody may ask whether the server is up."""
+        assert answer(agreed, *lines)[0] == status
+
+    def test_a_client(self, agreed: peer.Listening) -> None:
+        """Works as without."""
+        client = peer.WebSocketClient(
+            agreed.url, additional_headers={"Authorization": f"Bearer {TOKEN}"}
+        )
+        try:
+            assert client.initialize()
+            assert client.is_alive()
+        finally:
+            client.close()
+
+    def test_a_digest_of_the_token(self) -> None:
+        """Does as well, and is no token itself."""
+        digest = hashlib.sha256(TOKEN.encode()).hexdigest().upper()
+        arguments = ("--ws-auth", "capability-token", "--ws-token-sha256", digest)
+        with peer.listening(*arguments) as server:
+            assert upgraded(server, f"Bearer {TOKEN}") == (101, "")
+            assert upgraded(server, f"Bearer {digest}")[0] == 401
+
+    def test_the_token_stays_secret(self, tmp_path: Path) -> None:
+        """Nothing that the server prints has it, nor its command line or environment."""
+        file = tmp_path / "token"
+        file.write_text(TOKEN)
+        arguments = ("--ws-auth", "capability-token", "--ws-token-file", str(file), "--verbose")
+        command = [peer.PROGRAM, "--listen", "ws://127.0.0.1:0", *arguments]
+        with subprocess.Popen(
+            command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE
+        ) as process:
+            try:
+                server = peer.Listening(process)
+                assert upgraded(server, f"Bearer {TOKEN}")[0] == 101
+                assert upgraded(server, f"Bearer {TOKEN}x")[0] == 401
+                with open(f"/proc/{process.pid}/environ") as environment:
+                    assert TOKEN not in environment.read()
+            finally:
+                process.terminate()
+            out, err = process.communicate(timeout=peer.PATIENCE)
+        assert TOKEN.encode() not in out + err
+
+
+class TestSignedTokens:
+    """JSON Web Tokens."""
+
+    @pytest.mark.parametrize(
+        ("claims", "text"),
+        [
+            ({"exp": 60}, None),
+            ({"exp": -20}, None),
+            ({"exp": -60}, "expired websocket jwt"),
+            ({"exp": 60, "nbf": 20}, None),
+            ({"exp": 60, "nbf": 60}, "websocket jwt is not valid yet"),
+            ({"exp": -60, "nbf": 60}, "expired websocket jwt"),
+        ],
+    )
+    def test_times(self, signed: peer.Listening, claims: dict[str, int], text: str | None) -> None:
+        """Clocks may differ by 30 seconds."""
+        moments = {name: soon(seconds) for name, seconds in claims.items()}
+        status = (101, "") if text is None else (401, text)
+        assert upgraded(signed, f"Bearer {jwt(moments)}") == status
+
+    @pytest.mark.parametrize(
+        "claims",
+        [
+            {"iat": 2**40},
+            {"iat": "x"},
+            {"iss": "anybody"},
+            {"aud": "anybody"},
+            {"aud": ["a", "b"]},
+            {"sub": 5, "jti": 5, "other": {"a": [1]}},
+            {"nbf": None, "iss": None, "aud": None},
+            {"nbf": -5},
+        ],
+    )
+    def test_claims_that_do_not_count(self, signed: peer.Listening, claims: object) -> None:
+        """Because nothing is known of them, or nothing was configured."""
+        assert isinstance(claims, dict)
+        assert upgraded(signed, f"Bearer {jwt({'exp': soon(), **claims})}")[0] == 101
+
+    @pytest.mark.parametrize(
+        "header",
+        [
+            {"alg": "HS256"},
+            {"alg": "HS256", "typ": "other"},
+            {"alg": "HS256", "kid": "k", "more": 1},
+        ],
+    )
+    def test_headers_that_do_not_count(self, signed: peer.Listening, header: object) -> None:
+        """All but the algorithm."""
+        assert upgraded(signed, f"Bearer {jwt({'exp': soon()}, header)}")[0] == 101
+
+    @pytest.mark.parametrize(
+        "claims",
+        [
+            {},
+            {"exp": None},
+            {"exp": "9999999999"},
+            {"exp": 9999999999.0},
+            {"exp": True},
+            {"exp": 2**64},
+            {"exp": 9999999999, "nbf": "x"},
+            {"exp": 9999999999, "nbf": 1.5},
+            {"exp": 9999999999, "iss": 5},
+            {"exp": 9999999999, "aud": 5},
+            {"exp": 9999999999, "aud": [5]},
+            {"exp": 9999999999, "aud": {}},
+            [1],
+            b"x",
+            b'{"exp": 9999999999}x',
+            b'{"exp": NaN}',
+            b'{"exp": 1, "exp": 9999999999}',
+            b'{"exp": 9999999999, "x": "\xff"}',
+            b"[" * 5000,
+        ],
+    )
+    def test_claims_of_the_wrong_form(self, signed: peer.Listening, claims: object) -> None:
+        """Of which nobody knows what they mean."""
+        assert upgraded(signed, f"Bearer {jwt(claims)}") == (401, "invalid websocket jwt")
+
+    @pytest.mark.parametrize(
+        "header",
+        [
+            {"alg": "none"},
+            {"alg": "HS384"},
+            {"alg": "HS512"},
+            {"alg": "RS256"},
+            {"alg": "hs256"},
+            {"typ": "JWT"},
+            {"alg": "HS256", "typ": 5},
+            {"alg": "HS256", "kid": 5},
+            {"alg": "HS256", "crit": ["x"]},
+            {"alg": "HS256", "crit": ["b64"], "b64": False},
+            ["HS256"],
+        ],
+    )
+    def test_headers_of_the_wrong_form(self, signed: peer.Listening, header: object) -> None:
+        """Above all those that name another algorithm, or none."""
+        token = jwt({"exp": soon()}, header)
+        assert upgraded(signed, f"Bearer {token}") == (401, "invalid websocket jwt")
+
+    def test_tokens_of_the_wrong_form(self, signed: peer.Listening) -> None:
+        """Or with another signature."""
+        right = jwt({"exp": soon()})
+        head, body, signature = right.split(".")
+        for token in (
+            f"{head}.{body}",
+            f"{head}.{body}.",
+            f"{right}.x",
+            f"{right}=",
+            f"{head}. {body}.{signature}",
+            "x",
+            "..",
+            f"{head}.{body}.{encode(bytes(32))}",
+            f"{head}.{body}.{encode(b'x')}",
+            f"{head}.{body}.{signature[:-1]}{chr(ord(signature[-1]) + 1)}",
+            f"{head}.{encode({'exp': soon(600)})}.{signature}",
+            f"{encode({'alg': 'none'})}.{body}.",
+            jwt({"exp": soon()}, secret="t" * 32),
+            jwt({"exp": soon()}, secret=f"{SECRET}\n"),
+            jwt({"exp": soon()}, {"alg": "HS384"}, algorithm="sha384"),
+            jwt({"exp": soon(-99)}, secret="t" * 32),
+        ):
+            assert upgraded(signed, f"Bearer {token}") == (401, "invalid websocket jwt"), token
+        assert upgraded(signed, f"Bearer {right}") == (101, "")
+
+    def test_no_token(self, signed: peer.Listening) -> None:
+        """As for tokens of the other kind."""
+        assert upgraded(signed) == (401, "missing websocket bearer token")
+        assert upgraded(signed, "Basic x") == (401, "invalid authorization header")
+
+    @pytest.mark.parametrize(
+        ("claims", "text"),
+        [
+            ({"iss": "i", "aud": "a"}, None),
+            ({"iss": "i", "aud": ["x", "a"]}, None),
+            ({"aud": "a"}, "websocket jwt issuer mismatch"),
+            ({"iss": None, "aud": "a"}, "websocket jwt issuer mismatch"),
+            ({"iss": "I", "aud": "x"}, "websocket jwt issuer mismatch"),
+            ({"iss": ["i"], "aud": "a"}, "invalid websocket jwt"),
+            ({"iss": "i"}, "websocket jwt audience mismatch"),
+            ({"iss": "i", "aud": []}, "websocket jwt audience mismatch"),
+            ({"iss": "i", "aud": ["x", "aa"]}, "websocket jwt audience mismatch"),
+            ({"iss": "i", "aud": ["a", 5]}, "invalid websocket jwt"),
+            ({"iss": "x", "exp": 1}, "expired websocket jwt"),
+            ({"iss": "x", "nbf": 9999999999}, "websocket jwt is not valid yet"),
+        ],
+    )
+    def test_issuer_and_audience(self, claims: object, text: str | None) -> None:
+        """Where they are configured; the times are looked at before."""
+        assert isinstance(claims, dict)
+        judge = SignedToken(SECRET.encode(), "i", "a")
+        assert judge.refusal(f"Bearer {jwt({'exp': soon(), **claims})}") == text
+
+    def test_options(self, secret_file: Path) -> None:
+        """Of the command line; an empty name is none."""
+        common = ("--ws-auth", "signed-bearer-token", "--ws-shared-secret-file", str(secret_file))
+        named = ("--ws-issuer", "i", "--ws-audience", "a", "--ws-max-clock-skew-seconds", "0")
+        with peer.listening(*common, *named) as server:
+            for claims, status in (
+                ({"exp": soon(), "iss": "i", "aud": "a"}, 101),
+                ({"exp": soon(), "iss": "i"}, 401),
+                ({"exp": soon(), "aud": "a"}, 401),
+                ({"exp": soon(-10), "iss": "i", "aud": "a"}, 401),
+                ({"exp": soon(), "nbf": soon(20), "iss": "i", "aud": "a"}, 401),
+            ):
+                assert upgraded(server, f"Bearer {jwt(claims)}")[0] == status
+        with peer.listening(*common, "--ws-issuer", "", "--ws-audience", "") as server:
+            assert upgraded(server, f"Bearer {jwt({'exp': soon()})}")[0] == 101
+
+
+class TestTiming:
+    """How long a refusal takes says nothing of the token."""
+
+    def test_tokens_of_one_length(self) -> None:
+        """Right, wrong at the start or wrong at the end: the medians differ by less than noise."""
+        right = "t" * 64
+        judge = CapabilityToken.of(right)
+        headers = [f"Bearer {token}" for token in (right, "x" + right[1:], right[:-1] + "x")]
+        times: dict[str, list[int]] = {header: [] for header in headers}
+        for _ in range(3000):
+            for header in headers:
+                start = time.perf_counter_ns()
+                judge.refusal(header)
+                times[header].append(time.perf_counter_ns() - start)
+        medians = [statistics.median(found) for found in times.values()]
+        assert max(medians) < 1.25 * min(medians), medians
+
+
+def write_secrets(folder: Path) -> None:
+    """Secrets of every kind."""
+    for name, content in (
+        ("token", b"token\n"),
+        ("secret", b"k" * 32),
+        ("short", b" " + b"k" * 31 + b"\n"),
+        ("empty", b" \n"),
+        ("binary", b"\xff" * 40),
+    ):
+        (folder / name).write_bytes(content)
+    (folder / "directory").mkdir()
+
+
+FLAGS = (
+    "websocket auth flags require `--ws-auth capability-token` or `--ws-auth signed-bearer-token`"
+)
+DIGEST = "--ws-token-sha256 must be a 64-character hex SHA-256 digest"
+SIGNED_ONLY = (
+    "`--ws-shared-secret-file`, `--ws-issuer`, `--ws-audience`, and "
+    "`--ws-max-clock-skew-seconds` require `--ws-auth signed-bearer-token`"
+)
+TOKEN_ONLY = (
+    "`--ws-token-file` and `--ws-token-sha256` require `--ws-auth capability-token`, "
+    "not `signed-bearer-token`"
+)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "text"),
+    [
+        (
+            "capability-token",
+            "`--ws-token-file` or `--ws-token-sha256` is required when "
+            "`--ws-auth capability-token` is set",
+        ),
+        (
+            f"capability-token --ws-token-file token --ws-token-sha256 {'0' * 64}",
+            "`--ws-token-file` and `--ws-token-sha256` are mutually exclusive",
+        ),
+        (
+            "capability-token --ws-token-file missing",
+            "failed to read websocket auth secret {folder}/missing: "
+            "No such file or directory (os error 2)",
+        ),
+        (
+            "capability-token --ws-token-file directory",
+            "failed to read websocket auth secret {folder}/directory: Is a directory (os error 21)",
+        ),
+        (
+            "capability-token --ws-token-file binary",
+            "failed to read websocket auth secret {folder}/binary: "
+            "stream did not contain valid UTF-8",
+        ),
+        (
+            "capability-token --ws-token-file empty",
+            "websocket auth secret {folder}/empty must not be empty",
+        ),
+        ("capability-token --ws-token-sha256 xyz", DIGEST),
+        (f"capability-token --ws-token-sha256 {'0' * 63}", DIGEST),
+        (f"capability-token --ws-token-sha256 {'g' * 64}", DIGEST),
+        ("capability-token --ws-token-file token --ws-shared-secret-file secret", SIGNED_ONLY),
+        ("capability-token --ws-token-file token --ws-issuer i", SIGNED_ONLY),
+        ("capability-token --ws-token-file token --ws-audience a", SIGNED_ONLY),
+        ("capability-token --ws-token-file token --ws-max-clock-skew-seconds 3", SIGNED_ONLY),
+        (
+            "signed-bearer-token",
+            "`--ws-shared-secret-file` is required when `--ws-auth signed-bearer-token` is set",
+        ),
+        (
+            "signed-bearer-token --ws-shared-secret-file short",
+            "signed websocket bearer secret {folder}/short must be at least 32 bytes",
+        ),
+        (
+            "signed-bearer-token --ws-shared-secret-file empty",
+            "websocket auth secret {folder}/empty must not be empty",
+        ),
+        (
+            "signed-bearer-token --ws-shared-secret-file {folder}/missing",
+            "failed to read websocket auth secret {folder}/missing: "
+            "No such file or directory (os error 2)",
+        ),
+        ("signed-bearer-token --ws-shared-secret-file secret --ws-token-file token", TOKEN_ONLY),
+        ("signed-bearer-token --ws-token-sha256 x", TOKEN_ONLY),
+        (
+            "signed-bearer-token --ws-shared-secret-file secret "
+            f"--ws-max-clock-skew-seconds {2**63}",
+            "websocket auth clock skew must fit in a signed 64-bit integer",
+        ),
+        ("- --ws-token-file token", FLAGS),
+        ("- --ws-token-sha256 x", FLAGS),
+        ("- --ws-shared-secret-file secret", FLAGS),
+        ("- --ws-issuer i", FLAGS),
+        ("- --ws-max-clock-skew-seconds 3", FLAGS),
+        (
+            "capability-token --ws-token-file token --listen stdio",
+            "WebSocket auth requires a WebSocket listener, not stdio",
+        ),
+    ],
+)
+def test_wrong_options(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    arguments: str,
+    text: str,
+) -> None:
+    """Are told in the words of the released servers, and nothing listens."""
+    write_secrets(tmp_path)
+    monkeypatch.chdir(tmp_path)
+    mode, *rest = arguments.format(folder=tmp_path).split(" ")
+    chosen = [] if mode == "-" else ["--ws-auth", mode]
+    assert main(["--listen", "ws://127.0.0.1:0", *chosen, *rest]) == 1
+    assert capsys.readouterr() == ("", f"Error: {text.format(folder=tmp_path)}\n")
+
+
+class TestExposure:
+    """Listening beyond the own machine."""
+
+    @pytest.mark.parametrize("url", ["ws://0.0.0.0:0", "ws://[::]:0"])
+    def test_needs_authentication(self, capsys: pytest.CaptureFixture[str], url: str) -> None:
+        """Whoever gets there could do anything."""
+        assert main(["--listen", url]) == 1
+        out, err = capsys.readouterr()
+        assert out == ""
+        assert re.fullmatch(
+            r"Error: refusing to listen on \S+ without authentication: [^\n]+\n", err
+        )
+
+    @pytest.mark.parametrize(
+        "arguments",
+        [
+            ("--allow-unauthenticated",),
+            ("--ws-auth", "capability-token", "--ws-token-sha256", "0" * 64),
+        ],
+    )
+    def test_unless_somebody_sees_to_it(self, arguments: tuple[str, ...]) -> None:
+        """This server itself, or what is around it."""
+        with peer.running("--listen", "ws://0.0.0.0:0", *arguments) as process:
+            assert process.stdout is not None
+            assert process.stdout.readline().startswith(b"ws://0.0.0.0:")
+
+
+class TestHosts:
+    """The name that a client calls the server by."""
+
+    @pytest.mark.parametrize(
+        ("host", "status"),
+        [
+            ("127.0.0.1:1234", 101),
+            ("127.0.0.1", 101),
+            ("192.0.2.1", 101),
+            ("[::1]:80", 101),
+            ("localhost:1234", 101),
+            ("LOCALHOST", 101),
+            ("app.localhost", 101),
+            ("box.example:1", 101),
+            ("example.com", 403),
+            ("box.example.com", 403),
+            ("localhost.example.com", 403),
+            ("127.0.0.1.example.com:80", 403),
+            ("", 403),
+        ],
+    )
+    def test_names(self, hosts: peer.Listening, host: str, status: int) -> None:
+        """A web page can make its own name point here, but not an address."""
+        assert answer(hosts, UPGRADE[0], f"Host: {host}", *UPGRADE[2:])[0] == status
+
+    def test_no_name(self, hosts: peer.Listening) -> None:
+        """Comes from no browser; of two, the first counts."""
+        assert answer(hosts, UPGRADE[0], *UPGRADE[2:])[0] == 101
+        assert answer(hosts, UPGRADE[0], "Host: evil", *UPGRADE[1:])[0] == 403
+
+    def test_what_is_said(self, hosts: peer.Listening) -> None:
+        """Whatever is asked for."""
+        found = answer(hosts, "GET /readyz HTTP/1.1", "Host: evil")
+        assert (found[0], found[2]) == (403, "Host header names another server")
+
+    def test_who_has_a_token(self) -> None:
+        """May call the server by any name."""
+        digest = hashlib.sha256(b"t").hexdigest()
+        with peer.listening("--ws-auth", "capability-token", "--ws-token-sha256", digest) as server:
+            lines = (UPGRADE[0], "Host: evil", *UPGRADE[2:], "Authorization: Bearer t")
+            assert answer(server, *lines)[0] == 101
+
+
+class TestPending:
+    """Clients that have not been let in."""
+
+    def test_their_time_is_limited(self) -> None:
+        """Whether they say nothing or too little."""
+        with peer.listening("--handshake-seconds", "0.3") as server:
+            for said in (b"", b"GET / HT", b"GET / HTTP/1.1\r\nHost: x\r\n"):
+                with connected(server) as connection:
+                    connection.sendall(said)
+                    assert connection.recv(1) == b""
+            client = server.client()
+            client.initialize()
+            client.start("p", "sleep", "0.5")
+            assert client.closed("p")  # who is let in may take its time
+
+    def test_their_number_is_limited(self) -> None:
+        """Whoever waits longest makes room; who is let in does not count."""
+        with peer.listening("--max-pending-connections", "3") as server:
+            clients = [server.client() for _ in range(5)]
+            waiting = [connected(server) for _ in range(4)]
+            try:
+                assert waiting[0].recv(1) == b""
+                assert answer(server, *UPGRADE)[0] == 101
+                assert waiting[1].recv(1) == b""
+                waiting[3].sendall("\r\n".join((*UPGRADE, "", "")).encode())
+                assert waiting[3].recv(12) == b"HTTP/1.1 101"
+                for client in clients:
+                    client.initialize()
+                    assert client.is_alive()
+            finally:
+                for connection in waiting:
+                    connection.close()
+
+    @pytest.mark.parametrize(
+        ("option", "value"),
+        [
+            ("--handshake-seconds", "0"),
+            ("--handshake-seconds", "inf"),
+            ("--handshake-seconds", "soon"),
+            ("--max-pending-connections", "0"),
+            ("--max-pending-connections", "-1"),
+            ("--max-pending-connections", "many"),
+        ],
+    )
+    def test_limits_that_are_none(
+        self, capsys: pytest.CaptureFixture[str], option: str, value: str
+    ) -> None:
+        """Are wrong usage."""
+        with pytest.raises(SystemExit) as caught:
+            main([option, value])
+        assert caught.value.code == 2
+        assert option in capsys.readouterr().err.splitlines()[-1]
