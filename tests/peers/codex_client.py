@@ -141,16 +141,7 @@ class CodexClient:
         else:
             assert self.connection.url is not None, "this release has no stdio transport"
             environment["CODEX_EXEC_SERVER_URL"] = self.connection.url
-        with (self.home / "stdout").open("wb") as out, (self.home / "stderr").open("wb") as err:
-            self.process = subprocess.Popen(
-                self._command(),
-                cwd=self.home,
-                env=environment,
-                stdin=subprocess.DEVNULL,
-                stdout=out,
-                stderr=err,
-                start_new_session=True,
-            )
+        self.process = self._start(environment)
         return self
 
     def __exit__(
@@ -181,19 +172,24 @@ class CodexClient:
             include_local=local, program=json.dumps(program), arguments=json.dumps(arguments)
         )
 
-    def _command(self) -> list[str]:
+    def _start(self, environment: Mapping[str, str]) -> subprocess.Popen[bytes]:
+        with (self.home / "stdout").open("wb") as out, (self.home / "stderr").open("wb") as err:
+            return subprocess.Popen(
+                self._command(
+                    "exec", "--skip-git-repo-check", "--json", "-C", str(self.workspace), "go"
+                ),
+                cwd=self.home,
+                env=environment,
+                stdin=subprocess.DEVNULL,
+                stdout=out,
+                stderr=err,
+                start_new_session=True,
+            )
+
+    def _command(self, *arguments: str) -> list[str]:
         overrides = [
             part
             for name, value in self.settings.items()
             for part in ("-c", f"{name}={json.dumps(value)}")
         ]
-        return [
-            str(peers.binary(self.release.version)),
-            "exec",
-            "--skip-git-repo-check",
-            "--json",
-            "-C",
-            str(self.workspace),
-            *overrides,
-            "go",
-        ]
+        return [str(peers.binary(self.release.version)), *arguments, *overrides]

@@ -9,7 +9,7 @@ import tempfile
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any, Self, TypeVar
 
 from exec_server_conformance import peers
 
@@ -24,6 +24,8 @@ if TYPE_CHECKING:
     from types import TracebackType
 
     from .wire import Wire
+
+Client = TypeVar("Client", bound=CodexClient)
 
 _COMMAND_RESULT = re.compile(
     r"(?:Chunk ID: \w+\n)?"
@@ -164,8 +166,13 @@ class Stage:
 
     @contextmanager
     def client(
-        self, model: MockModel, settings: Mapping[str, Any], *, include_local: bool = False
-    ) -> Iterator[CodexClient]:
+        self,
+        model: MockModel,
+        settings: Mapping[str, Any] | None = None,
+        *,
+        kind: type[Client],
+        include_local: bool = False,
+    ) -> Iterator[Client]:
         """A client that has just been started."""
         environment = self._environment()
         if self.proxy is not None:
@@ -176,14 +183,14 @@ class Stage:
             environment.update(self.variables)
             program = command(self.maker, self.release.version)
             connection = Connection(command=[*program, "--listen", "stdio", *self.server_arguments])
-        with CodexClient(
+        with kind(
             self.release,
             self.client_home,
             self.workspace,
             connection,
             model.base_url,
             environment,
-            settings,
+            settings or {},
             include_local,
         ) as client:
             yield client
@@ -197,7 +204,7 @@ class Stage:
         """Let the model say its turns to a client; return all that it was told at the end."""
         with (
             MockModel(turns) as model,
-            self.client(model, settings or {}, include_local=include_local) as client,
+            self.client(model, settings, kind=CodexClient, include_local=include_local) as client,
         ):
             client.wait()
         return model.told()

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from .codex_client import CodexClient
 from .mock_model import MockModel
 from .processes import PATIENCE, eventually
 from .stage import CommandResult, run_command, running, type_into
@@ -166,7 +167,7 @@ def _end_client(stage: Stage, signum: signal.Signals) -> None:
     """Signal a client that waits for a command, and wait for its end."""
     with (
         MockModel([[run_command("run", "touch began; exec sleep 600")]]) as model,
-        stage.client(model, {}) as client,
+        stage.client(model, kind=CodexClient) as client,
     ):
         assert eventually((stage.workspace / "began").exists)
         client.process.send_signal(signum)

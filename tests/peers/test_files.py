@@ -10,13 +10,10 @@ from typing import TYPE_CHECKING
 import pytest
 
 from .mock_model import call
-from .processes import eventually
 from .stage import CommandResult, apply_patch, run_command
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
-
-    from .mock_model import Item, ModelRequest
+    from .mock_model import Item
     from .stage import Stage
 
 
@@ -181,26 +178,6 @@ def test_skills(stage: Stage) -> None:
     told = stage.play([run_command("read", f"cat {skill}")])
     assert "How to greet on day 4713." in told.text
     assert CommandResult.of(told, "read").output == skill.read_text()
-
-
-@pytest.mark.over("ws")
-@pytest.mark.since("0.169.0")
-def test_skills_that_appear(stage: Stage) -> None:
-    """The client is told when a directory for skills, which it looked for in vain, appears."""
-
-    wire = stage.wire
-    assert wire is not None
-
-    def appear(_: ModelRequest) -> Sequence[Item]:
-        assert wire.notifications("fs/missingChanged") == []
-        (stage.workspace / ".agents/skills").mkdir(parents=True)
-        assert eventually(lambda: wire.notifications("fs/missingChanged") != [])
-        return [run_command("after", "true")]
-
-    stage.play([run_command("before", "true")], appear)
-    (watch,) = wire.requests("fs/watchMissing")
-    (change,) = wire.notifications("fs/missingChanged")
-    assert change["watchId"] == watch["watchId"]
 
 
 def _png() -> bytes:
