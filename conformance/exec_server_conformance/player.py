@@ -401,7 +401,8 @@ class Player:
         await self._connect(members["connect"], handshake=members.get("handshake", True))
 
     async def _do_disconnect(self, step: Step, members: dict[str, Any]) -> None:
-        await self._timelines[members["disconnect"]].close()
+        # What the server still has to say is read until it ends the connection itself.
+        await self._timelines[members["disconnect"]].link.close()
 
     async def _do_ended(self, step: Step, members: dict[str, Any]) -> None:
         timeline = self._timelines[members["ended"]]
