@@ -33,6 +33,9 @@ MAX_PENDING: Final = 256
 """Connections that have not been let in yet; of more, the oldest is dropped. A client needs some
 milliseconds, so it is never the oldest unless somebody floods the server."""
 
+MAX_PATH_BYTES: Final = 107
+"""Longest path of a socket: unix(7) leaves 108 bytes for it and a NUL."""
+
 _OUT_OF_RESOURCES: Final = frozenset((errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM))
 
 
@@ -59,6 +62,8 @@ def listen_on_path(path: str, mode: int) -> socket.socket:
     A socket that an ended server has left there is replaced. Raises OSError: EADDRINUSE for one
     that somebody listens on, or for anything else that is there.
     """
+    if len(os.fsencode(path)) > MAX_PATH_BYTES:
+        raise OSError(errno.ENAMETOOLONG, os.strerror(errno.ENAMETOOLONG))
     listening = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
     # The mode must hold from the first moment on. No thread runs yet whose files this could hit.
     others = os.umask(0o777 & ~mode)
