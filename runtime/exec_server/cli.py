@@ -7,11 +7,11 @@ import contextlib
 import os
 import sys
 import threading
-from dataclasses import replace
 from typing import TYPE_CHECKING, NoReturn
 
 from exec_server.access import Access, add_options, parse_listen_url
 from exec_server.errors import UsageError
+from exec_server.options import add_setting_options, settings_of, whole_number
 from exec_server.revisions import PROTOCOLS
 
 if TYPE_CHECKING:
@@ -20,19 +20,6 @@ if TYPE_CHECKING:
 
     from exec_server.engine.guardian import Guardian
     from exec_server.server import Server
-
-
-def _seconds(text: str) -> float:
-    value = float(text)
-    if not 0 <= value < float("inf"):
-        raise argparse.ArgumentTypeError(f"expected seconds, 0 or more, got {text!r}")
-    return value
-
-
-def _count(text: str) -> int:
-    if not text.isascii() or not text.isdigit() or not int(text):
-        raise argparse.ArgumentTypeError(f"expected a whole number above 0, got {text!r}")
-    return int(text)
 
 
 class _Refuse(argparse.Action):
@@ -62,7 +49,7 @@ def _add_codex_options(parser: argparse.ArgumentParser) -> None:
     group.add_argument(
         "--concurrent-requests",
         metavar="COUNT",
-        type=_count,
+        type=whole_number,
         help="requests of a connection are always served side by side",
     )
     for flags in (("-c", "--config"), ("--enable",), ("--disable",)):
@@ -110,23 +97,10 @@ def _parser() -> argparse.ArgumentParser:
         "client its own (default: %(default)s)",
     )
     parser.add_argument(
-        "--detached-seconds",
-        metavar="N",
-        type=_seconds,
-        help="how long a client that lost its connection may resume its session before its "
-        "processes are killed (default: 10 with --protocol v1, else 80)",
-    )
-    parser.add_argument(
-        "--retention-seconds",
-        metavar="N",
-        type=_seconds,
-        help="how long the output of a finished process can still be read "
-        "(default: 30 with --protocol v1, else 80)",
-    )
-    parser.add_argument(
         "--verbose", action="store_true", help="report connections that end badly on stderr"
     )
     add_options(parser)
+    add_setting_options(parser)
     _add_codex_options(parser)
     return parser
 
@@ -160,7 +134,7 @@ async def _serve(access: Access | None, options: argparse.Namespace, guardian: G
     import logging  # noqa: PLC0415
     import signal  # noqa: PLC0415
 
-    from exec_server.revisions import default_limits, revisions_of  # noqa: PLC0415
+    from exec_server.revisions import default_settings, revisions_of  # noqa: PLC0415
     from exec_server.server import Server  # noqa: PLC0415
 
     logging.basicConfig(
@@ -171,12 +145,8 @@ async def _serve(access: Access | None, options: argparse.Namespace, guardian: G
     loop = asyncio.get_running_loop()
     for signum in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
         loop.add_signal_handler(signum, stop.set)
-    limits = default_limits(options.protocol)
-    if options.detached_seconds is not None:
-        limits = replace(limits, detached_seconds=options.detached_seconds)
-    if options.retention_seconds is not None:
-        limits = replace(limits, retention_seconds=options.retention_seconds)
-    server = Server(revisions_of(options.protocol), guardian=guardian, limits=limits)
+    settings = settings_of(options, default_settings(options.protocol))
+    server = Server(revisions_of(options.protocol), guardian=guardian, settings=settings)
     if access is None:
         await _serve_stdio(server, stop)
     else:

@@ -50,6 +50,7 @@ if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Collection, Coroutine, Mapping, Sequence
 
     from exec_server.session import Session, SessionRegistry
+    from exec_server.settings import Settings
     from exec_server.transports.channel import Channel
 
 log = logging.getLogger("exec_server")
@@ -137,6 +138,7 @@ class Connection:
         channel: Channel,
         sessions: SessionRegistry,
         revisions: Sequence[Revision],
+        settings: Settings,
         *,
         keeps_session: bool,
         on_ended: Callable[[Connection], None],
@@ -144,6 +146,7 @@ class Connection:
         self._loop = asyncio.get_running_loop()
         self._channel = channel
         self._sessions = sessions
+        self.settings = settings
         self._keeps_session = keeps_session
         self._on_ended = on_ended
         self._session: Session | None = None

@@ -8,7 +8,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from exec_server.connection import Revision
-    from exec_server.session import SessionLimits
+    from exec_server.settings import Settings
 
 PROTOCOLS: Final = ("auto", "v0", "v1", "v2")
 """What a server can be told to speak: every revision at once, or one alone."""
@@ -32,10 +32,10 @@ def revisions_of(protocol: str) -> Sequence[Revision]:
     return revisions
 
 
-def default_limits(protocol: str) -> SessionLimits:
+def default_settings(protocol: str) -> Settings:
     """How long sessions and closed processes are kept where nobody says otherwise."""
-    from exec_server.session import SessionLimits  # noqa: PLC0415
+    from exec_server.settings import Settings  # noqa: PLC0415
 
     if protocol == "v1":
-        return SessionLimits(detached_seconds=10.0, retention_seconds=30.0)
-    return SessionLimits()
+        return Settings(detached_seconds=10.0, retention_seconds=30.0)
+    return Settings()

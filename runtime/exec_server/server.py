@@ -6,7 +6,8 @@ import asyncio
 from typing import TYPE_CHECKING
 
 from exec_server.connection import Connection, Revision
-from exec_server.session import SessionLimits, SessionRegistry
+from exec_server.session import SessionRegistry
+from exec_server.settings import Settings
 from exec_server.transports.stdio import StdioTransport
 
 if TYPE_CHECKING:
@@ -24,12 +25,11 @@ class Server:
         revisions: Sequence[Revision],
         *,
         guardian: Guardian | None = None,
-        limits: SessionLimits | None = None,
+        settings: Settings | None = None,
     ) -> None:
         self._revisions = revisions
-        self._sessions = SessionRegistry(
-            asyncio.get_running_loop(), guardian, limits or SessionLimits()
-        )
+        self.settings = settings or Settings()
+        self._sessions = SessionRegistry(asyncio.get_running_loop(), guardian, self.settings)
         self._connections: set[Connection] = set()
         self._idle = asyncio.Event()
         self._idle.set()
@@ -40,6 +40,7 @@ class Server:
             channel,
             self._sessions,
             self._revisions,
+            self.settings,
             keeps_session=keeps_session,
             on_ended=self._forget,
         )

@@ -9,8 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import uuid
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Final, Protocol
+from typing import TYPE_CHECKING, Protocol
 
 from exec_server.engine.process import ProcessTable
 from exec_server.errors import InvalidRequest, SessionAttached
@@ -20,24 +19,7 @@ if TYPE_CHECKING:
 
     from exec_server.engine.guardian import Guardian
     from exec_server.engine.process import ExitStatus, OutputChunk, Process
-
-DETACHED_SECONDS: Final = 80.0
-"""How long a detached session can be resumed; v2's value."""
-
-RETENTION_SECONDS: Final = 80.0
-"""How long a closed process can still be read; v2's value."""
-
-RETAINED_BYTES: Final = 1024 * 1024
-"""Output retained for process/read, per process; every revision's value."""
-
-
-@dataclass(frozen=True, slots=True)
-class SessionLimits:
-    """What a session keeps and for how long."""
-
-    detached_seconds: float = DETACHED_SECONDS
-    retention_seconds: float = RETENTION_SECONDS
-    retained_bytes: int = RETAINED_BYTES
+    from exec_server.settings import Settings
 
 
 class Announcer(Protocol):
@@ -76,7 +58,7 @@ class Session:
         self,
         loop: asyncio.AbstractEventLoop,
         guardian: Guardian | None,
-        limits: SessionLimits,
+        settings: Settings,
         speaks: str,
     ) -> None:
         self.id = str(uuid.uuid4())
@@ -87,8 +69,8 @@ class Session:
             self,
             loop=loop,
             guardian=guardian,
-            retained_bytes=limits.retained_bytes,
-            retention_seconds=limits.retention_seconds,
+            retained_bytes=settings.retained_bytes,
+            retention_seconds=settings.retention_seconds,
         )
 
     def on_output(self, process: Process, chunk: OutputChunk) -> None:
@@ -118,18 +100,18 @@ class SessionRegistry:
     """The sessions of a server."""
 
     def __init__(
-        self, loop: asyncio.AbstractEventLoop, guardian: Guardian | None, limits: SessionLimits
+        self, loop: asyncio.AbstractEventLoop, guardian: Guardian | None, settings: Settings
     ) -> None:
         self._loop = loop
         self._guardian = guardian
-        self._limits = limits
+        self._settings = settings
         self._sessions: dict[str, Session] = {}
         self._expiries: dict[str, asyncio.TimerHandle] = {}
         self._ending: set[asyncio.Task[None]] = set()
 
     def create(self, attachment: Attachment, speaks: str) -> Session:
         """A new session with a connection attached that speaks a revision."""
-        session = Session(self._loop, self._guardian, self._limits, speaks)
+        session = Session(self._loop, self._guardian, self._settings, speaks)
         session.attachment = attachment
         self._sessions[session.id] = session
         return session
@@ -154,7 +136,7 @@ class SessionRegistry:
         session.processes.resume()
         if session.id in self._sessions:
             self._expiries[session.id] = self._loop.call_later(
-                self._limits.detached_seconds, self.end, session
+                self._settings.detached_seconds, self.end, session
             )
 
     def end(self, session: Session) -> None:

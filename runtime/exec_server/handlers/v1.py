@@ -210,7 +210,8 @@ class FilesystemV1:
         refuse_restrictive(params.sandbox)
         data = decode_content(params.data_base64)
         path = files.normalize(params.path)
-        await write_content(data, lambda data: files.write_file(path, data))
+        durable = self._connection.settings.fsync
+        await write_content(data, lambda data: files.write_file(path, data, durable=durable))
         return FsWriteFileResult()
 
     async def create_directory(self, params: FsCreateDirectoryParams) -> FsCreateDirectoryResult:
@@ -260,7 +261,13 @@ class FilesystemV1:
         refuse_restrictive(params.sandbox)
         source = files.normalize(params.source_path)
         destination = files.normalize(params.destination_path)
-        await asyncio.to_thread(files.copy, source, destination, params.recursive)
+        await asyncio.to_thread(
+            files.copy,
+            source,
+            destination,
+            params.recursive,
+            durable=self._connection.settings.fsync,
+        )
         return FsCopyResult()
 
     async def canonicalize(self, params: FsCanonicalizeParams) -> FsCanonicalizeResult:

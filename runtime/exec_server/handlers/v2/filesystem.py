@@ -84,9 +84,10 @@ class FilesystemV2:
         """Create or replace the content of a file."""
         path = _path(params.path, params.sandbox)
         follow = params.follow_symlinks is not False
+        durable = self._connection.settings.fsync
         await write_content(
             decode_content(params.data_base64),
-            lambda data: files.write_file(path, data, follow_symlinks=follow),
+            lambda data: files.write_file(path, data, follow_symlinks=follow, durable=durable),
         )
         return FsWriteFileResult()
 
@@ -142,7 +143,13 @@ class FilesystemV2:
         refuse_for_files(params.sandbox)
         source = path_uri.parse(params.source_path)
         destination = path_uri.parse(params.destination_path)
-        await asyncio.to_thread(files.copy, source, destination, params.recursive)
+        await asyncio.to_thread(
+            files.copy,
+            source,
+            destination,
+            params.recursive,
+            durable=self._connection.settings.fsync,
+        )
         return FsCopyResult()
 
     async def canonicalize(self, params: FsCanonicalizeParams) -> FsCanonicalizeResult:

@@ -1,0 +1,94 @@
+"""The options of the command line that set limits and times."""
+
+from __future__ import annotations
+
+import argparse
+from dataclasses import fields, replace
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
+
+from exec_server.settings import Settings
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+
+class _Option(NamedTuple):
+    flag: str
+    field: str
+    parse: Callable[[str], float] | None
+    """How its value is read; None for a switch."""
+    help: str
+
+
+def _seconds(text: str) -> float:
+    value = float(text)
+    if not 0 <= value < float("inf"):
+        raise argparse.ArgumentTypeError(f"expected seconds, 0 or more, got {text!r}")
+    return value
+
+
+def whole_number(text: str) -> int:
+    """A whole number above 0; raises argparse.ArgumentTypeError."""
+    if not text.isascii() or not text.isdigit() or not int(text):
+        raise argparse.ArgumentTypeError(f"expected a whole number above 0, got {text!r}")
+    return int(text)
+
+
+_OPTIONS: Final = (
+    _Option(
+        "--detached-seconds",
+        "detached_seconds",
+        _seconds,
+        "how long a client that lost its connection may resume its session before its processes "
+        "are killed (default: 10 with --protocol v1, else 80)",
+    ),
+    _Option(
+        "--retention-seconds",
+        "retention_seconds",
+        _seconds,
+        "how long the output of a finished process can still be read (default: 30 with "
+        "--protocol v1, else 80)",
+    ),
+    _Option(
+        "--retained-bytes",
+        "retained_bytes",
+        whole_number,
+        "output of a process that can be read again, the newest",
+    ),
+    _Option(
+        "--fsync",
+        "fsync",
+        None,
+        "answer fs/writeFile and fs/copy when the files are on the disk",
+    ),
+)
+
+
+def add_setting_options(parser: argparse.ArgumentParser) -> None:
+    """Let a command line set every field of Settings."""
+    defaults = {field.name: field.default for field in fields(Settings)}
+    group = parser.add_argument_group("limits and times")
+    for option in _OPTIONS:
+        if option.parse is None:
+            group.add_argument(
+                option.flag, dest=option.field, action="store_true", default=None, help=option.help
+            )
+            continue
+        shown = "" if "(default" in option.help else f" (default: {defaults[option.field]:,})"
+        group.add_argument(
+            option.flag,
+            dest=option.field,
+            metavar="N",
+            type=option.parse,
+            help=f"{option.help}{shown}",
+        )
+
+
+def settings_of(options: argparse.Namespace, defaults: Settings) -> Settings:
+    """The settings that a command line asks for."""
+    given: dict[str, Any] = {
+        option.field: value
+        for option in _OPTIONS
+        if (value := getattr(options, option.field)) is not None
+    }
+    return replace(defaults, **given)
