@@ -21,6 +21,7 @@ BOUND = 60.0
 
 def pytest_configure(config: pytest.Config) -> None:
     config.addinivalue_line("markers", "revisions(*names): those that have what the test needs")
+    config.addinivalue_line("markers", "ours: about this project's server alone")
     config.addinivalue_line("markers", "transports(*names): those that the test is about")
 
 
@@ -51,6 +52,7 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
         [
             pytest.param(target, id=target.name)
             for target in (*targets.OURS, *targets.CODEX)
+            if target.codex is None or metafunc.definition.get_closest_marker("ours") is None
             if revisions is None or target.revision in revisions.args
             if transports is None or target.transport in transports.args
         ],

@@ -85,6 +85,11 @@ class MemoryTransport:
 
     # Channel: what the server does
 
+    @property
+    def sent_bytes(self) -> int:
+        """Bytes that the client has taken so far; see Channel."""
+        return self._given_bytes
+
     def send_reply(self, pieces: Sequence[bytes]) -> None:
         """Queue one message ahead of every notification; see Channel."""
         self._queue(self._replies, join_pieces(pieces))

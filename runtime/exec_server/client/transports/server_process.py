@@ -67,6 +67,7 @@ class ServerProcess:
             with contextlib.suppress(OSError):
                 fcntl.fcntl(fd, fcntl.F_SETPIPE_SZ, PIPE_BYTES)
         self._stderr = bytearray()
+        self._line = b""
         self._exited: asyncio.Future[int] = self._loop.create_future()
         self._pidfd = os.pidfd_open(self._process.pid)
         self._loop.add_reader(self._pidfd, self._reap)
@@ -137,7 +138,10 @@ class ServerProcess:
         if not data:
             self._close_stderr()
             return
-        log.debug("server: %s", data.decode(errors="replace").rstrip())
+        *lines, self._line = (self._line + data).split(b"\n")
+        for line in lines:
+            log.debug("server: %s", line.decode(errors="replace"))
+        self._line = self._line[-_KEPT_STDERR_BYTES:]
         self._stderr += data
         del self._stderr[:-_KEPT_STDERR_BYTES]
 
