@@ -56,7 +56,8 @@ if TYPE_CHECKING:
 log = logging.getLogger("exec_server")
 
 DRAIN_SECONDS: Final = 2.0
-"""How long requests under way may still take when the peer has ended its side in an orderly way."""
+"""How long requests under way may still take when the peer has ended its side in an orderly way and
+reads nothing; while it reads, they have time."""
 
 LARGE_BYTES: Final = 32 * 1024
 """Base64 members above this are spliced into the message instead of passing the JSON encoder."""
@@ -277,13 +278,19 @@ class Connection:
     async def _finish(self) -> None:
         """Let what is under way come to its end, then release what the connection holds."""
         deadline = self._loop.time() + DRAIN_SECONDS
+        sent_bytes = self._channel.sent_bytes
         while self._tasks or not self._lane.is_idle:
+            if self._channel.sent_bytes != sent_bytes:
+                sent_bytes = self._channel.sent_bytes
+                deadline = self._loop.time() + DRAIN_SECONDS
             left = deadline - self._loop.time()
             if left <= 0:
                 break
             # The lane may be held by a reply that is being sent, which is no task.
             waiting = self._tasks or {self._loop.create_task(asyncio.sleep(min(left, 0.02)))}
-            await asyncio.wait(waiting, timeout=left, return_when=asyncio.FIRST_COMPLETED)
+            await asyncio.wait(
+                waiting, timeout=min(left, DRAIN_SECONDS / 4), return_when=asyncio.FIRST_COMPLETED
+            )
         self._lane.clear()
         for task in list(self._tasks):
             task.cancel()

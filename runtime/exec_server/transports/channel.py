@@ -39,6 +39,11 @@ class Channel(Protocol):
     peer: str
     """How the peer is named in messages for people: ``websocket 127.0.0.1:4711``, ``stdio``."""
 
+    @property
+    def sent_bytes(self) -> int:
+        """Bytes that have left so far; as long as they grow, the peer reads."""
+        ...
+
     def send_reply(self, pieces: Sequence[bytes]) -> None:
         """Queue one message, ahead of every queued notification."""
         ...

@@ -22,7 +22,7 @@ MAX_LINE_BYTES: Final = 64 * 1024 * 1024
 """The limit of a whole WebSocket message, applied to a line."""
 
 FLUSH_SECONDS: Final = 2.0
-"""How long the peer may take to read the last answers once the connection ends."""
+"""How long the peer may read nothing of the last answers once the connection ends."""
 
 _SPACE: Final = " \t\r\n\v\f\x1c\x1d\x1e\x85"
 _NEWLINE: Final = 0x0A
@@ -60,6 +60,11 @@ class StdioTransport:
 
     # Channel
 
+    @property
+    def sent_bytes(self) -> int:
+        """Bytes that have left so far; see Channel."""
+        return self._stream.sent_bytes
+
     def send_reply(self, pieces: Sequence[bytes]) -> None:
         """Queue one message ahead of the notifications; see Channel."""
         if len(pieces) == 1:
@@ -82,8 +87,20 @@ class StdioTransport:
         self._closing = True
         self._stream.stop_reading()
         self._end(orderly=False)
-        self._timer = self._loop.call_later(FLUSH_SECONDS, self._finish)
+        self._await_flush()
         self._stream.notify_when_empty()
+
+    def _await_flush(self) -> None:
+        """Finish once the peer has read nothing for a while; ``all_sent`` comes first mostly."""
+        sent_bytes = self._stream.sent_bytes
+
+        def check() -> None:
+            if self._stream.sent_bytes == sent_bytes:
+                self._finish()
+            else:
+                self._await_flush()
+
+        self._timer = self._loop.call_later(FLUSH_SECONDS, check)
 
     # StreamOwner
 

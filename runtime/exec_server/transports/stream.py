@@ -75,6 +75,8 @@ class ByteStream:
         self._read_fd = read_fd
         self._write_fd = write_fd
         self._owner = owner
+        self.sent_bytes = 0
+        """Bytes given to the kernel so far."""
         self._always_ready = False
         self._reading = False
         self._throttled = False
@@ -266,6 +268,7 @@ class ByteStream:
                 self._lose()
                 return
             self._current_bytes -= written
+            self.sent_bytes += written
             while written and current:
                 first = current[0]
                 if written >= len(first):

@@ -77,6 +77,11 @@ class WebSocketTransport(WebSocketEndpoint):
 
     # Channel: what the connection sends
 
+    @property
+    def sent_bytes(self) -> int:
+        """Bytes that have left so far; see Channel."""
+        return self._stream.sent_bytes
+
     def send_reply(self, pieces: Sequence[bytes]) -> None:
         """Queue one message ahead of the notifications; see Channel."""
         if len(pieces) == 1:

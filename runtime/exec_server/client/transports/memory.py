@@ -52,6 +52,8 @@ class MemoryTransport:
         self._replies: deque[bytes | LongMessage] = deque()
         self._notifications: deque[bytes] = deque()
         self._queued_bytes = 0
+        self.sent_bytes = 0
+        """Bytes that the client has taken so far; see Channel."""
         self._is_congested = False
         self._is_paused = False
         self._serving = self._giving = False
@@ -84,11 +86,6 @@ class MemoryTransport:
         self._give_soon()
 
     # Channel: what the server does
-
-    @property
-    def sent_bytes(self) -> int:
-        """Bytes that the client has taken so far; see Channel."""
-        return self._given_bytes
 
     def send_reply(self, pieces: Sequence[bytes]) -> None:
         """Queue one message ahead of every notification; see Channel."""
@@ -143,6 +140,7 @@ class MemoryTransport:
             else:
                 break
             given += len(message)
+            self.sent_bytes += len(message)
             self._receiver.receive(message)
         if self._is_congested and self._queued_bytes <= LOW_WATER:
             self._is_congested = False
