@@ -408,6 +408,14 @@ class TestWorkingTrees:
         trees.write(file, text if isinstance(text, bytes) else text.format(folder=trees.folder))
         assert trees.models("linked") == []
 
+    def test_repositories_without_a_tree_of_their_own(self, trees: Machine) -> None:
+        """Lend no trust: what is around them is no working tree."""
+        trees.write("linked/.git", f"gitdir: {trees.folder}/bare/worktrees/w\n")
+        trees.write("bare/worktrees/w/commondir", "../..\n")
+        trees.write("bare/worktrees/w/gitdir", f"{trees.folder}/linked/.git\n")
+        trees.write_user(**{"": "trusted", "bare": "trusted"})
+        assert trees.models("linked") == []
+
     def test_hooks_are_those_of_the_main_tree(self, trees: Machine) -> None:
         """In layers of their own; everything else is the linked tree's."""
         trees.write("linked/.codex/config.toml", 'model = "l"\n[hooks]\nx = 1\n')

@@ -89,6 +89,11 @@ class TestFrontMatter:
         """Is read as it is meant, though YAML would not take it."""
         assert description(value) == text
 
+    def test_blocks_of_text(self) -> None:
+        """Are left alone: everything in them is text already."""
+        fields = "other: a: b\ndescription: |\n  see: this: that\n\n  [and\nlast: c: d"
+        assert front_matter(fields).description == "see: this: that [and"
+
     @pytest.mark.parametrize(
         "value",
         [
