@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import re
 from collections import Counter
+from datetime import datetime
 from html import escape
 from itertools import groupby
 from pathlib import Path
@@ -48,6 +49,8 @@ _BLAME: Final = {
     Blame.SUITE: "The suite expected wrong",
 }
 
+_WRONG: Final = (Outcome.FAILED, Outcome.ERROR, Outcome.STALE)
+
 _MOST_OPEN: Final = 3
 """How many plays that did not pass are unfolded from the start."""
 
@@ -77,15 +80,31 @@ def _document(report: Report, reference_url: str | None) -> Iterator[str]:
     )
     yield from _overview(report)
     yield "</header>\n<main>\n"
-    unfolded = [one for one in report.plays if one.outcome in (Outcome.FAILED, Outcome.ERROR)]
+    wrong = [play for play in report.plays if play.outcome in _WRONG]
+    yield from _wrong(wrong)
     for group, members in groupby(report.plays, key=lambda play: play.group):
         plays = list(members)
         yield f"<section>\n<h2>{escape(group)} {_tally(plays)}</h2>\n"
         for play in plays:
-            yield from _play(play, reference_url, is_open=play in unfolded[:_MOST_OPEN])
+            yield from _play(play, reference_url, is_open=play in wrong[:_MOST_OPEN])
         yield "</section>\n"
     yield "<p id=nothing hidden>Nothing matches.</p>\n</main>\n"
     yield f"<script>\n{script}</script>\n</body>\n</html>\n"
+
+
+def _wrong(plays: list[Play]) -> Iterator[str]:
+    """What did not pass, in short, before everything."""
+    if not plays:
+        return
+    yield "<nav aria-label='What did not pass'><h2>What did not pass</h2>\n<ul>\n"
+    for play in plays:
+        message = play.reason if play.divergence is UNSET else play.divergence.message
+        yield (
+            f'<li class="{_class(play.outcome)}"><span class=sign>{_SIGNS[play.outcome]}</span>'
+            f'<a href="#{escape(_identifier(play))}">{_breakable(play.session)}</a> '
+            f"<span class=transport>{play.transport}</span> {escape(message or '')}</li>\n"
+        )
+    yield "</ul></nav>\n"
 
 
 def _facts(report: Report) -> str:
@@ -94,10 +113,10 @@ def _facts(report: Report) -> str:
         f"speaks {', '.join(header.revisions) or 'no revision'}",
         *([f"as codex {header.server_version}"] if header.server_version else []),
         f"{report.summary.seconds:.1f} s",
-        f"<time>{header.started}</time>",
+        f"{datetime.fromisoformat(header.started):%Y-%m-%d %H:%M:%S} UTC",
         header.suite,
     ]
-    return " · ".join(fact if fact.startswith("<time>") else escape(fact) for fact in facts)
+    return " · ".join(map(escape, facts))
 
 
 def _overview(report: Report) -> Iterator[str]:
@@ -146,7 +165,7 @@ def _play(play: Play, reference_url: str | None, *, is_open: bool) -> Iterator[s
         f'data-outcome="{_class(play.outcome)}" data-words="{escape(words.lower())}"'
         f"{' open' if is_open else ''}>\n"
         f"<summary><span class=sign title={_WORDS[play.outcome]!r}>{_SIGNS[play.outcome]}</span>"
-        f"<span class=name>{escape(play.session.removeprefix(f'{play.group}/'))}</span>"
+        f"<span class=name>{_breakable(play.session.removeprefix(f'{play.group}/'))}</span>"
         f"<span class=transport>{play.transport}</span>"
         f"<span class=about>{escape(play.description)}</span>"
         f"<span class=time>{_duration(play)}</span></summary>\n<div class=body>\n"
@@ -237,6 +256,11 @@ def _json(value: Any) -> str:
 
 def _duration(play: Play) -> str:
     return "" if play.outcome is Outcome.NOT_APPLICABLE else f"{play.seconds:.2f} s"
+
+
+def _breakable(name: str) -> str:
+    """A name that may be broken between its words."""
+    return re.sub("(?<=[_/])", "<wbr>", escape(name))
 
 
 def _identifier(play: Play) -> str:

@@ -1,0 +1,47 @@
+"""Every mutant of our server is caught by the session that its entry names, and by its fault."""
+
+from __future__ import annotations
+
+import asyncio
+import shlex
+import sys
+from pathlib import Path
+
+import pytest
+from mutants.catalogue import MUTANTS, Transport
+
+from exec_server_conformance.cli import SESSIONS
+from exec_server_conformance.errors import Failure
+from exec_server_conformance.player import Player
+from exec_server_conformance.session import load
+from exec_server_conformance.target import Target
+
+HERE = Path(__file__).parent
+
+CAUGHT_SECONDS = 8.0
+"""A mutant that says too little is caught when this is over; the right server needs far less."""
+
+
+def play(session_name: str, mutant: str, transport: Transport, timeout: float | None) -> None:
+    session = load(SESSIONS / f"{session_name}.jsonl")
+    command = [
+        *("env", f"PYTHONPATH={HERE}"),
+        *(sys.executable, "-m", "mutants", mutant, "--protocol", session.revision),
+    ]
+    player = Player(session, Target(shlex.join(command)), transport, timeout=timeout)
+    asyncio.run(player.play())
+
+
+@pytest.mark.parametrize("name", MUTANTS)
+def test_each_mutant_is_caught(name: str) -> None:
+    mutant = MUTANTS[name]
+    with pytest.raises(Failure):
+        play(mutant.caught_by, name, mutant.transport, CAUGHT_SECONDS)
+
+
+@pytest.mark.parametrize(
+    ("session", "transport"),
+    sorted({(mutant.caught_by, mutant.transport) for mutant in MUTANTS.values()}),
+)
+def test_without_a_fault_the_session_passes(session: str, transport: Transport) -> None:
+    play(session, "none", transport, None)
