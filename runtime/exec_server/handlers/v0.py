@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Final
 from exec_server import jsonrpc
 from exec_server.connection import BoundRevision
 from exec_server.engine.spawn import SpawnSpec
-from exec_server.errors import InvalidRequest
+from exec_server.errors import InvalidArgument, InvalidRequest
 from exec_server.handlers.binding import bind_methods, decoders
 from exec_server.handlers.process_events import exit_code_without_signals, output_message
 from exec_server_protocol.v0 import errors
@@ -98,6 +98,8 @@ class CommandV0:
 
     async def exec(self, params: CommandExecParams) -> CommandExecResult:
         """Start a process; its notifications follow this answer."""
+        if not params.argv:  # before it uses up a name, which a start that fails does
+            raise InvalidArgument("argv must not be empty")
         processes = self._connection.session.processes
         spec = SpawnSpec(
             argv=params.argv, cwd=params.cwd, env=params.env, tty=params.tty, arg0=params.arg0
