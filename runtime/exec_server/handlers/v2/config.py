@@ -6,7 +6,6 @@ import asyncio
 from typing import TYPE_CHECKING
 
 from exec_server.engine import path_uri
-from exec_server.errors import OperationFailed
 from exec_server_protocol.v2.config import ConfigLayer, ConfigLayers, EnvironmentConfigReadResult
 
 if TYPE_CHECKING:
@@ -30,12 +29,11 @@ class ConfigV2:
             params.config_paths,
             params.requirements_paths,
         )
-        if found.user_home_dir is None:
-            raise OperationFailed("the home directory of this server's user is not known")
+        home = found.user_home_dir
         return EnvironmentConfigReadResult(
-            user_home_dir=path_uri.format(found.user_home_dir),
+            user_home_dir=None if home is None else path_uri.format(home),
             codex_home_dir=path_uri.format(found.codex_home_dir),
-            hostname=found.hostname or "",
+            hostname=found.hostname,
             config=_layers(found.config),
             requirements=_layers(found.requirements),
         )
