@@ -44,6 +44,11 @@ class Sequence:
         """Whether the numbers run without a gap."""
         return len(self._params) == self.last
 
+    @property
+    def missing(self) -> list[int]:
+        """The numbers that have been passed over, so far."""
+        return [seq for seq in range(1, self.last) if seq not in self._params]
+
     def in_order(self) -> list[Params]:
         """The messages by number."""
         return [self._params[seq] for seq in sorted(self._params)]
@@ -83,6 +88,11 @@ class ProcessEvents(Protocol):
     @property
     def is_complete(self) -> bool:
         """Whether the last event has come and none is missing before it."""
+        ...
+
+    @property
+    def lacking(self) -> str:
+        """What has not come so far, in words."""
         ...
 
 
@@ -138,6 +148,16 @@ class NumberedEvents:
             raise Failure(f"process {self._process_id!r} closed without an exit")
         return True
 
+    @property
+    def lacking(self) -> str:
+        """What has not come so far, in words."""
+        ends = ("process/exited", "process/closed")
+        lacking = [method for method in ends if not self.has(method)]
+        missing = self._sequence.missing
+        if missing:
+            lacking.append(f"what is numbered {', '.join(map(str, missing[:5]))}")
+        return " and ".join(lacking)
+
 
 class UnnumberedEvents:
     """The events of a process in v0, where nothing tells whether more output comes."""
@@ -181,6 +201,11 @@ class UnnumberedEvents:
     def is_complete(self) -> bool:
         """Whether the exit has come."""
         return self.is_over
+
+    @property
+    def lacking(self) -> str:
+        """What has not come so far, in words."""
+        return "" if self.is_over else "command/exec/exited"
 
 
 def _joined(chunks: Iterable[Params]) -> dict[str, bytes]:

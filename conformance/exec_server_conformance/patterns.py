@@ -17,6 +17,7 @@ is a pattern instead:
 from __future__ import annotations
 
 import base64
+import contextlib
 import json
 import re
 from typing import Any
@@ -72,17 +73,32 @@ def match(expected: Json, actual: Json, where: str) -> None:
             if name == "message" and where.endswith("error"):
                 continue
             if name not in actual:
-                raise _mismatch(where, {name: value}, actual, f"a member {name!r}")
+                words = f"a member {name!r} such as {show(value)}"
+                raise _mismatch(where, {name: value}, actual, words)
             match(value, actual[name], f"{where}.{name}")
         return
     if isinstance(expected, list):
-        if not isinstance(actual, list) or len(actual) != len(expected):
+        if not isinstance(actual, list):
             raise _mismatch(where, expected, actual)
+        _match_length(expected, actual, where)
         for index, value in enumerate(expected):
             match(value, actual[index], f"{where}[{index}]")
         return
     if type(expected) is not type(actual) or expected != actual:
         raise _mismatch(where, expected, actual)
+
+
+def _match_length(expected: list[Json], actual: list[Json], where: str) -> None:
+    if len(expected) == len(actual):
+        return
+    missing = [one for one in expected if not any(_matches(one, other) for other in actual)]
+    odd = [one for one in actual if not any(_matches(other, one) for other in expected)]
+    text = f"{where}: expected {len(expected)} elements, got {len(actual)}"
+    if missing:
+        text += f"; missing is {show(missing)}"
+    if odd:
+        text += f"; not expected is {show(odd)}"
+    raise Mismatch(text, where, expected, actual)
 
 
 def match_streams(expected: Json, actual: dict[str, str], where: str) -> None:
@@ -95,8 +111,42 @@ def match_streams(expected: Json, actual: dict[str, str], where: str) -> None:
 
 def _mismatch(where: str, expected: Json, actual: Json, words: str | None = None) -> Mismatch:
     """What to raise; ``words`` say what was expected where its JSON does not say it best."""
-    text = f"{where}: expected {words or show(expected)}, got {show(actual)}"
-    return Mismatch(text, where, expected, actual)
+    if words is None:
+        shown, got = _readable(where, expected, actual)
+    else:
+        shown, got = words, show(actual)
+    return Mismatch(f"{where}: expected {shown}, got {got}", where, expected, actual)
+
+
+def _readable(where: str, expected: Json, actual: Json) -> tuple[str, str]:
+    """Two values for a failure message: base64 as what it says, long texts where they differ."""
+    if not isinstance(expected, str) or not isinstance(actual, str):
+        return show(expected), show(actual)
+    if where.endswith(_BASE64_MEMBERS):
+        with contextlib.suppress(ValueError):
+            decoded = [text_of(base64.b64decode(one)) for one in (expected, actual)]
+            first, second = _from_difference(*decoded)
+            return f"base64 of {first}", second
+    return _from_difference(expected, actual)
+
+
+def _from_difference(expected: str, actual: str) -> tuple[str, str]:
+    """Two texts, without what they begin with alike if that is long."""
+    pairs = enumerate(zip(expected, actual, strict=False))
+    same = next((at for at, (one, other) in pairs if one != other), min(len(expected), len(actual)))
+    if same <= _LONG_CHARACTERS:
+        return show(expected), show(actual)
+    start = same - _CONTEXT_CHARACTERS
+    return f"{show(expected[start:])} from character {start} on", show(actual[start:])
+
+
+_BASE64_MEMBERS = ("dataBase64", "bodyBase64", "chunk")
+
+_LONG_CHARACTERS = 80
+"""A common beginning above this is not shown."""
+
+_CONTEXT_CHARACTERS = 20
+"""What is shown of it, so that the place can be found."""
 
 
 def _match_pattern(pattern: str, value: Json, actual: Json, where: str) -> None:
@@ -110,6 +160,7 @@ def _match_pattern(pattern: str, value: Json, actual: Json, where: str) -> None:
     elif pattern == "$unordered":
         if not isinstance(actual, list):
             raise _mismatch(where, {pattern: value}, actual, "an array")
+        _match_length(value, actual, where)
         match(sorted(value, key=show), sorted(actual, key=show), where)
     elif pattern == "$contains":
         if not isinstance(actual, list):

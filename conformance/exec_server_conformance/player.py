@@ -86,6 +86,7 @@ class Player:
         self._workspace = Path(tempfile.mkdtemp(prefix="exec-server-conformance-")).resolve()
         self._places = {str(self._workspace): "${workspace}"}
         self._line = 1
+        self._has_signalled = False
         self._entry: int | None = None
         self._waiting_for: str | None = None
 
@@ -126,7 +127,7 @@ class Player:
         """What is worse than the silence: the server has died, or answers nothing any more."""
         if any(timeline.ended for timeline in self._timelines.values()):
             status = await self._server.exit_status(_DEATH_SECONDS)
-            if status:
+            if status and not self._has_signalled:
                 how = signal.Signals(-status).name if status < 0 else f"exit code {status}"
                 return Death(f"{failure}; the server died: {how}")
         elif not await self._is_alive():
@@ -339,7 +340,10 @@ class Player:
 
         def outcome() -> dict[str, Any] | None:
             events = timeline.processes.get(name)
-            if events is None or not events.is_complete:
+            if events is None:
+                return None
+            if not events.is_complete:
+                timeline.waiting_for = f"{events.lacking} of {what}"
                 return None
             streams = {key: text_of(data) for key, data in events.output.items()}
             found = {"output": streams, **(events.exit or {})}
@@ -359,7 +363,7 @@ class Player:
                 streams = expected.get("output", {})
                 self._match(match_streams, streams, found["output"], f"{what}.output")
 
-        compare(await timeline.wait(outcome, f"{what} to exit and close without a gap"))
+        compare(await timeline.wait(outcome, f"events of {what}"))
 
     async def _do_until(self, step: Step, members: dict[str, Any]) -> None:
         timeline, name = self._timeline(members), members["until"]
@@ -415,6 +419,7 @@ class Player:
         await asyncio.sleep(members["pause"])
 
     async def _do_signal(self, step: Step, members: dict[str, Any]) -> None:
+        self._has_signalled = True
         self._server.signal(signal.Signals[f"SIG{members['signal']}"])
 
     async def _do_exit(self, step: Step, members: dict[str, Any]) -> None:

@@ -140,7 +140,11 @@ class Timeline:
     def _take_answer(self, message: Message, entry: int) -> None:
         key = id_key(message.get("id"))
         if key not in self.pending:
-            raise Failure(f"nobody waits for this answer: {show(message)}")
+            waiting = ", ".join(json.dumps(one) for _, one in self.pending) or "none"
+            raise Failure(
+                f"nobody waits for an answer with id {json.dumps(message.get('id'))} (ids that "
+                f"wait: {waiting}): {show(message)}"
+            )
         method = self.pending.pop(key)
         pointer = "#/$defs/ErrorResponse"
         if "error" not in message and method in self._contract.methods:
@@ -213,7 +217,9 @@ class Timeline:
                     self.waiting_for = None
                     return found
                 if self.ended:
-                    raise Silence(f"expected {what}, but the server ended the connection")
+                    raise Silence(
+                        f"expected {self.waiting_for}, but the server ended the connection"
+                    )
                 await self._changed.wait()
 
     async def close(self) -> None:

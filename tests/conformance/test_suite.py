@@ -35,7 +35,7 @@ def test_a_right_server_passes(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("fault", "line", "text"),
     [
-        ("seq-gap", 3, "to exit and close without a gap"),
+        ("seq-gap", 3, "expected what is numbered 2 of process 'p' within 6 s"),
         ("seq-from-zero", 3, "numbers start from 1"),
         ("lost-chunk", 3, "expected a member 'stdout'"),
         ("wrong-stream", 3, "expected a member 'stdout'"),
@@ -44,8 +44,8 @@ def test_a_right_server_passes(tmp_path: Path) -> None:
         ("exit-twice", 3, "second process/exited"),
         ("unknown-notification", 3, "unknown notification"),
         ("wrong-code", 4, "expected -32602, got -32603"),
-        ("wrong-id", 2, "nobody waits for this answer"),
-        ("answer-twice", 3, "nobody waits for this answer"),
+        ("wrong-id", 2, "nobody waits for an answer"),
+        ("answer-twice", 3, "nobody waits for an answer"),
         ("schema", 2, "breaks the schema"),
         ("hangs", 2, "expected an answer to process/start within 6 s"),
         ("dies", 2, "the server ended the connection"),
@@ -238,6 +238,27 @@ def test_patterns(expected: Any, actual: Any, matches: bool) -> None:
     else:
         with pytest.raises(Failure):
             match(expected, actual, "value")
+
+
+@pytest.mark.parametrize(
+    ("expected", "actual", "text"),
+    [
+        ([1, 2], [1, 3, 4], "expected 2 elements, got 3; missing is [2]; not expected is [3, 4]"),
+        ({"$unordered": [1, 2]}, [2, 2, 5], "expected 2 elements, got 3; missing is [1]; not ex"),
+        ([1, 1], [1], "expected 2 elements, got 1"),
+        (
+            "x" * 500 + "ab",
+            "x" * 500 + "cd",
+            'expected "xxxxxxxxxxxxxxxxxxxxab" from character 480',
+        ),
+        ({"bodyBase64": "aGk="}, {"bodyBase64": "aG8="}, 'base64 of "hi", got "ho"'),
+        ({"a": {"b": 1}}, {}, "value: expected a member 'a' such as {\"b\": 1}, got {}"),
+    ],
+)
+def test_a_mismatch_tells_what_differs(expected: Any, actual: Any, text: str) -> None:
+    with pytest.raises(Failure) as failure:
+        match(expected, actual, "value")
+    assert text in str(failure.value)
 
 
 def test_generalising_names_places_and_matches_what_was_recorded() -> None:

@@ -873,7 +873,7 @@ def signal_kills(wire: Wire) -> None:
         )
 
     wire.on_input(take)
-    wire.on_result("process/signal", lambda result, _: result.pop("running"))
+    wire.on_result("process/terminate", lambda result, _: result.pop("running"))
 
 
 @mutant("blocks are read from the beginning", "v2/handles/read")
