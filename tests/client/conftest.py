@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
     from _pytest.terminal import TerminalReporter
 
-BOUND = 60.0
+BOUND = 120.0
 """Seconds that a test may take; nothing here takes a tenth of it on an idle machine."""
 
 

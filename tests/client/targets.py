@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 PROGRAM = str(Path(sys.executable).with_name("codex-exec-server"))
 
-PATIENCE = 20.0
+PATIENCE = 30.0
 """Seconds until something that must happen counts as missing."""
 
 Transport = Literal["stdio", "ws", "in-process"]
