@@ -11,6 +11,7 @@ import asyncio
 import uuid
 from typing import TYPE_CHECKING, Protocol
 
+from exec_server.engine.orphans import Orphans
 from exec_server.engine.process import ProcessTable
 from exec_server.errors import InvalidRequest, SessionAttached
 
@@ -58,6 +59,7 @@ class Session:
         self,
         loop: asyncio.AbstractEventLoop,
         guardian: Guardian | None,
+        orphans: Orphans | None,
         settings: Settings,
         speaks: str,
     ) -> None:
@@ -65,10 +67,13 @@ class Session:
         self.speaks = speaks
         """The revision that its client spoke last."""
         self.attachment: Attachment | None = None
+        self._orphans = orphans
+        self._mark: int | None = None
         self.processes = ProcessTable(
             self,
             loop=loop,
             guardian=guardian,
+            mark=self._take_mark,
             retained_bytes=settings.retained_bytes,
             retention_seconds=settings.retention_seconds,
         )
@@ -80,6 +85,8 @@ class Session:
 
     def on_exited(self, process: Process, seq: int, status: ExitStatus) -> None:
         """Tell the attached connection; see ProcessEvents."""
+        if self._orphans is not None:
+            self._orphans.look_soon()
         if self.attachment is not None:
             self.attachment.notify((announcer_of(process).exited(process, seq, status),))
 
@@ -88,6 +95,18 @@ class Session:
         message = announcer_of(process).closed(process, seq)
         if self.attachment is not None and message is not None:
             self.attachment.notify((message,))
+
+    def _take_mark(self) -> int | None:
+        """The mark of the session's processes, once there are any."""
+        if self._mark is None and self._orphans is not None:
+            self._mark = self._orphans.new_mark()
+        return self._mark
+
+    async def aclose(self) -> None:
+        """End every process, and what they have left behind."""
+        await self.processes.aclose()
+        if self._orphans is not None and self._mark is not None:
+            await self._orphans.end(self._mark)
 
 
 def announcer_of(process: Process) -> Announcer:
@@ -102,8 +121,10 @@ class SessionRegistry:
     def __init__(
         self, loop: asyncio.AbstractEventLoop, guardian: Guardian | None, settings: Settings
     ) -> None:
+        """With a ``guardian`` this process is the server's own; see ``orphans``."""
         self._loop = loop
         self._guardian = guardian
+        self._orphans = None if guardian is None else Orphans(loop, guardian.groups, guardian.marks)
         self._settings = settings
         self._sessions: dict[str, Session] = {}
         self._expiries: dict[str, asyncio.TimerHandle] = {}
@@ -111,7 +132,7 @@ class SessionRegistry:
 
     def create(self, attachment: Attachment, speaks: str) -> Session:
         """A new session with a connection attached that speaks a revision."""
-        session = Session(self._loop, self._guardian, self._settings, speaks)
+        session = Session(self._loop, self._guardian, self._orphans, self._settings, speaks)
         session.attachment = attachment
         self._sessions[session.id] = session
         return session
@@ -148,7 +169,7 @@ class SessionRegistry:
             expiry.cancel()
         session.attachment = None
         session.processes.kill_all()
-        task = self._loop.create_task(session.processes.aclose())
+        task = self._loop.create_task(session.aclose())
         self._ending.add(task)
         task.add_done_callback(self._ending.discard)
 
@@ -157,3 +178,7 @@ class SessionRegistry:
         for session in list(self._sessions.values()):
             self.end(session)
         await asyncio.gather(*self._ending)
+        if self._orphans is not None and self._guardian is not None:
+            await self._orphans.end()
+            self._orphans.close()
+            self._guardian.dismiss()

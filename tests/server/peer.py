@@ -17,7 +17,7 @@ from websockets.exceptions import ConnectionClosed
 from websockets.sync.client import connect, unix_connect
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Iterator, Sequence
 
 PATIENCE = 20.0
 """Seconds until something that must happen counts as missing."""
@@ -205,12 +205,14 @@ class WebSocketClient(Client):
 
 
 @contextmanager
-def running(*arguments: str, **options: Any) -> Iterator[subprocess.Popen[bytes]]:
+def running(
+    *arguments: str, program: Sequence[str] = (PROGRAM,), **options: Any
+) -> Iterator[subprocess.Popen[bytes]]:
     """A server process, ended whatever happens; it speaks v1 unless told what to speak."""
     if "--protocol" not in arguments:
         arguments = ("--protocol", "v1", *arguments)
     process = subprocess.Popen(
-        [PROGRAM, *arguments],
+        [*program, *arguments],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         stderr=subprocess.DEVNULL,

@@ -519,6 +519,10 @@ def _write_failed() -> OperationFailed:
     return OperationFailed("failed to write to process stdin")
 
 
+def _no_mark() -> None:
+    """Processes are not marked."""
+
+
 class ProcessTable:
     """The processes of one session, by the ids their client gave them."""
 
@@ -528,6 +532,7 @@ class ProcessTable:
         *,
         loop: asyncio.AbstractEventLoop,
         guardian: Guardian | None = None,
+        mark: Callable[[], int | None] = _no_mark,
         retained_bytes: int = RETAINED_BYTES,
         retention_seconds: float = RETENTION_SECONDS,
         write_queue_bytes: int = WRITE_QUEUE_BYTES,
@@ -537,7 +542,8 @@ class ProcessTable:
     ) -> None:
         """Everything runs on ``loop``, and is to be called on its thread.
 
-        ``guardian`` kills the processes if this one dies. Output is retained up to
+        ``guardian`` kills the processes if this one dies; what they are marked with ``mark`` says
+        (see ``lineage``). Output is retained up to
         ``retained_bytes`` per process for reading, and as much per stream for its snapshot; a
         closed process is retained for ``retention_seconds``. A write waits while
         ``write_queue_bytes`` or more are queued for its process. No more than ``max_running``
@@ -554,6 +560,7 @@ class ProcessTable:
         self.is_ended = False
         """Whether everything was killed and nothing can be started any more."""
         self._guardian = guardian
+        self._mark = mark
         self._retention_seconds = retention_seconds
         self._max_running = max_running
         self._executions = executions
@@ -610,7 +617,7 @@ class ProcessTable:
             )
         if self.is_ended:
             raise OperationFailed("the session has ended")
-        process = Process(self, process_id, spec, spawn(spec), context)
+        process = Process(self, process_id, spec, spawn(spec, self._mark()), context)
         try:
             process._begin()
         except BaseException:

@@ -25,6 +25,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final, NamedTuple
 
 from exec_server.engine import pty
+from exec_server.engine.lineage import Marking
 from exec_server.errors import InvalidArgument, OperationFailed
 
 if TYPE_CHECKING:
@@ -77,8 +78,8 @@ class Child(NamedTuple):
     """Its error output, non-blocking; -1 on a terminal."""
 
 
-def spawn(spec: SpawnSpec) -> Child:
-    """Start a child.
+def spawn(spec: SpawnSpec, mark: int | None = None) -> Child:
+    """Start a child, which carries ``mark`` (see ``lineage``).
 
     Raises OperationFailed or InvalidArgument for a spec that cannot be carried out, and OSError
     with the errno that chdir, exec or the lack of some resource gave. Nothing is left behind then.
@@ -89,7 +90,8 @@ def spawn(spec: SpawnSpec) -> Child:
     if spec.arg0 == "":
         raise InvalidArgument("arg0 must not be empty")
     try:
-        return _spawn_on_pty(spec) if spec.tty else _spawn_on_pipes(spec)
+        with Marking(mark):
+            return _spawn_on_pty(spec) if spec.tty else _spawn_on_pipes(spec)
     except UnicodeEncodeError as error:
         raise OperationFailed("text that is not valid Unicode found in provided data") from error
     except ValueError as error:

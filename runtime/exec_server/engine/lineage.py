@@ -1,0 +1,155 @@
+"""Recognising what a server's processes have left behind, wherever it went.
+
+A process that starts another loses it from sight: the child may leave its process group and
+session, outlive its parent, replace its environment, become another program. What it keeps through
+all of that, if nobody sets it on purpose, are its resource limits. One of them, RLIMIT_LOCKS, has
+had no effect since Linux 2.4, so each process of a session is started with the session's mark in
+it, and every descendant carries the mark on.
+
+Marks tell mistakes, not malice: a program can set that limit and so take the mark off.
+
+Imported by the guardian before anything else; needs nothing but the operating system.
+"""
+
+from __future__ import annotations
+
+import os
+import resource
+import signal
+from typing import TYPE_CHECKING, NamedTuple
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Iterator, Mapping
+
+_RLIMIT_LOCKS = 10
+"""linux/resource.h; the module ``resource`` does not name it."""
+
+_LIMIT_NAME = b"Max file locks"
+
+_SESSION_BITS = 32
+_SERVER_BITS = 31
+"""A mark fits into a signed number of 64 bits."""
+
+
+class Marks:
+    """The marks of one server: a random number in common, and one of its own for each session."""
+
+    def __init__(self) -> None:
+        self._prefix = int.from_bytes(os.urandom(4), "big") >> (32 - _SERVER_BITS) | 1
+        self._given = 0
+
+    def new(self) -> int:
+        """A mark that no other session has."""
+        self._given += 1
+        return self._prefix << _SESSION_BITS | self._given & ((1 << _SESSION_BITS) - 1)
+
+    @property
+    def can_be_given(self) -> bool:
+        """Whether nobody has lowered the limit so far that it can carry no mark."""
+        hard = resource.getrlimit(_RLIMIT_LOCKS)[1]
+        return hard == resource.RLIM_INFINITY or hard >> (_SERVER_BITS + _SESSION_BITS) > 0
+
+    def __contains__(self, mark: object) -> bool:
+        """Whether a mark is one of this server's."""
+        return isinstance(mark, int) and mark >> _SESSION_BITS == self._prefix
+
+
+class Marking:
+    """While it is entered, what this process starts carries a mark; None gives it none."""
+
+    __slots__ = ("_before", "_mark")
+
+    def __init__(self, mark: int | None) -> None:
+        self._mark = mark
+
+    def __enter__(self) -> None:
+        if self._mark is not None:
+            self._before = resource.getrlimit(_RLIMIT_LOCKS)
+            resource.setrlimit(_RLIMIT_LOCKS, (self._mark, self._before[1]))
+
+    def __exit__(self, *_: object) -> None:
+        if self._mark is not None:
+            resource.setrlimit(_RLIMIT_LOCKS, self._before)
+
+
+def mark_of(pid: int) -> int | None:
+    """The mark that a process carries, a zombie too; None if it carries none, or is no more."""
+    try:
+        with open(f"/proc/{pid}/limits", "rb") as limits:
+            for line in limits:
+                if line.startswith(_LIMIT_NAME):
+                    word = line[len(_LIMIT_NAME) :].split()[0]
+                    return int(word) if word.isdigit() else None
+    except OSError:
+        pass
+    return None
+
+
+def own_mark() -> int | None:
+    """The mark that this process was started with: one of another server, or none."""
+    soft, _ = resource.getrlimit(_RLIMIT_LOCKS)
+    return None if soft == resource.RLIM_INFINITY else soft
+
+
+def children(pid: int) -> list[int]:
+    """The children of a process with one thread that starts any, zombies included."""
+    try:
+        with open(f"/proc/{pid}/task/{pid}/children", "rb") as file:
+            return [int(word) for word in file.read().split()]
+    except FileNotFoundError:  # a kernel without that file
+        return [entry.pid for entry in _processes() if entry.parent == pid]
+    except OSError:
+        return []
+
+
+class _Entry(NamedTuple):
+    pid: int
+    parent: int
+    is_alive: bool
+
+
+def _processes() -> Iterator[_Entry]:
+    """Every process there is."""
+    for name in os.listdir("/proc"):
+        if not name.isdigit():
+            continue
+        try:
+            with open(f"/proc/{name}/stat", "rb") as file:
+                fields = file.read().rpartition(b")")[2].split()
+        except OSError:
+            continue
+        yield _Entry(int(name), int(fields[1]), fields[0] not in b"ZX")
+
+
+def find(is_meant: Callable[[int], bool], *, below: int | None = None) -> list[int]:
+    """The living processes whose marks are meant, and all that descend from them.
+
+    ``is_meant`` is asked with a mark; ``below`` asks for descendants of that process alone.
+    """
+    entries = {entry.pid: entry for entry in _processes()}
+    offspring: dict[int, list[int]] = {}
+    for entry in entries.values():
+        offspring.setdefault(entry.parent, []).append(entry.pid)
+    candidates: Iterable[int] = entries if below is None else _descendants([below], offspring)
+    marked = [pid for pid in candidates if (mark := mark_of(pid)) is not None and is_meant(mark)]
+    found = {*marked, *_descendants(marked, offspring)}
+    return [pid for pid in found if entries[pid].is_alive]
+
+
+def _descendants(pids: Iterable[int], offspring: Mapping[int, list[int]]) -> list[int]:
+    found: list[int] = []
+    unseen = list(pids)
+    while unseen:
+        below = offspring.get(unseen.pop(), ())
+        found += below
+        unseen += below
+    return found
+
+
+def kill(pids: Iterable[int]) -> None:
+    """Kill processes that were found just now, those that this user may kill."""
+    for pid in pids:
+        try:
+            os.kill(pid, signal.SIGKILL)
+        except OSError:
+            continue

@@ -1,0 +1,150 @@
+"""Processes that outlive their parents: adopted, waited for, and ended with their session.
+
+A process whose parent has ended belongs to the nearest ancestor that asked for such processes.
+This server asks, so whatever its processes leave behind stays below it, can be waited for when it
+ends, and can be found when the session is over that it came from, even where it has left its
+process group and session (``lineage`` says how).
+
+Only for a server that has its operating system process to itself: to adopt, and to wait for
+children that one has not started, is the business of a whole process.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+from typing import TYPE_CHECKING, Final
+
+from exec_server.engine import lineage
+
+if TYPE_CHECKING:
+    from collections.abc import Set as AbstractSet
+
+log = logging.getLogger("exec_server")
+
+LOOK_SECONDS: Final = 1.0
+"""How long an orphan that has ended may stay a zombie. It costs a number, nothing else."""
+
+END_SECONDS: Final = 5.0
+"""How long is waited for killed orphans. What takes longer hangs in the kernel, or this user may
+not kill it."""
+
+_PAUSE_SECONDS: Final = 0.005
+"""Between killing and looking who is left, doubled each time."""
+
+_PR_SET_CHILD_SUBREAPER: Final = 36
+"""linux/prctl.h."""
+
+
+class Orphans:
+    """The orphans of all sessions of one server."""
+
+    def __init__(
+        self, loop: asyncio.AbstractEventLoop, started: AbstractSet[int], marks: lineage.Marks
+    ) -> None:
+        """``started``: the living children that somebody else will wait for, kept up to date."""
+        self._loop = loop
+        self._started = started
+        self._marks = marks
+        self._own_mark = lineage.own_mark()
+        self._adopts = False
+        # Adopted children that have not been waited for; their numbers cannot be used again.
+        self._adopted: set[int] = set()
+        self._timer: asyncio.TimerHandle | None = None
+        self._condemned: set[int] = set()
+        self._ending: asyncio.Task[None] | None = None
+
+    def new_mark(self) -> int | None:
+        """A mark for the processes of a session, whose orphans are adopted from now on.
+
+        None where processes cannot be marked: then orphans are the system's, as ever.
+        """
+        if not self._marks.can_be_given:
+            return None
+        if not self._adopts:
+            self._adopts = True
+            _adopt_orphans()
+        return self._marks.new()
+
+    def look_soon(self) -> None:
+        """A process has ended and may have left others behind."""
+        if self._timer is None:
+            self._timer = self._loop.call_later(LOOK_SECONDS, self._look)
+
+    async def end(self, mark: int | None = None) -> None:
+        """Kill what carries a mark, or any mark, and wait until nothing of it is left.
+
+        To be called when those that this server itself has started with it have been waited for.
+        """
+        self._wait_for_ended()
+        if not self._adopted:
+            return
+        if mark is None:
+            await self._end(None)
+            return
+        # Sessions often end together; one search serves them all.
+        self._condemned.add(mark)
+        while mark in self._condemned:
+            if self._ending is None or self._ending.done():
+                self._ending = self._loop.create_task(self._end(frozenset(self._condemned)))
+            await asyncio.shield(self._ending)
+
+    def close(self) -> None:
+        """Look no more."""
+        if self._timer is not None:
+            self._timer.cancel()
+
+    def _look(self) -> None:
+        self._timer = None
+        self._wait_for_ended()
+        if self._adopted:
+            self.look_soon()
+
+    def _wait_for_ended(self) -> None:
+        """Find out who was adopted and wait for those that have ended."""
+        for pid in lineage.children(os.getpid()):
+            # Others than this server's processes may be waited for by whoever started them. They
+            # carry the mark that this server itself was started with, if any.
+            if pid not in self._started and pid not in self._adopted:
+                mark = lineage.mark_of(pid)
+                if mark is not None and mark != self._own_mark:
+                    self._adopted.add(pid)
+        for pid in list(self._adopted):
+            try:
+                has_ended = os.waitpid(pid, os.WNOHANG) != (0, 0)
+            except ChildProcessError:
+                has_ended = True
+            if has_ended:
+                self._adopted.discard(pid)
+
+    async def _end(self, marks: frozenset[int] | None) -> None:
+        """Kill the bearers of some marks, or of any, until none is left or time is up."""
+
+        def is_meant(mark: int) -> bool:
+            return mark != self._own_mark if marks is None else mark in marks
+
+        deadline = self._loop.time() + END_SECONDS
+        pause = _PAUSE_SECONDS
+        try:
+            while True:
+                left = await asyncio.to_thread(lineage.find, is_meant, below=os.getpid())
+                if not left:
+                    break
+                if self._loop.time() > deadline:
+                    log.error("processes that cannot be killed are left: %s", left)
+                    break
+                lineage.kill(left)
+                await asyncio.sleep(pause)
+                pause *= 2
+                self._wait_for_ended()
+            self._wait_for_ended()
+        finally:
+            self._condemned -= marks or set()
+
+
+def _adopt_orphans() -> None:
+    """Become the parent of orphans below this process (prctl(2), PR_SET_CHILD_SUBREAPER)."""
+    import ctypes  # noqa: PLC0415 (takes a while to load; no earlier than it is needed)
+
+    ctypes.CDLL(None).prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)

@@ -1,0 +1,179 @@
+"""Nothing that a server has started outlives its session, wherever it went and however it ends."""
+
+from __future__ import annotations
+
+import base64
+import json
+import os
+import signal
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import peer
+import pytest
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+ESCAPES = {
+    "background": "sleep 1000 & echo $! >>{}",
+    "own session": "setsid sh -c 'echo $$ >>{}; exec sleep 1000' & wait",
+    "orphan": "setsid -f sh -c 'echo $$ >>{}; exec sleep 1000'",
+    "orphan without environment": "setsid -f env -i sh -c 'echo $$ >>{}; exec sleep 1000'",
+    "daemon": "setsid -f setsid -f sh -c 'trap \"\" TERM HUP; echo $$ >>{}; sleep 1000 & wait'",
+    "family": "setsid -f sh -c 'setsid sleep 1000 & echo $! $$ >>{}; wait'",
+}
+"""Shell commands that leave processes behind; each writes their numbers to a file."""
+
+
+@contextmanager
+def killed_at_last(pids: list[int]) -> Iterator[None]:
+    """Whatever the test finds, these processes do not outlive it."""
+    try:
+        yield
+    finally:
+        for pid in pids:
+            with suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+
+
+def escape(client: peer.Client, folder: Path, *names: str) -> list[int]:
+    """Let processes escape in some ways, each from a process of its own; returns their numbers."""
+    pids: list[int] = []
+    for name in names or ESCAPES:
+        file = folder / name.replace(" ", "-")
+        client.start(name, "sh", "-c", ESCAPES[name].format(file))
+        expected = 2 if name == "family" else 1
+        assert peer.eventually(
+            lambda file=file, expected=expected: (
+                file.exists() and len(file.read_text().split()) == expected
+            )
+        )
+        pids += map(int, file.read_text().split())
+    assert not any(map(peer.is_gone, pids))
+    return pids
+
+
+def all_gone(pids: list[int]) -> bool:
+    """Whether all of them come to an end in time."""
+    return peer.eventually(lambda: all(map(peer.is_gone, pids)))
+
+
+def encoded(message: dict[str, Any]) -> str:
+    """A line of JSON as the chunk of process/write."""
+    return base64.b64encode(json.dumps(message).encode() + b"\n").decode()
+
+
+def children(pid: int) -> list[int]:
+    """The children of a process, zombies included."""
+    return [int(word) for word in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
+
+
+def test_a_session_takes_with_it_what_has_escaped(tmp_path: Path) -> None:
+    """When its time to resume is over; other sessions keep theirs."""
+    with peer.listening("--detached-seconds", "0") as server:
+        leaving, staying = server.client(), server.client()
+        for client in (leaving, staying):
+            client.initialize()
+        (tmp_path / "a").mkdir()
+        (tmp_path / "b").mkdir()
+        gone = escape(leaving, tmp_path / "a")
+        kept = escape(staying, tmp_path / "b")
+        with killed_at_last(gone + kept):
+            leaving.close()
+            assert all_gone(gone)
+            assert not any(map(peer.is_gone, kept))
+            assert staying.is_alive()
+
+
+def test_a_client_over_stdio_leaves_nothing(tmp_path: Path) -> None:
+    """The end of its input is the end of its session."""
+    with peer.stdio() as client:
+        client.initialize()
+        pids = escape(client, tmp_path)
+        with killed_at_last(pids):
+            client.end_input()
+            assert client.process.wait(peer.PATIENCE) == 0
+            assert all(map(peer.is_gone, pids))
+
+
+@pytest.mark.parametrize("how", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
+def test_a_server_that_is_told_to_end_leaves_nothing(tmp_path: Path, how: signal.Signals) -> None:
+    """When it has ended, so has everything else."""
+    with peer.listening() as server:
+        client = server.client()
+        client.initialize()
+        pids = escape(client, tmp_path)
+        with killed_at_last(pids):
+            server.process.send_signal(how)
+            assert server.process.wait(peer.PATIENCE) == 0
+            assert all(map(peer.is_gone, pids))
+
+
+@pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGSEGV, signal.SIGABRT])
+def test_a_server_that_dies_leaves_nothing(tmp_path: Path, how: signal.Signals) -> None:
+    """Its watchdog finds what has escaped; also of sessions that are detached."""
+    with peer.listening() as server:
+        client, other = server.client(), server.client()
+        for one in (client, other):
+            one.initialize()
+        (tmp_path / "other").mkdir()
+        pids = escape(client, tmp_path) + escape(other, tmp_path / "other", "daemon")
+        other.close()
+        with killed_at_last(pids):
+            server.process.send_signal(how)
+            assert server.process.wait(peer.PATIENCE) == -how
+            assert all_gone(pids)
+
+
+def test_a_server_within_a_session_is_ended_with_all_of_its_own(tmp_path: Path) -> None:
+    """Although its processes carry its own marks."""
+    with peer.stdio() as client:
+        client.initialize()
+        client.start("inner", peer.PROGRAM, "--protocol", "v1", pipeStdin=True)
+        file = tmp_path / "pids"
+        script = f"echo $$ >>{file}; setsid -f sh -c 'echo $$ >>{file}; exec sleep 1000'; cat"
+        start = peer.start_params("p", "sh", "-c", script, pipeStdin=True)
+        for message in (
+            {"id": 1, "method": "initialize", "params": {"clientName": "test"}},
+            {"method": "initialized", "params": {}},
+            {"id": 2, "method": "process/start", "params": start},
+        ):
+            client.call("process/write", {"processId": "inner", "chunk": encoded(message)})
+        assert peer.eventually(lambda: file.exists() and len(file.read_text().split()) == 2)
+        pids = [int(word) for word in file.read_text().split()]
+        with killed_at_last(pids):
+            client.end_input()
+            assert client.process.wait(peer.PATIENCE) == 0
+            assert all_gone(pids)
+
+
+def test_orphans_that_end_are_waited_for() -> None:
+    """No zombie is left of them while the server runs."""
+    with peer.listening() as server:
+        client = server.client()
+        client.initialize()
+        before = children(server.process.pid)
+        for number in range(20):
+            client.start(f"p{number}", "sh", "-c", "setsid -f true; setsid -f sleep 0.1; true &")
+            client.closed(f"p{number}")
+        assert peer.eventually(lambda: children(server.process.pid) == before)
+        assert client.is_alive()
+
+
+def test_children_that_the_server_has_not_started_are_left_alone(tmp_path: Path) -> None:
+    """A shell may have started some before it became the server."""
+    file = tmp_path / "pid"
+    with peer.running(
+        program=("sh", "-c", f'sleep 1000 & echo $! >{file}; exec "$0" "$@"', peer.PROGRAM)
+    ) as process:
+        client = peer.StdioClient(process)
+        client.initialize()
+        client.start("p", "setsid", "-f", "true")
+        client.closed("p")
+        (pid,) = map(int, file.read_text().split())
+        with killed_at_last([pid]):
+            client.end_input()
+            assert process.wait(peer.PATIENCE) == 0
+            assert not peer.is_gone(pid)
