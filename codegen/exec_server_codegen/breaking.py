@@ -215,6 +215,9 @@ def _record(options: argparse.Namespace) -> int:
     if not names:
         raise UsageError("no revision is released; name the one to release")
     contracts = [sources.present(schema, name) for name in names]
+    for contract in contracts:
+        if contract.revision.is_draft:
+            raise UsageError(f"{contract.label} is a draft, which promises nothing")
     findings = [
         finding
         for contract in contracts

@@ -19,10 +19,10 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
 
     from exec_server_codegen.breaking_rules import Rule
+    from exec_server_codegen.extension import Where
     from exec_server_codegen.schema import Definition, JsonObject, Method, Revision
 
 Sender = Literal["client", "server"]
-Where = tuple[str | int, ...]
 
 
 @dataclass(frozen=True, slots=True)

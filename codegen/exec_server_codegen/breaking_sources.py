@@ -21,7 +21,7 @@ from exec_server_codegen.text import compact_json
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from exec_server_codegen.breaking_changes import Where
+    from exec_server_codegen.extension import Where
     from exec_server_codegen.schema import JsonObject, Revision
 
 RECORDS: Final = "released"
@@ -43,7 +43,7 @@ class Contract:
 
     revision: Revision
     file: str
-    """Path of a schema file, with ``{}`` for its name; of the one file of a record, without."""
+    """Path of a schema file, with ``{}`` for its revision and name; without, of a record."""
 
     @property
     def is_record(self) -> bool:
@@ -54,12 +54,13 @@ class Contract:
         """The file and the JSON pointer of a place."""
         if self.is_record:
             return self.file, json_pointer("documents", file, *where)
-        return self.file.replace("{}", file), json_pointer(*where)
+        name, where = self.revision.place(file, where)
+        return self.file.replace("{}", f"{name}/{file}"), json_pointer(*where)
 
 
 def present(schema: Path, name: str) -> Contract:
     """The contract in the schema folder."""
-    return Contract(name, read_revision(schema, name), str(schema / name / "{}"))
+    return Contract(name, read_revision(schema, name), str(schema / "{}"))
 
 
 def at_commit(schema: Path, name: str, ref: str) -> Contract | None:
@@ -68,16 +69,25 @@ def at_commit(schema: Path, name: str, ref: str) -> Contract | None:
     Raises UsageError when the schema folder is in no git repository, or the commit is not there.
     """
     commit = _commit(schema, ref)
-    listing = _git(schema, "ls-tree", "-z", "--name-only", commit, f"{name}/")
-    paths = [path for path in listing.decode().split("\0") if path.endswith(".json")]
-    if f"{name}/{METHODS_FILE}" not in paths:
+    documents = _documents_at(schema, name, commit, ref)
+    if METHODS_FILE not in documents:
         return None
-    documents = {}
-    for path in sorted(paths):
-        content = _git(schema, "cat-file", "blob", f"{commit}:./{path}")
-        documents[path.rsplit("/", 1)[-1]] = parse_json(content, f"{ref}:{schema / path}")
+    base = documents[METHODS_FILE].get("extends")
+    extended = (base, _documents_at(schema, base, commit, ref)) if isinstance(base, str) else None
     label = f"{name} at {ref}"
-    return Contract(label, _revision(name, documents, label), f"{ref}:{schema / name}/{{}}")
+    return Contract(label, _revision(name, documents, label, extended), f"{ref}:{schema / '{}'}")
+
+
+def _documents_at(schema: Path, name: str, commit: str, ref: str) -> dict[str, JsonObject]:
+    """The files of a revision at a commit, by name; none if it has no such revision."""
+    listing = _git(schema, "ls-tree", "-z", "--name-only", commit, f"{name}/")
+    paths = sorted(path for path in listing.decode().split("\0") if path.endswith(".json"))
+    return {
+        path.rsplit("/", 1)[-1]: parse_json(
+            _git(schema, "cat-file", "blob", f"{commit}:./{path}"), f"{ref}:{schema / path}"
+        )
+        for path in paths
+    }
 
 
 def _commit(schema: Path, ref: str) -> str:
@@ -186,10 +196,15 @@ def _wordless(value: Any, *, are_names: bool = False) -> Any:
     }
 
 
-def _revision(name: str, documents: dict[str, JsonObject], source: str) -> Revision:
+def _revision(
+    name: str,
+    documents: dict[str, JsonObject],
+    source: str,
+    extended: tuple[str, dict[str, JsonObject]] | None = None,
+) -> Revision:
     """A revision of documents that the linter may never have seen."""
     try:
-        revision = revision_of(name, documents, {})
+        revision = revision_of(name, documents, extended)
         # Reading the tables is what finds another form, as an early commit may have it.
         _ = revision.methods, revision.families, revision.errors
     except (AttributeError, KeyError, TypeError) as error:

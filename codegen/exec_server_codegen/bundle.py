@@ -15,6 +15,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, Final
 
 from exec_server_codegen.errors import SchemaError
+from exec_server_codegen.schema import relinked
 
 if TYPE_CHECKING:
     from exec_server_codegen.schema import JsonObject, Method, Revision
@@ -58,23 +59,8 @@ def flat_definitions(revision: Revision, prefix: str) -> JsonObject:
 
 
 def rebased(schema: Any, prefix: str) -> Any:
-    """The schema with its references, also those of unions' tags, led to ``prefix``."""
-    if isinstance(schema, list):
-        return [rebased(item, prefix) for item in schema]
-    if not isinstance(schema, dict):
-        return schema
-    result = {}
-    for keyword, value in schema.items():
-        if keyword == "$ref":
-            result[keyword] = prefix + value.rsplit("/", 1)[-1]
-        elif keyword == "discriminator" and "mapping" in value:
-            mapping = {
-                tag: prefix + target.rsplit("/", 1)[-1] for tag, target in value["mapping"].items()
-            }
-            result[keyword] = {**value, "mapping": mapping}
-        else:
-            result[keyword] = rebased(value, prefix)
-    return result
+    """The schema with its references led to ``prefix``."""
+    return relinked(schema, lambda reference: prefix + reference.rsplit("/", 1)[-1])
 
 
 def _ref(name: str) -> JsonObject:

@@ -136,7 +136,10 @@ def _revisions(options: argparse.Namespace) -> list[str]:
 
 def _lint(options: argparse.Namespace, revisions: list[str], *, quiet: bool = False) -> int:
     """Print the findings; ``quiet`` says nothing when there are none."""
-    findings = [finding for name in revisions for finding in lint(options.schema, name)]
+    # A revision that extends another is checked with it, and finds what is wrong there as well.
+    findings = list(
+        dict.fromkeys(finding for name in revisions for finding in lint(options.schema, name))
+    )
     for finding in findings:
         print(finding, file=sys.stderr if quiet else sys.stdout)
     if findings:

@@ -11,7 +11,7 @@ from exec_server_codegen.breaking_changes import compare
 from exec_server_codegen.breaking_rules import RULES, Severity
 from exec_server_codegen.package import environment, header
 from exec_server_codegen.reference import anchor, cell, family_page
-from exec_server_codegen.schema import references, release_key
+from exec_server_codegen.schema import Source, references, release_key
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -121,7 +121,8 @@ def compatibility_page(revisions: Sequence[Revision], released: Sequence[str]) -
     templates = environment()
     templates.filters.update(cell=cell)
     templates.globals.update(anchor=anchor)
-    digest = hashlib.sha256("".join(revision.digest for revision in revisions).encode())
+    digests = "".join(revision.sources["*"].digest for revision in revisions)
+    source = Source("schema/*/*.json", hashlib.sha256(digests.encode()).hexdigest())
     text = templates.get_template("compatibility.md.jinja2").render(
         revisions=revisions,
         released=released,
@@ -137,7 +138,7 @@ def compatibility_page(revisions: Sequence[Revision], released: Sequence[str]) -
         ],
         marks={"new": NEW, "changed": CHANGED, "there": THERE},
     )
-    return header("schema/*/*.json", digest.hexdigest(), comment="<!--") + text
+    return header(source, comment="<!--") + text
 
 
 def link(revision: Revision, method: Method) -> str:
@@ -167,13 +168,17 @@ def _rows(releases: Sequence[Release]) -> Iterator[tuple[str, list[str]]]:
 
 
 def _flags(revisions: Sequence[Revision]) -> Iterator[JsonObject]:
-    """The capability flags of every revision that has any."""
+    """The capability flags of every revision that has any, each with the first that has it."""
+    listed: set[str] = set()
     for revision in revisions:
         definition = revision.definitions.get(CAPABILITIES)
         if definition is None:
             continue
         first = definition.schema.get("x-since", revision.releases[0] if revision.releases else "")
         for name, schema in definition.properties.items():
+            if name in listed:
+                continue
+            listed.add(name)
             yield {
                 "name": name,
                 "revision": revision.name,

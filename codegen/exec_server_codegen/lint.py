@@ -5,6 +5,8 @@ that it stands for. The rules about how the files hang together are functions he
 
 ==========================  ====================================================================
 ``invalid-json``            the file is JSON, and an object
+``unknown-base``            a revision extends one that is there and stands by itself
+``needless-copy``           a revision that extends another does not repeat what that one says
 ``metaschema``              the file has the form that its metaschema describes
 ``definition-name``         definitions are named in PascalCase
 ``member-name``             members are named in camelCase
@@ -52,12 +54,15 @@ from jsonschema.exceptions import SchemaError as InvalidMetaschema
 
 from exec_server_codegen.bundle import DEFINITIONS, DIALECT, flat_definitions, rebased
 from exec_server_codegen.errors import SchemaError
+from exec_server_codegen.extension import Extension, place
 from exec_server_codegen.models import INT64_MAX
 from exec_server_codegen.schema import (
     ERRORS_FILE,
     META_DIRECTORY,
     METHODS_FILE,
+    base_of,
     json_pointer,
+    read_documents,
     read_json,
     read_revision,
     references,
@@ -70,6 +75,7 @@ if TYPE_CHECKING:
 
     from jsonschema.exceptions import ValidationError
 
+    from exec_server_codegen.extension import Where
     from exec_server_codegen.schema import Area, Definition, JsonObject, Method, Revision
 
 _METASCHEMAS: Final = {
@@ -98,35 +104,65 @@ class Finding:
 def lint(schema: Path, revision: str) -> list[Finding]:
     """Every finding in the files of a revision, in the order of files and pointers.
 
-    The rules about how files hang together run only when each file has the right form.
+    The rules about how files hang together run only when each file has the right form. A revision
+    that extends another is checked as a whole, once there is nothing to find in the other.
     """
-    folder = schema / revision
     findings: list[Finding] = []
-    for path in sorted({*folder.glob("*.json"), folder / METHODS_FILE, folder / ERRORS_FILE}):
-        findings += _check_form(schema, path)
+    documents = _read(schema, revision, findings)
+    try:
+        base = base_of(schema, revision, documents.get(METHODS_FILE, {}))
+    except SchemaError as error:
+        path = str(schema / revision / METHODS_FILE)
+        return [*findings, Finding(path, "/extends", "unknown-base", str(error))]
+    extension = None
+    if base is not None:
+        if found := lint(schema, base):
+            return found
+        extension = Extension(base, read_documents(schema / base), documents)
+        documents = extension.documents
+        for file, where in extension.repetitions():
+            path, message = str(schema / revision / file), f"{base} says so already"
+            findings.append(Finding(path, json_pointer(*where), "needless-copy", message))
+    elif not (schema / revision / ERRORS_FILE).is_file():
+        path = str(schema / revision / ERRORS_FILE)
+        findings.append(Finding(path, "", "invalid-json", "the file is missing"))
+    for file, document in documents.items():
+        for rule, where, message in _broken_forms(schema, file, document):
+            name, there = place(revision, extension, file, where)
+            path = str(schema / name / file)
+            findings.append(Finding(path, json_pointer(*there), rule, message))
     if not findings:
-        findings += _check_meaning(folder, read_revision(schema, revision))
+        findings += _check_meaning(schema, read_revision(schema, revision))
     return sorted(set(findings))
 
 
-def _check_form(schema: Path, path: Path) -> Iterator[Finding]:
+def _read(schema: Path, revision: str, findings: list[Finding]) -> dict[str, JsonObject]:
+    """The files of a revision by name, as far as they can be read; adds what hinders it."""
+    folder = schema / revision
+    documents = {}
+    for path in sorted({*folder.glob("*.json"), folder / METHODS_FILE}):
+        try:
+            documents[path.name] = read_json(path)
+        except SchemaError as unreadable:
+            message = str(unreadable).removeprefix(f"{path}: ")
+            findings.append(Finding(str(path), "", "invalid-json", message))
+    return documents
+
+
+def _broken_forms(
+    schema: Path, file: str, document: JsonObject
+) -> Iterator[tuple[str, Where, str]]:
+    """Rule, place and message of what the metaschema of a file finds."""
+    metaschema = schema / META_DIRECTORY / _METASCHEMAS.get(file, _METASCHEMAS["*"])
     try:
-        document = read_json(path)
-    except SchemaError as unreadable:
-        yield Finding(str(path), "", "invalid-json", str(unreadable).removeprefix(f"{path}: "))
-        return
-    metaschema = schema / META_DIRECTORY / _METASCHEMAS.get(path.name, _METASCHEMAS["*"])
-    try:
-        violations = _violations(json.dumps(read_json(metaschema)), json.dumps(document))
+        yield from _violations(json.dumps(read_json(metaschema)), json.dumps(document))
     except InvalidMetaschema as error:
         raise SchemaError(f"{metaschema}: {error.message}") from None
-    for rule, pointer, message in violations:
-        yield Finding(str(path), pointer, rule, message)
 
 
 @functools.cache
-def _violations(metaschema: str, document: str) -> list[tuple[str, str, str]]:
-    """Rule, pointer and message of what a metaschema finds in a document, both as JSON text.
+def _violations(metaschema: str, document: str) -> list[tuple[str, Where, str]]:
+    """Rule, place and message of what a metaschema finds in a document, both as JSON text.
 
     Validation in Python takes a while; a process that lints again pays for changed files alone.
     """
@@ -142,19 +178,19 @@ def _validator(metaschema: str) -> Draft202012Validator:
     return Draft202012Validator(schema)
 
 
-def _broken_form(error: ValidationError) -> tuple[str, str, str]:
+def _broken_form(error: ValidationError) -> tuple[str, Where, str]:
     """The rule that a violation of a metaschema stands for, with place and message."""
     where = [*error.absolute_path]
     if "propertyNames" in error.absolute_schema_path:
         where.append(str(error.instance))
     if isinstance(error.schema, dict) and "x-rule" in error.schema:
-        return error.schema["x-rule"], json_pointer(*where), error.schema["x-message"]
-    return "metaschema", json_pointer(*where), error.message
+        return error.schema["x-rule"], tuple(where), error.schema["x-message"]
+    return "metaschema", tuple(where), error.message
 
 
-def _check_meaning(folder: Path, revision: Revision) -> Iterator[Finding]:
+def _check_meaning(schema: Path, revision: Revision) -> Iterator[Finding]:
     """The rules about how the files of a revision hang together."""
-    checks = _Checks(folder, revision)
+    checks = _Checks(schema, revision)
     yield from checks.names()
     unusable = [*checks.dangling_references(), *checks.patterns()]
     yield from unusable
@@ -173,14 +209,15 @@ def _check_meaning(folder: Path, revision: Revision) -> Iterator[Finding]:
 class _Checks:
     """The rules of one revision."""
 
-    def __init__(self, folder: Path, revision: Revision) -> None:
-        self._folder = folder
+    def __init__(self, schema: Path, revision: Revision) -> None:
+        self._schema = schema
         self._revision = revision
         self._definitions = flat_definitions(revision, DEFINITIONS)
         self._errors = {error.name: error for error in revision.errors}
 
     def _at(self, file: str, rule: str, message: str, *where: str | int) -> Finding:
-        return Finding(str(self._folder / file), json_pointer(*where), rule, message)
+        revision, there = self._revision.place(file, where)
+        return Finding(str(self._schema / revision / file), json_pointer(*there), rule, message)
 
     def names(self) -> Iterator[Finding]:
         """Names of definitions across the files."""

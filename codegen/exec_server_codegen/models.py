@@ -8,8 +8,10 @@ itself.
 from __future__ import annotations
 
 import json
+import re
 import tempfile
 from collections import defaultdict
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
@@ -26,6 +28,7 @@ from datamodel_code_generator.enums import DataModelType
 
 from exec_server_codegen import naming
 from exec_server_codegen.errors import SchemaError
+from exec_server_codegen.schema import relinked
 from exec_server_codegen.text import docstring
 
 if TYPE_CHECKING:
@@ -43,19 +46,51 @@ _ANNOTATIONS: Final = {"description", "title", "$schema", "discriminator", "maxP
 
 
 def model_modules(revision: Revision) -> dict[str, str]:
-    """Source text of each area's module, without header, unformatted, by module name."""
+    """Source text of each area's module, without header, unformatted, by module name.
+
+    What a revision shares with the one that it extends has one model, which is imported.
+    """
     with tempfile.TemporaryDirectory(prefix="exec-server-codegen-") as folder:
+        own = Path(folder, revision.name)
+        own.mkdir()
         for area in revision.model_areas:
-            document = _plain_document(area)
-            Path(folder, area.file).write_text(json.dumps(document), encoding="utf-8")
+            document = _plain_document(revision, area)
+            if document["$defs"]:
+                (own / area.file).write_text(json.dumps(document), encoding="utf-8")
+        if revision.extension is not None:
+            base = Path(folder, revision.extension.base)
+            base.mkdir()
+            for file, document in revision.extension.base_documents.items():
+                (base / file).write_text(json.dumps(_plain(document)), encoding="utf-8")
         try:
-            modules = generate(Path(folder), config=_config(revision))
+            modules = generate(own, config=_config(revision))
         except GeneratorError as error:
             raise SchemaError(f"{revision.name}: no models for this schema: {error}") from None
     if not isinstance(modules, dict):
         raise SchemaError(f"{revision.name}: the areas gave no modules")
     texts = {path[-1].removesuffix(".py"): text for path, text in modules.items()}
-    return {area.module: texts[area.module] for area in revision.model_areas}
+    return {
+        area.module: _with_shared(revision, area, _without_comments(texts.get(area.module, "")))
+        for area in revision.model_areas
+    }
+
+
+def _without_comments(text: str) -> str:
+    """A module without the comments that it begins with."""
+    return re.sub(r"\A(?:#.*\n|\n)+", "", text)
+
+
+def _with_shared(revision: Revision, area: Area, text: str) -> str:
+    """A module that also offers what is shared with the extended revision."""
+    shared = [name for name in area.definitions if revision.is_shared(name)]
+    if revision.extension is None or not shared:
+        return text
+    base = f"{PACKAGE}.{revision.extension.base}.{area.module}"
+    offered = "".join(f'    "{name}",\n' for name in area.definitions)
+    imports = f"from {base} import {', '.join(shared)}\n"
+    definitions = re.search(r"^(?:class |\w+: TypeAlias)", text, re.MULTILINE)
+    start = definitions.start() if definitions else len(text)
+    return f"{imports}{text[:start]}\n__all__ = [\n{offered}]\n\n{text[start:]}"
 
 
 def _config(revision: Revision) -> GenerateConfig:
@@ -63,16 +98,22 @@ def _config(revision: Revision) -> GenerateConfig:
     for definition in revision.definitions.values():
         if not definition.area.is_envelope:
             template_data[definition.name] = _template_data(revision, definition)
+    imports = ["msgspec.field", f"{PACKAGE}.model.UINT64_MAX", f"{PACKAGE}.model.above_uint64"]
+    modules: dict[str, str] = {}
+    if revision.extension is not None:
+        base = revision.extension.base
+        imports.append(f"{PACKAGE}.{base}")
+        modules = {
+            f"../{base}/{area.file}": f"{PACKAGE}.{base}.{area.module}"
+            for area in revision.model_areas
+        }
     return GenerateConfig(
         input_file_type=InputFileType.JsonSchema,
         strict_refs=True,
         output_model_type=DataModelType.MsgspecStruct,
         base_class=f"{PACKAGE}.model.Model",
-        additional_imports=[
-            "msgspec.field",
-            f"{PACKAGE}.model.UINT64_MAX",
-            f"{PACKAGE}.model.above_uint64",
-        ],
+        additional_imports=imports,
+        external_ref_mapping=modules,
         custom_template_dir=_TEMPLATES,
         extra_template_data=template_data,
         target_python_version=PythonVersion.PY_311,
@@ -105,7 +146,18 @@ def _template_data(revision: Revision, definition: Definition) -> JsonObject:
             if is_above_int64(revision, schema)
         ],
         "closed": definition.schema.get("maxProperties") == 0,
+        "extended": _extended(revision, definition),
     }
+
+
+def _extended(revision: Revision, definition: Definition) -> str:
+    """The model that an object adds to; empty when it adds to none.
+
+    Being a subclass, it goes where that one does, except as a member's type in another object.
+    """
+    if revision.extension is None or not revision.is_extended(definition.name):
+        return ""
+    return f"{revision.extension.base}.{definition.name}"
 
 
 def _member(definition: Definition, wire: str, schema: JsonObject) -> JsonObject:
@@ -146,8 +198,23 @@ def is_above_int64(revision: Revision, schema: JsonObject) -> bool:
     return False
 
 
-def _plain_document(area: Area) -> JsonObject:
-    return {"$defs": {name: _plain(schema) for name, schema in area.definitions.items()}}
+def _plain_document(revision: Revision, area: Area) -> JsonObject:
+    """An area without what is shared, which is referred to where the extended revision has it."""
+    return {
+        "$defs": {
+            name: _plain(relinked(schema, partial(_shared_reference, revision)))
+            for name, schema in area.definitions.items()
+            if not revision.is_shared(name)
+        }
+    }
+
+
+def _shared_reference(revision: Revision, reference: str) -> str:
+    name = reference.rsplit("/", 1)[-1]
+    if revision.extension is None or not revision.is_shared(name):
+        return reference
+    file = revision.definitions[name].area.file
+    return f"../{revision.extension.base}/{file}#/$defs/{name}"
 
 
 def _plain(schema: JsonObject) -> JsonObject:

@@ -66,7 +66,8 @@ def render(schema: Path, revisions: Sequence[str], targets: Targets) -> dict[Pat
     texts = package_files(chosen, revision_names(schema), _meta_digest(schema))
     files = {root / name: text for name, text in texts.items()}
     for revision in chosen:
-        source = f"{MARKER} from schema/{revision.name}/*.json, sha256 {revision.digest}"
+        origin = revision.sources["*"]
+        source = f"{MARKER} from {origin.name}, sha256 {origin.digest}"
         folder = root / revision.name
         files[folder / "schema.json"] = _json(bundled_schema(revision, source))
         files[folder / "openrpc.json"] = _json(openrpc_document(revision, source))

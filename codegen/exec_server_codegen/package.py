@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 import subprocess
 import sys
 import tempfile
@@ -14,6 +13,7 @@ import jinja2
 from exec_server_codegen import naming
 from exec_server_codegen.errors import CodegenError, SchemaError
 from exec_server_codegen.models import PACKAGE, model_modules
+from exec_server_codegen.schema import Source
 from exec_server_codegen.text import LINE_LENGTH, docstring, sections, string_lines
 
 if TYPE_CHECKING:
@@ -48,7 +48,7 @@ def package_files(
     that of the metaschemas, which the files of no revision are named for.
     """
     templates = environment()
-    source = header("schema/meta/*.json", digest)
+    source = header(Source("schema/meta/*.json", digest))
     files = {"py.typed": ""}
     for name in _PACKAGE_TEMPLATES:
         template = templates.get_template(f"package/{name}.jinja2")
@@ -58,11 +58,12 @@ def package_files(
     return formatted(files)
 
 
-def header(source: str, digest: str, comment: str = "#") -> str:
+def header(source: Source, comment: str = "#") -> str:
     """The first lines of a generated file: where it comes from."""
+    begin = f"{comment} {MARKER} from {source.name}; do not edit.\n"
     if comment == "<!--":
-        return f"<!-- {MARKER} from {source}; do not edit.\n     sha256 {digest} -->\n\n"
-    return f"{comment} {MARKER} from {source}; do not edit.\n{comment} sha256 {digest}\n\n"
+        return f"{begin}     sha256 {source.digest} -->\n\n"
+    return f"{begin}{comment} sha256 {source.digest}\n\n"
 
 
 def _revision_files(templates: jinja2.Environment, revision: Revision) -> dict[str, str]:
@@ -70,10 +71,9 @@ def _revision_files(templates: jinja2.Environment, revision: Revision) -> dict[s
     for module, text in model_modules(revision).items():
         file = f"{module}.json"
         area = next(area for area in revision.areas if area.file == file)
-        body = re.sub(r"\A(?:#.*\n|\n)+", "", text)
         documentation = docstring(str(area.document["description"]), indent=0)
-        source = header(f"schema/{revision.name}/{file}", revision.digests[file])
-        files[f"{revision.name}/{module}.py"] = f"{source}{documentation}\n\n{body}"
+        source = header(revision.sources[file])
+        files[f"{revision.name}/{module}.py"] = f"{source}{documentation}\n\n{text}"
     for name in _REVISION_TEMPLATES:
         template = templates.get_template(f"revision/{name}.jinja2")
         text = template.render(
@@ -84,8 +84,7 @@ def _revision_files(templates: jinja2.Environment, revision: Revision) -> dict[s
             imports=_imports(revision),
             exports=_exports(revision),
         )
-        source = header(f"schema/{revision.name}/*.json", revision.digest)
-        files[f"{revision.name}/{name}"] = source + text
+        files[f"{revision.name}/{name}"] = header(revision.sources["*"]) + text
     return files
 
 

@@ -30,7 +30,7 @@ def reference_pages(revision: Revision) -> dict[str, str]:
         type_facts=lambda definition: list(_type_facts(definition)),
         shared=lambda definition: definition.name in _shared_types(revision),
     )
-    source = header(f"schema/{revision.name}/*.json", revision.digest, comment="<!--")
+    source = header(revision.sources["*"], comment="<!--")
     pages = {}
     for page in ("index", "errors", "types"):
         template = templates.get_template(f"reference/{page}.md.jinja2")

@@ -7,15 +7,19 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Final
 
 from exec_server_codegen import naming
 from exec_server_codegen.errors import SchemaError, UsageError
+from exec_server_codegen.extension import Extension, place
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Callable, Iterator, Mapping, Sequence
     from pathlib import Path
+
+    from exec_server_codegen.extension import Where
 
 JsonObject = dict[str, Any]
 
@@ -189,6 +193,17 @@ class ErrorKind:
     conditions: list[JsonObject]
 
 
+@dataclass(frozen=True, slots=True)
+class Source:
+    """What a generated file comes from."""
+
+    name: str
+    """Path of the schema file or files."""
+
+    digest: str
+    """SHA-256 over them, put together in the order of the revisions and of names."""
+
+
 @dataclass(slots=True)
 class Revision:
     """Everything the schema says about one revision of the protocol."""
@@ -197,13 +212,55 @@ class Revision:
     areas: list[Area]
     methods_document: JsonObject
     errors_document: JsonObject
-    digests: dict[str, str]
+    extension: Extension | None = None
+    """How the revision came to be if it extends another, whose parts it then has as well."""
+
+    sources: Mapping[str, Source] = field(default_factory=dict)
+    """Where each file comes from, and "*", all of it; empty if not from a schema folder."""
+
     _definitions: dict[str, Definition] = field(default_factory=dict)
+    _own: set[str] = field(default_factory=set)
 
     def __post_init__(self) -> None:
         for area in self.areas:
             for name, schema in area.definitions.items():
                 self._definitions.setdefault(name, Definition(name, area, schema))
+        if self.extension is not None:
+            for document in self.extension.own_documents.values():
+                self._own |= document.get("$defs", {}).keys()
+            self._own = self._leading_to(self._own)
+
+    def _leading_to(self, names: set[str]) -> set[str]:
+        """Definitions that contain one of some definitions, however deep, and those themselves."""
+        contains = {
+            name: {reference.rsplit("/", 1)[-1] for reference in references(definition.schema)}
+            for name, definition in self._definitions.items()
+        }
+        reached: set[str] = set()
+        while names - reached:
+            reached |= names
+            names = {name for name, inner in contains.items() if inner & reached}
+        return reached
+
+    @property
+    def is_draft(self) -> bool:
+        """Whether it promises nothing and may change at any time."""
+        return bool(self.methods_document.get("draft", False))
+
+    def is_shared(self, name: str) -> bool:
+        """Whether a definition is, with everything in it, that of the extended revision."""
+        return self.extension is not None and name not in self._own
+
+    def is_extended(self, name: str) -> bool:
+        """Whether a definition is another one than that of the extended revision."""
+        if self.extension is None or name not in self._own:
+            return False
+        documents = self.extension.base_documents.values()
+        return any(name in document.get("$defs", {}) for document in documents)
+
+    def place(self, file: str, where: Where) -> tuple[str, Where]:
+        """The revision in whose file something stands, and where."""
+        return place(self.name, self.extension, file, where)
 
     @property
     def title(self) -> str:
@@ -274,11 +331,6 @@ class Revision:
             for row in self.errors_document["errors"]
         ]
 
-    @property
-    def digest(self) -> str:
-        """SHA-256 over the schema files of the revision, put together in the order of names."""
-        return self.digests["*"]
-
     def resolve(self, reference: str) -> Definition:
         """The definition that a ``$ref`` leads to."""
         file, _, pointer = reference.partition("#")
@@ -310,14 +362,20 @@ class Revision:
         ]
 
 
+def revision_key(name: str) -> tuple[bool, int, str]:
+    """What sorts revisions from old to new, those without a number last."""
+    found = re.fullmatch(r"v(\d+)", name)
+    return found is None, int(found[1]) if found else 0, name
+
+
 def revision_names(schema: Path) -> list[str]:
-    """The revisions in a schema folder, in the order of their names."""
+    """The revisions in a schema folder, oldest first."""
     if not schema.is_dir():
         raise UsageError(f"no schema folder: {schema}")
-    names = sorted(path.parent.name for path in schema.glob(f"*/{METHODS_FILE}"))
+    names = [path.parent.name for path in schema.glob(f"*/{METHODS_FILE}")]
     if not names:
         raise UsageError(f"no revision in the schema folder: {schema} (no */{METHODS_FILE})")
-    return names
+    return sorted(names, key=revision_key)
 
 
 def read_json(path: Path) -> JsonObject:
@@ -343,39 +401,77 @@ def parse_json(content: bytes, source: str) -> JsonObject:
 
 
 def read_revision(schema: Path, name: str) -> Revision:
-    """Read the files of one revision."""
-    folder = schema / name
-    if not (folder / METHODS_FILE).is_file():
+    """Read the files of one revision, and those of the one that it extends."""
+    if not (schema / name / METHODS_FILE).is_file():
         known = ", ".join(revision_names(schema))
         raise UsageError(f"unknown revision: {name} (known: {known})")
-    paths = sorted(folder.glob("*.json"))
-    whole = hashlib.sha256()
-    digests = {}
+    documents = read_documents(schema / name)
+    base = base_of(schema, name, documents[METHODS_FILE])
+    extended = read_documents(schema / base) if base is not None else None
+    if extended is None and ERRORS_FILE not in documents:
+        raise SchemaError(f"{schema / name / ERRORS_FILE}: the file is missing")
+    revision = revision_of(name, documents, None if base is None else (base, extended or {}))
+    revision.sources = _sources(schema, [name] if base is None else [base, name])
+    return revision
+
+
+def _sources(schema: Path, revisions: Sequence[str]) -> dict[str, Source]:
+    """Where each file of a revision comes from, and "*", all of it."""
+    paths = [path for name in revisions for path in sorted((schema / name).glob("*.json"))]
+    files = {"*": paths}
     for path in paths:
-        content = path.read_bytes()
-        whole.update(content)
-        digests[path.name] = hashlib.sha256(content).hexdigest()
-    digests["*"] = whole.hexdigest()
-    documents = {path.name: read_json(path) for path in paths}
-    if ERRORS_FILE not in documents:
-        raise SchemaError(f"{folder / ERRORS_FILE}: the file is missing")
-    return revision_of(name, documents, digests)
+        files.setdefault(path.name, []).append(path)
+    sources = {}
+    for file, parts in files.items():
+        folders = list(dict.fromkeys(path.parent.name for path in parts))
+        folder = folders[0] if len(folders) == 1 else f"{{{','.join(folders)}}}"
+        digest = hashlib.sha256(b"".join(path.read_bytes() for path in parts)).hexdigest()
+        sources[file] = Source(f"schema/{folder}/{'*.json' if file == '*' else file}", digest)
+    return sources
+
+
+def read_documents(folder: Path) -> dict[str, JsonObject]:
+    """The files of a folder by name."""
+    return {path.name: read_json(path) for path in sorted(folder.glob("*.json"))}
+
+
+def base_of(schema: Path, name: str, methods_document: JsonObject) -> str | None:
+    """The revision that a revision extends; None if it stands by itself.
+
+    Raises SchemaError unless that is another one, which stands by itself.
+    """
+    base = methods_document.get("extends")
+    if base is None:
+        return None
+    table = schema / str(base) / METHODS_FILE
+    if base == name or not table.is_file():
+        raise SchemaError(f"{name} extends {base}, which is no other revision")
+    if "extends" in read_json(table):
+        raise SchemaError(f"{name} extends {base}, which itself extends another")
+    return str(base)
 
 
 def revision_of(
-    name: str, documents: Mapping[str, JsonObject], digests: dict[str, str]
+    name: str,
+    documents: Mapping[str, JsonObject],
+    extended: tuple[str, Mapping[str, JsonObject]] | None = None,
 ) -> Revision:
-    """A revision from its documents by file name, the two tables among them."""
+    """A revision from its documents by file name, the two tables among them.
+
+    ``extended`` is the revision that it extends, with that one's documents.
+    """
+    extension = None if extended is None else Extension(*extended, documents)
+    whole = documents if extension is None else extension.documents
     return Revision(
         name=name,
         areas=[
             Area(file, document)
-            for file, document in documents.items()
+            for file, document in whole.items()
             if file not in (METHODS_FILE, ERRORS_FILE)
         ],
-        methods_document=documents[METHODS_FILE],
-        errors_document=documents[ERRORS_FILE],
-        digests=digests,
+        methods_document=whole[METHODS_FILE],
+        errors_document=whole[ERRORS_FILE],
+        extension=extension,
     )
 
 
@@ -400,3 +496,21 @@ def references(schema: object) -> Iterator[str]:
     elif isinstance(schema, list):
         for value in schema:
             yield from references(value)
+
+
+def relinked(schema: Any, lead: Callable[[str], str]) -> Any:
+    """The schema with its references, also those of unions' tags, as ``lead`` makes them."""
+    if isinstance(schema, list):
+        return [relinked(item, lead) for item in schema]
+    if not isinstance(schema, dict):
+        return schema
+    result: JsonObject = {}
+    for keyword, value in schema.items():
+        if keyword == "$ref":
+            result[keyword] = lead(value)
+        elif keyword == "discriminator" and "mapping" in value:
+            mapping = {tag: lead(target) for tag, target in value["mapping"].items()}
+            result[keyword] = {**value, "mapping": mapping}
+        else:
+            result[keyword] = relinked(value, lead)
+    return result

@@ -149,7 +149,7 @@ def test_a_revision_is_generated_alone_and_goes_when_its_schema_does(
     assert v1.read_text(encoding="utf-8") == "edited by hand\n"
     assert (workspace / PACKAGE / "v9/server.py").is_file()
     assert (workspace / "docs/reference/v9/index.md").is_file()
-    assert ', "v9")' in (workspace / PACKAGE / "__init__.py").read_text(encoding="utf-8")
+    assert ', "v9", "draft")' in (workspace / PACKAGE / "__init__.py").read_text(encoding="utf-8")
     assert main(["generate"]) == 0
     assert main(["check"]) == 0
     shutil.rmtree(workspace / "schema/v9")

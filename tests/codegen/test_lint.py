@@ -495,6 +495,7 @@ def test_every_documented_rule_is_proven_by_a_broken_schema() -> None:
     lines = str(lint_module.__doc__).splitlines()
     documented = {line.split("``")[1] for line in lines if line.startswith("``")}
     proven = {rule for rule, *_ in BREAKS.values()} | {"type-name", "invalid-json"}
+    proven |= {"needless-copy", "unknown-base"}  # test_extension
     assert documented == proven
 
 

@@ -13,14 +13,14 @@ from hypothesis import strategies as st
 from payloads import Payloads, holds, load
 
 import exec_server_protocol
-from exec_server_protocol import v0, v1, v2
+from exec_server_protocol import draft, v0, v1, v2
 from exec_server_protocol.model import UINT64_MAX, Model
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from types import ModuleType
 
-REVISIONS: dict[str, ModuleType] = {"v0": v0, "v1": v1, "v2": v2}
+REVISIONS: dict[str, ModuleType] = {"v0": v0, "v1": v1, "v2": v2, "draft": draft}
 PAYLOADS = {name: Payloads(name) for name in REVISIONS}
 
 fast = settings(

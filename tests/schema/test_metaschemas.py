@@ -10,7 +10,7 @@ import pytest
 from jsonschema import Draft202012Validator
 
 from exec_server_codegen import lint
-from exec_server_codegen.schema import revision_names
+from exec_server_codegen.schema import read_revision, revision_names
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -18,10 +18,9 @@ if TYPE_CHECKING:
 SCHEMA = Path(__file__).parents[2] / "schema"
 METASCHEMAS = sorted((SCHEMA / "meta").glob("*.json"))
 AREAS = [
-    path
+    pytest.param(area.document, id=f"{name}/{area.file}")
     for name in revision_names(SCHEMA)
-    for path in sorted((SCHEMA / name).glob("*.json"))
-    if path.name not in ("methods.json", "errors.json")
+    for area in read_revision(SCHEMA, name).areas
 ]
 
 
@@ -58,9 +57,8 @@ def test_the_schema_files_of_a_revision_keep_every_rule(name: str) -> None:
     assert lint.lint(SCHEMA, name) == []
 
 
-@pytest.mark.parametrize("path", AREAS, ids=lambda path: f"{path.parent.name}/{path.name}")
-def test_an_area_file_is_a_valid_schema(path: Path) -> None:
-    document = load(path)
+@pytest.mark.parametrize("document", AREAS)
+def test_an_area_is_a_valid_schema(document: dict[str, Any]) -> None:
     Draft202012Validator.check_schema(document)
     for definition in document["$defs"].values():
         assert definition["description"].endswith(".")
