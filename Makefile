@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 SERVER ?= $(BIN)/codex-exec-server
 
-.PHONY: help setup generate check breaking record lint format types test test-peers unit conformance peers conformance-peers bench bench-client lock wheel clean
+.PHONY: help setup generate check breaking record lint format types test test-peers unit conformance conformance-pinned peers conformance-peers bench bench-client lock wheel clean
 
 help: ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 20
@@ -57,7 +57,15 @@ conformance: $(STAMP) ## replay every session against our server, over both tran
 	$(BIN)/exec-server-conformance check
 	$(BIN)/exec-server-conformance --cmd "$(SERVER)"
 
-PEERS ?= 0.121.0 0.130.0 0.139.0
+PINNED ?= */strict/*
+
+conformance-pinned: $(STAMP) ## replay what shows one revision alone, each on a server that speaks no other
+	@set -e; for revision in v0 v1 v2; do \
+	  echo "$$revision alone:"; \
+	  $(BIN)/exec-server-conformance --cmd "$(SERVER) --protocol $$revision" --select "$(PINNED)"; \
+	done
+
+PEERS ?= 0.121.0 0.130.0 0.139.0 0.143.0 0.155.0 0.169.0
 
 conformance-peers: $(STAMP) ## replay every session against real codex binaries
 	$(BIN)/python -m exec_server_conformance.peers fetch $(PEERS)

@@ -34,8 +34,9 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-DEFAULT_VERSIONS = ("0.121.0", "0.130.0", "0.139.0")
-"""Releases that the v1 sessions are replayed against: the first, one in the middle, the last."""
+DEFAULT_VERSIONS = ("0.121.0", "0.130.0", "0.139.0", "0.143.0", "0.155.0", "0.169.0")
+"""Releases that sessions are replayed against: of v1 and of v2 the first, one in the middle, the
+last."""
 
 DEFAULT_DIRECTORY = Path(".peers")
 """Where the binaries live, relative to the working directory."""
