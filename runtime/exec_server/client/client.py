@@ -7,7 +7,7 @@ import os
 from typing import TYPE_CHECKING, Self
 
 from exec_server.client import command
-from exec_server.client.errors import ClientError, ServerError, os_error
+from exec_server.client.errors import ClientError, MethodUnknown, ServerError, os_error
 from exec_server.client.feed import Feed
 from exec_server.client.process import Process
 from exec_server.client.revisions.base import Environment, Inherit, StartSpec
@@ -58,7 +58,10 @@ class Client:
     async def environment(self) -> Environment:
         """What the server tells about its machine, asked once. Empty where it tells nothing."""
         if self._environment is None:
-            self._environment = await self._session.revision.environment()
+            try:
+                self._environment = await self._session.revision.environment()
+            except MethodUnknown:
+                self._environment = Environment()
         return self._environment
 
     @property

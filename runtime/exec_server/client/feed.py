@@ -21,6 +21,9 @@ MAX_HELD: Final = 64
 """Events kept back because an earlier one has not come. Servers swap neighbours; an event that is
 overtaken by so many will not come any more."""
 
+HOLD_SECONDS: Final = 1.0
+"""How long an event may be missing, while later ones are there, before it is looked for."""
+
 SEQ_BEYOND: Final = 2**62
 """Reading after this number returns no output, only the state of the process."""
 
@@ -96,8 +99,15 @@ class Feed:
             self._apply_held()
         elif seq > self.next_seq:
             self._held[seq] = event
+            if len(self._held) == 1:
+                asyncio.get_running_loop().call_later(HOLD_SECONDS, self._look_for, self.next_seq)
             if len(self._held) == MAX_HELD:
                 self.source.reorder(self)
+
+    def _look_for(self, seq: int) -> None:
+        """Ask for the state of the process if this event is still missing."""
+        if self.next_seq == seq and self._held and not self.is_over:
+            self.source.reorder(self)
 
     def take_unnumbered(self, event: PlacedEvent) -> None:
         """Take an event of a revision without sequence numbers, where arrival is the order."""

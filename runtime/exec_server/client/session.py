@@ -211,7 +211,7 @@ class Session:
                 name = "v0"
             else:
                 name = "v2" if await self._knows(connection, "fs/walk") else "v1"
-        return make_revision(name, self)
+        return make_revision(name, self, greeting.environment_info)
 
     async def _knows(self, connection: RpcConnection, method: str) -> bool:
         try:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import posixpath
 from typing import TYPE_CHECKING, Final
 
@@ -14,6 +15,7 @@ from exec_server.client.revisions import shapes
 from exec_server.client.revisions.base import Environment, Revision
 from exec_server.client.tolerance import decoder
 from exec_server_protocol.v2.client import Client
+from exec_server_protocol.v2.environment import EnvironmentInfoResult
 from exec_server_protocol.v2.filesystem import (
     FsCanonicalizeParams,
     FsCloseParams,
@@ -73,9 +75,11 @@ class V2(Revision):
     has_interrupt = True
     can_stream_reads = True
 
-    def __init__(self, caller: Caller) -> None:
+    def __init__(self, caller: Caller, environment_info: msgspec.Raw) -> None:
         self._client = Client(caller)
         self._environment: Environment | None = None
+        with contextlib.suppress(msgspec.ValidationError):
+            self._environment = _environment(decoder(EnvironmentInfoResult)(environment_info))
 
     def event(self, method: str, params: msgspec.Raw) -> tuple[str, PlacedEvent] | None:
         """process/output, process/exited and process/closed."""
@@ -162,20 +166,9 @@ class V2(Revision):
     # Environment
 
     async def environment(self) -> Environment:
-        """environment/info, asked once."""
+        """environment/info, asked for unless initialize was answered with it."""
         if self._environment is None:
-            info = await self._client.environment.info()
-            flags = msgspec.to_builtins(info.capabilities or None)
-            self._environment = Environment(
-                shell_name=info.shell.name,
-                shell_path=info.shell.path,
-                cwd=_native(info.cwd),
-                home=_native(info.user_home_dir),
-                temp_dir=_native(info.temp_dir),
-                platform=info.platform_os or None,
-                version=info.executor_version or None,
-                capabilities=frozenset(name for name, is_on in (flags or {}).items() if is_on),
-            )
+            self._environment = _environment(await self._client.environment.info())
         return self._environment
 
     # Files
@@ -280,6 +273,20 @@ class V2(Revision):
                 )
             )
         )
+
+
+def _environment(info: EnvironmentInfoResult) -> Environment:
+    flags = msgspec.to_builtins(info.capabilities) if info.capabilities else {}
+    return Environment(
+        shell_name=info.shell.name,
+        shell_path=info.shell.path,
+        cwd=_native(info.cwd),
+        home=_native(info.user_home_dir),
+        temp_dir=_native(info.temp_dir),
+        platform=info.platform_os or None,
+        version=info.executor_version or None,
+        capabilities=frozenset(name for name, is_on in flags.items() if is_on),
+    )
 
 
 def _native(uri: str | msgspec.UnsetType) -> str | None:
