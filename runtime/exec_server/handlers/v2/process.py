@@ -47,11 +47,11 @@ SCOPE_ID_MAX_BYTES: Final = 256
 class ProcessContext:
     """What v2 knows of one process: how to tell of it, and which writes it has had."""
 
-    revision = "v2"
+    __slots__ = ("_accepted", "_under_way", "revision")
 
-    __slots__ = ("_accepted", "_under_way")
-
-    def __init__(self) -> None:
+    def __init__(self, revision: str = "v2") -> None:
+        """``revision``: v2, or the extension of it that started the process."""
+        self.revision = revision
         self._accepted: set[str] = set()
         self._under_way: dict[str, asyncio.Task[WriteStatus]] = {}
 
@@ -116,8 +116,28 @@ def _working_directory(uri: str) -> str:
         ) from None
 
 
-class ProcessV2:
-    """process/*."""
+def spawn_spec(params: ProcessStartParams) -> SpawnSpec:
+    """What a start asks for; raises InvalidRequest or InvalidArgument if it cannot be done."""
+    refuse_for_process(params.sandbox)
+    if params.network_proxy is not None:
+        raise InvalidRequest("networkProxy: this server does not start network proxies")
+    snapshot = params.shell_snapshot
+    if snapshot and not 1 <= len(snapshot.scope_id.encode()) <= SCOPE_ID_MAX_BYTES:
+        raise InvalidArgument(
+            f"shell snapshot scope must be non-empty and at most {SCOPE_ID_MAX_BYTES} bytes"
+        )
+    return SpawnSpec(
+        argv=params.argv,
+        cwd=_working_directory(params.cwd),
+        env=child_environment(params.env_policy, params.env, os.environ),
+        tty=params.tty,
+        pipe_stdin=params.pipe_stdin,
+        arg0=params.arg0,
+    )
+
+
+class ProcessesV2:
+    """process/*, as far as revisions that extend v2 have it as well."""
 
     def __init__(self, connection: Connection) -> None:
         self._connection = connection
@@ -125,32 +145,15 @@ class ProcessV2:
     def _find(self, process_id: str) -> Process | None:
         return self._connection.session.processes.get(process_id)
 
-    async def start(self, params: ProcessStartParams) -> ProcessStartResult:
-        """Start a process; its notifications follow this answer."""
-        refuse_for_process(params.sandbox)
-        if params.network_proxy is not None:
-            raise InvalidRequest("networkProxy: this server does not start network proxies")
-        snapshot = params.shell_snapshot
-        if snapshot and not 1 <= len(snapshot.scope_id.encode()) <= SCOPE_ID_MAX_BYTES:
-            raise InvalidArgument(
-                f"shell snapshot scope must be non-empty and at most {SCOPE_ID_MAX_BYTES} bytes"
-            )
-        spec = SpawnSpec(
-            argv=params.argv,
-            cwd=_working_directory(params.cwd),
-            env=child_environment(params.env_policy, params.env, os.environ),
-            tty=params.tty,
-            pipe_stdin=params.pipe_stdin,
-            arg0=params.arg0,
-        )
-        self._connection.session.processes.start(params.process_id, spec, context=ProcessContext())
-        return ProcessStartResult(process_id=params.process_id, sandbox_type="none")
+    def _known(self, process_id: str) -> Process:
+        process = self._find(process_id)
+        if process is None:
+            raise InvalidRequest(f"unknown process id {process_id}")
+        return process
 
     async def read(self, params: ProcessReadParams) -> ProcessReadResult:
         """Retained output, now or when there is some."""
-        process = self._find(params.process_id)
-        if process is None:
-            raise InvalidRequest(f"unknown process id {params.process_id}")
+        process = self._known(params.process_id)
         view = await process.read_wait(params.after_seq or 0, params.max_bytes, params.wait_ms or 0)
         status = view.status
         return ProcessReadResult(
@@ -182,6 +185,16 @@ class ProcessV2:
         if process is not None:
             process.signal(signal.SIGINT)
         return ProcessSignalResult()
+
+
+class ProcessV2(ProcessesV2):
+    """process/*."""
+
+    async def start(self, params: ProcessStartParams) -> ProcessStartResult:
+        """Start a process; its notifications follow this answer."""
+        processes = self._connection.session.processes
+        processes.start(params.process_id, spawn_spec(params), context=ProcessContext())
+        return ProcessStartResult(process_id=params.process_id, sandbox_type="none")
 
     async def terminate(self, params: ProcessTerminateParams) -> ProcessTerminateResult:
         """Kill the process group."""

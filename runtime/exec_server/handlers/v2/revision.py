@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
+
+from msgspec import UNSET, UnsetType
 
 from exec_server.connection import BoundRevision
 from exec_server.engine.http import HttpClient
@@ -22,14 +24,19 @@ from exec_server_protocol.v2.server import ROUTES, bind
 from exec_server_protocol.v2.session import InitializedParams, InitializeParams, InitializeResult
 
 if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable, Coroutine, Mapping
+
+    import msgspec
+
     from exec_server.connection import Connection
+    from exec_server_protocol.table import Method
 
 
 class EveryRevisionInitializeResult(InitializeResult, frozen=True, kw_only=True):
     """What clients of every revision find what they need in; each ignores the rest."""
 
-    protocol_version: str = "exec-server.v0"
-    """How v0 names itself."""
+    protocol_version: str | UnsetType = UNSET
+    """How v0 names itself, if it is spoken."""
 
 
 class LifecycleV2:
@@ -41,12 +48,19 @@ class LifecycleV2:
     async def initialize(self, params: InitializeParams) -> InitializeResult:
         """Create or resume the session."""
         session = self._connection.open_session(params.resume_session_id)
-        speaks_v0 = "v0" in self._connection.revisions
-        result = EveryRevisionInitializeResult if speaks_v0 else InitializeResult
-        return result(session_id=session.id, environment_info=describe_environment())
+        return EveryRevisionInitializeResult(
+            session_id=session.id,
+            environment_info=describe_environment(),
+            protocol_version=v0_version(self._connection),
+        )
 
     async def initialized(self, params: InitializedParams) -> None:
         """The connection itself notes that the handshake is over."""
+
+
+def v0_version(connection: Connection) -> str | UnsetType:
+    """What a client of v0 looks for in the answer to initialize, if the server speaks v0."""
+    return "exec-server.v0" if "v0" in connection.revisions else UNSET
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,11 +76,52 @@ class HandlersV2:
     capabilities: CapabilitiesV2
 
 
-_DECODERS: Final = decoders(ROUTES)
+class ConnectionHandlers:
+    """The handlers that hold something for their connection, the same for extensions of v2."""
 
-_IN_LANE: Final = frozenset(
-    {name for name, route in ROUTES.items() if route.family == "filesystem"} | {"process/start"}
-)
+    def __init__(self, connection: Connection) -> None:
+        self._requests = HttpRequests(
+            connection, HttpRequestBodyDeltaParams, HttpClient(route_aware=True)
+        )
+        self.filesystem: Final = FilesystemV2(connection)
+        self.http: Final = HttpV2(self._requests)
+
+    async def aclose(self) -> None:
+        """Release what they hold."""
+        await self.filesystem.aclose()
+        await self._requests.aclose()
+
+
+def bound_revision(
+    name: str,
+    routes: Mapping[str, Method],
+    decode: Mapping[str, Callable[[msgspec.Raw], Any]],
+    calls: Mapping[str, Callable[[Any], Coroutine[Any, Any, Any]]],
+    aclose: Callable[[], Awaitable[None]],
+) -> BoundRevision:
+    """v2 or an extension of it, bound to one connection."""
+    in_lane = {one for one, route in routes.items() if route.family == "filesystem"}
+    return BoundRevision(
+        name=name,
+        methods=bind_methods(
+            name,
+            routes,
+            decode,
+            calls,
+            in_lane=in_lane | {"process/start"},
+            not_found_code=errors.NOT_FOUND,
+        ),
+        large_members={
+            FsReadFileResult: ("data_base64", "dataBase64"),
+            FsReadBlockResult: ("chunk", "chunk"),
+            HttpRequestResult: ("body_base64", "bodyBase64"),
+        },
+        aclose=aclose,
+        attached_code=errors.SESSION_ATTACHED,
+    )
+
+
+_DECODERS: Final = decoders(ROUTES)
 
 
 class V2:
@@ -76,39 +131,14 @@ class V2:
 
     def bind(self, connection: Connection) -> BoundRevision:
         """The handlers of one connection; see Revision."""
-        filesystem = FilesystemV2(connection)
-        requests = HttpRequests(
-            connection, HttpRequestBodyDeltaParams, HttpClient(route_aware=True)
-        )
+        held = ConnectionHandlers(connection)
         handlers = HandlersV2(
             lifecycle=LifecycleV2(connection),
             process=ProcessV2(connection),
-            filesystem=filesystem,
-            http=HttpV2(requests),
+            filesystem=held.filesystem,
+            http=held.http,
             environment=EnvironmentV2(),
             config=ConfigV2(),
             capabilities=CapabilitiesV2(),
         )
-
-        async def aclose() -> None:
-            await filesystem.aclose()
-            await requests.aclose()
-
-        return BoundRevision(
-            name=self.name,
-            methods=bind_methods(
-                self.name,
-                ROUTES,
-                _DECODERS,
-                bind(handlers),
-                in_lane=_IN_LANE,
-                not_found_code=errors.NOT_FOUND,
-            ),
-            large_members={
-                FsReadFileResult: ("data_base64", "dataBase64"),
-                FsReadBlockResult: ("chunk", "chunk"),
-                HttpRequestResult: ("body_base64", "bodyBase64"),
-            },
-            aclose=aclose,
-            attached_code=errors.SESSION_ATTACHED,
-        )
+        return bound_revision(self.name, ROUTES, _DECODERS, bind(handlers), held.aclose)
