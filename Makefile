@@ -20,10 +20,12 @@ setup: $(STAMP) ## create .venv with the locked packages and the project
 
 generate: $(STAMP) ## write generated/, docs/reference/ and docs/compatibility.md from schema/
 	$(BIN)/exec-server-codegen generate
+	$(BIN)/python -m exec_server_codegen.sync_facade
 
-check: $(STAMP) ## fail if what is generated is not what schema/ says
+check: $(STAMP) ## fail if what is generated is not what its sources say
 	$(BIN)/exec-server-codegen lint
 	$(BIN)/exec-server-codegen check
+	$(BIN)/python -m exec_server_codegen.sync_facade --check
 
 breaking: $(STAMP) ## fail if schema/ breaks what a released revision promises
 	$(BIN)/exec-server-codegen breaking

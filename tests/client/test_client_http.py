@@ -9,8 +9,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from exec_server.client import ClientError, ServerError, Unsupported
-from exec_server.client.errors import BodyTooFast
+from exec_server.client import BodyTooFast, ClientError, ServerError, Unsupported
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator

@@ -20,6 +20,7 @@ from exec_server.client.connecting import (
 )
 from exec_server.client.errors import (
     BadAnswer,
+    BodyTooFast,
     ClientError,
     CommandFailed,
     CommandTimedOut,
@@ -41,6 +42,7 @@ from exec_server.client.subscription import Overflow
 
 __all__ = [
     "BadAnswer",
+    "BodyTooFast",
     "Client",
     "ClientError",
     "Closed",

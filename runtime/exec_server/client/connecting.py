@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shlex
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 from exec_server.client.client import Client
 from exec_server.client.errors import ConnectFailed
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from exec_server.client.transports.channel import Dialer
     from exec_server.server import Server
 
-CLIENT_NAME = "exec-server-client"
+CLIENT_NAME: Final = "exec-server-client"
 
 
 class Connecting:
@@ -178,8 +178,10 @@ def connect_in_process(
 ) -> Connecting:
     """Use a server in this process and event loop, without a transport.
 
-    server: one to share; otherwise the client makes its own and ends it. Its processes are children
-    of this process, and end with the client.
+    server: one to share; otherwise the client makes its own and ends it.
+
+    Its processes are children of this process, and end with the client. While one is started, the
+    working directory of this process is for a moment that of the process to be.
     """
 
     def dialer() -> Dialer:

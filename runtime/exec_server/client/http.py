@@ -117,13 +117,12 @@ class Http:
             follow_redirects=follow_redirects,
             stream=True,
         )
-        response = HttpStream(self._session, buffer_bytes, blocks=overflow == "block")
-        with self._session.receiving_body(exchange.request_id, response):
+        pieces = Body(self._session, buffer_bytes, blocks=overflow == "block")
+        with self._session.receiving_body(exchange.request_id, pieces):
             try:
-                response.begin(await self._head(exchange, timeout))
-                yield response
+                yield HttpStream(await self._head(exchange, timeout), pieces)
             finally:
-                response.end()
+                pieces.end()
 
     def _exchange(
         self,
@@ -161,41 +160,26 @@ class Http:
             raise
 
 
-class HttpStream(BodyReceiver):
+class HttpStream:
     """A response whose body is still coming. ``Http.stream`` makes it."""
 
-    def __init__(self, session: Session, buffer_bytes: int | None, *, blocks: bool) -> None:
-        self._session = session
-        self._buffer_bytes = buffer_bytes
-        self._blocks = blocks
-        self._head: HttpHead | None = None
-        self._pieces: deque[bytes] = deque()
-        self._held: dict[int, BodyPiece] = {}
-        self._next_seq = 1
-        self._queued_bytes = 0
-        self._is_over = False
-        self._failure: Exception | None = None
-        self._news = asyncio.Event()
-
-    def begin(self, head: HttpHead) -> None:
-        """The response has begun."""
+    def __init__(self, head: HttpHead, body: Body) -> None:
         self._head = head
+        self._body = body
 
     @property
     def status(self) -> int:
         """Status code."""
-        assert self._head is not None
         return self._head.status
 
     @property
     def headers(self) -> list[tuple[str, str]]:
         """Header lines in their order, the names in lower case."""
-        assert self._head is not None
         return self._head.headers
 
     def header(self, name: str) -> str | None:
         """The first header of that name, None without one."""
-        return _header(self.headers, name)
+        return _header(self._head.headers, name)
 
     async def read(self) -> bytes:
         """All of the body that is left."""
@@ -209,11 +193,34 @@ class HttpStream(BodyReceiver):
 
         Raises ClientError if the body broke off, BodyTooFast, or ConnectionLost.
         """
+        piece = await self._body.next()
+        if piece is None:
+            raise StopAsyncIteration
+        return piece
+
+
+class Body(BodyReceiver):
+    """The pieces of a body between their coming and their being read."""
+
+    def __init__(self, session: Session, buffer_bytes: int | None, *, blocks: bool) -> None:
+        self._session = session
+        self._buffer_bytes = buffer_bytes
+        self._blocks = blocks
+        self._pieces: deque[bytes] = deque()
+        self._held: dict[int, BodyPiece] = {}
+        self._next_seq = 1
+        self._queued_bytes = 0
+        self._is_over = False
+        self._failure: Exception | None = None
+        self._news = asyncio.Event()
+
+    async def next(self) -> bytes | None:
+        """The next piece, None after the last one; raises what broke the body off."""
         while not self._pieces:
             if self._failure is not None:
                 raise self._failure
             if self._is_over:
-                raise StopAsyncIteration
+                return None
             self._news.clear()
             await self._news.wait()
         piece = self._pieces.popleft()
@@ -221,8 +228,6 @@ class HttpStream(BodyReceiver):
         if self._blocks and 2 * self._queued_bytes <= (self._buffer_bytes or 0):
             self._session.release(self)
         return piece
-
-    # BodyReceiver
 
     def take(self, piece: BodyPiece) -> None:
         """Take the next piece, in whatever order they come."""

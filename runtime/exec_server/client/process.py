@@ -49,9 +49,9 @@ class Process:
     ) -> None:
         self._session = session
         self._feed = feed
-        self.argv = list(argv)
+        self.argv: list[str] = list(argv)
         """Program and arguments; empty if it was started by somebody else."""
-        self.tty = tty
+        self.tty: bool = tty
         """Whether it has a terminal."""
         self._events = Subscription(feed, buffer_bytes=buffer_bytes, overflow=overflow)
         self._is_iterated = False
