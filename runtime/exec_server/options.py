@@ -15,9 +15,10 @@ if TYPE_CHECKING:
 class _Option(NamedTuple):
     flag: str
     field: str
-    parse: Callable[[str], float] | None
+    parse: Callable[[str], object] | None
     """How its value is read; None for a switch."""
     help: str
+    metavar: str = "N"
 
 
 def _seconds(text: str) -> float:
@@ -33,6 +34,19 @@ def whole_number(text: str) -> int:
         raise argparse.ArgumentTypeError(f"expected a whole number above 0, got {text!r}")
     return int(text)
 
+
+def _executions(text: str) -> tuple[str, ...]:
+    if text not in _EXECUTIONS:
+        kinds = ", ".join(_EXECUTIONS)
+        raise argparse.ArgumentTypeError(f"expected one of {kinds}, got {text!r}")
+    return _EXECUTIONS[text]
+
+
+_EXECUTIONS: Final = {
+    "all": ("direct", "prepared"),
+    "direct": ("direct",),
+    "prepared": ("prepared",),
+}
 
 _OPTIONS: Final = (
     _Option(
@@ -56,6 +70,21 @@ _OPTIONS: Final = (
         "output of a process that can be read again, the newest",
     ),
     _Option(
+        "--max-processes",
+        "max_processes",
+        whole_number,
+        "how many processes of a client may run at a time (default: no limit)",
+    ),
+    _Option(
+        "--execution",
+        "executions",
+        _executions,
+        "the kinds of command to run (all, direct or prepared; default: all): direct ones are run "
+        "as their author wrote them, prepared ones as the client has made them fit to be run; "
+        "clients of v0 to v2 start direct ones alone",
+        "KIND",
+    ),
+    _Option(
         "--fsync",
         "fsync",
         None,
@@ -74,11 +103,11 @@ def add_setting_options(parser: argparse.ArgumentParser) -> None:
                 option.flag, dest=option.field, action="store_true", default=None, help=option.help
             )
             continue
-        shown = "" if "(default" in option.help else f" (default: {defaults[option.field]:,})"
+        shown = "" if "default:" in option.help else f" (default: {defaults[option.field]:,})"
         group.add_argument(
             option.flag,
             dest=option.field,
-            metavar="N",
+            metavar=option.metavar,
             type=option.parse,
             help=f"{option.help}{shown}",
         )

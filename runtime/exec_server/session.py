@@ -76,6 +76,8 @@ class Session:
             mark=self._take_mark,
             retained_bytes=settings.retained_bytes,
             retention_seconds=settings.retention_seconds,
+            max_running=settings.max_processes,
+            executions=settings.executions,
         )
 
     def on_output(self, process: Process, chunk: OutputChunk) -> None:

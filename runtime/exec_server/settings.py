@@ -7,7 +7,12 @@ what happens at each limit.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Final
+from typing import TYPE_CHECKING, Final
+
+if TYPE_CHECKING:
+    from collections.abc import Collection
+
+    from exec_server.engine.process import Execution
 
 MEBIBYTE: Final = 1024 * 1024
 
@@ -22,5 +27,9 @@ class Settings:
     """How long a closed process can still be read; v2's value."""
     retained_bytes: int = MEBIBYTE
     """Output retained for process/read, per process; every revision's value."""
+    max_processes: int | None = None
+    """How many processes of a session may run at a time; None is no limit."""
+    executions: Collection[Execution] = ("direct", "prepared")
+    """The kinds of command that are run; see the draft's process/start."""
     fsync: bool = False
     """Whether an answered fs/writeFile or fs/copy survives a loss of power."""

@@ -297,20 +297,3 @@ async def test_only_the_kinds_of_command_that_are_allowed_run() -> None:
         with pytest.raises(InvalidRequest, match="prepared commands only, and this one is direct"):
             bench.start("true")
         await bench.has_closed(bench.start("true", execution="prepared"))
-
-
-@asynchronous
-async def test_a_table_with_a_grace_lets_its_processes_end_themselves() -> None:
-    """Those that do not are killed when it is over; nothing is started meanwhile."""
-    async with Bench(shutdown_grace_seconds=0.3) as bench:
-        gentle, stubborn = bench.shell(TRAPPED), bench.shell(STUBBORN)
-        for process in (gentle, stubborn):
-            await bench.has_output(process, b"ready")
-        begin = time.monotonic()
-        closing = asyncio.ensure_future(bench.table.aclose())
-        assert (await bench.has_closed(gentle)).status == ExitStatus(3, None)
-        with pytest.raises(Exception, match="the session has ended"):
-            bench.start("true")
-        await within_bounds(closing)
-        assert time.monotonic() - begin >= 0.3
-        assert stubborn.status == ExitStatus(None, signal.SIGKILL)

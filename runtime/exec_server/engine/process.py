@@ -538,7 +538,6 @@ class ProcessTable:
         write_queue_bytes: int = WRITE_QUEUE_BYTES,
         max_running: int | None = None,
         executions: Collection[Execution] = EXECUTIONS,
-        shutdown_grace_seconds: float = 0.0,
     ) -> None:
         """Everything runs on ``loop``, and is to be called on its thread.
 
@@ -547,8 +546,7 @@ class ProcessTable:
         ``retained_bytes`` per process for reading, and as much per stream for its snapshot; a
         closed process is retained for ``retention_seconds``. A write waits while
         ``write_queue_bytes`` or more are queued for its process. No more than ``max_running``
-        processes run at a time, only of the kinds ``executions``, and at the end they are asked to
-        end themselves and killed ``shutdown_grace_seconds`` later; killed at once if that is 0.
+        processes run at a time, and only of the kinds ``executions``.
         """
         prepare_parent()
         self.events = events
@@ -564,7 +562,6 @@ class ProcessTable:
         self._retention_seconds = retention_seconds
         self._max_running = max_running
         self._executions = executions
-        self._shutdown_grace_seconds = shutdown_grace_seconds
         self._processes: dict[str, Process] = {}
         self._running: set[Process] = set()
         self._all_reaped: asyncio.Future[None] | None = None
@@ -646,21 +643,6 @@ class ProcessTable:
         for settle in unsettled:
             self.loop.call_soon(settle)
 
-    def end(self) -> None:
-        """Let every process end itself within the shutdown grace, if there is one; then kill it.
-
-        This is the end: nothing can be started afterwards.
-        """
-        if self.is_ended:
-            return
-        if not self._shutdown_grace_seconds:
-            self.kill_all()
-            return
-        self.is_ended = True
-        for process in self:
-            if not process.terminate_gracefully(self._shutdown_grace_seconds):
-                process._end_now()
-
     def kill_all(self) -> None:
         """Kill every process group. This is the end: nothing can be started afterwards.
 
@@ -671,13 +653,12 @@ class ProcessTable:
             process._end_now()
 
     async def aclose(self) -> None:
-        """End every process and forget it; nothing is left when this returns. Idempotent."""
-        self.end()
+        """Kill every process and forget it; nothing is left when this returns. Idempotent."""
+        self.kill_all()
         if self._running:
             if self._all_reaped is None:
                 self._all_reaped = self.loop.create_future()
-            timeout = self._shutdown_grace_seconds + REAP_SECONDS
-            await asyncio.wait((self._all_reaped,), timeout=timeout)
+            await asyncio.wait((self._all_reaped,), timeout=REAP_SECONDS)
         for process in list(self._running):
             process._abandon()
         self._running.clear()
