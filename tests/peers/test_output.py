@@ -48,4 +48,4 @@ def test_late_output_of_a_child(stage: Stage) -> None:
     )
     result = CommandResult.of(told, "run")
     assert (result.exit_code, result.output) == (3, "early\nlate\n")
-    assert result.seconds < 5
+    assert result.seconds < 9  # it is told when it ends, not when the wait for it does

@@ -22,19 +22,13 @@ _UNTIL_INTERRUPTED = (
 
 def test_typing_into_a_terminal(stage: Stage) -> None:
     """A terminal echoes what is typed, has a size and a device, and its program gets the line."""
-    told = stage.play(
-        [
-            run_command(
-                "ask",
-                'stty size; tty; read -p "name? " name; echo "hello $name"',
-                tty=True,
-                yield_time_ms=500,
-            )
-        ],
-        lambda request: [
-            type_into("answer", running(request, "ask"), "wörld\n", yield_time_ms=10_000)
-        ],
-    )
+    program = 'stty size; tty; touch ready; read -p "name? " name; echo "hello $name"'
+
+    def answer(request: ModelRequest) -> Sequence[Item]:
+        assert eventually((stage.workspace / "ready").exists)
+        return [type_into("answer", running(request, "ask"), "wörld\n", yield_time_ms=10_000)]
+
+    told = stage.play([run_command("ask", program, tty=True, yield_time_ms=500)], answer)
     asked, answered = CommandResult.of(told, "ask"), CommandResult.of(told, "answer")
     lines = (asked.output + answered.output).split("\r\n")
     assert lines[0] == "24 80"

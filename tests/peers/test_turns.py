@@ -58,29 +58,37 @@ def test_interrupted_turn(stage: Stage) -> None:
         client.wait()
 
 
+@pytest.mark.over("ws")
 @pytest.mark.since("0.169.0")
 def test_skills_that_appear(stage: Stage) -> None:
     """A skill that appears in one turn, where there was no directory, is offered in the next."""
+    wire = stage.wire
+    assert wire is not None
+    _write_skill(stage.directory / "prepared/skills", "How to greet on day 4714.")
 
     def appear(_: ModelRequest) -> Sequence[Item]:
-        _write_skill(stage.workspace / ".agents/skills", "How to greet on day 4714.")
-        if stage.wire is not None:
-            wire = stage.wire
-            assert eventually(lambda: wire.notifications("fs/missingChanged") != [])
-        return [say("the end of the first turn")]
+        assert wire.notifications("fs/missingChanged") == []
+        (stage.directory / "prepared").rename(stage.workspace / ".agents")
+        assert eventually(lambda: wire.notifications("fs/missingChanged") != [])
+        # Whoever has the answers to this command has read the notification before them.
+        return [run_command("between", "true")]
 
-    turns: list[Turn] = [[run_command("before", "true")], appear, [run_command("after", "true")]]
+    turns: list[Turn] = [
+        [run_command("before", "true")],
+        appear,
+        [say("the end of the first turn")],
+        [run_command("after", "true")],
+    ]
     with MockModel(turns) as model, stage.client(model, kind=AppServer) as client:
         thread_id = client.start_thread()
         for _ in range(2):
             client.wait_for_turn(client.start_turn(thread_id))
         client.wait()
     assert "How to greet on day 4714." in model.told().text
-    assert "How to greet on day 4714." not in model.requests[1].text
-    if stage.wire is not None:
-        (watch,) = stage.wire.requests("fs/watchMissing")
-        (change,) = stage.wire.notifications("fs/missingChanged")
-        assert change["watchId"] == watch["watchId"]
+    assert "How to greet on day 4714." not in model.requests[2].text
+    (watch,) = wire.requests("fs/watchMissing")
+    (change,) = wire.notifications("fs/missingChanged")
+    assert change["watchId"] == watch["watchId"]
 
 
 @pytest.mark.since("0.150.0")
@@ -108,7 +116,7 @@ def test_plugin_of_the_environment(stage: Stage) -> None:
 
 
 def _write_skill(skills: Path, description: str) -> None:
-    """Write a skill into a directory of skills, and make it visible at once."""
+    """Write a skill into a directory of skills."""
     skill = skills / "greeting/SKILL.md"
     skill.parent.mkdir(parents=True)
     skill.write_text(f"---\nname: greeting\ndescription: {description}\n---\nSay ahoy.\n")
