@@ -14,6 +14,7 @@ $(STAMP): requirements/dev.txt pyproject.toml
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/pip install --quiet --require-hashes --requirement requirements/dev.txt
 	$(BIN)/pip install --quiet --no-deps --no-build-isolation --editable .
+	$(BIN)/python -m compileall -q codegen conformance generated runtime
 	@touch $@
 
 setup: $(STAMP) ## create .venv with the locked packages and the project
