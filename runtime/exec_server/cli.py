@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from exec_server.engine.guardian import Guardian
-    from exec_server.server import Server
+    from exec_server.server import Server, Stop
 
 
 class _Refuse(argparse.Action):
@@ -135,53 +135,53 @@ async def _serve(access: Access | None, options: argparse.Namespace, guardian: G
     import signal  # noqa: PLC0415
 
     from exec_server.revisions import default_settings, revisions_of  # noqa: PLC0415
-    from exec_server.server import Server  # noqa: PLC0415
+    from exec_server.server import Server, Stop  # noqa: PLC0415
 
     logging.basicConfig(
         format="codex-exec-server: %(message)s",
         level=logging.INFO if options.verbose else logging.ERROR,
     )
-    stop = asyncio.Event()
+    stop = Stop()
     loop = asyncio.get_running_loop()
     for signum in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
-        loop.add_signal_handler(signum, stop.set)
+        loop.add_signal_handler(signum, stop.tell)
     settings = settings_of(options, default_settings(options.protocol))
-    server = Server(revisions_of(options.protocol), guardian=guardian, settings=settings)
+    server = Server(revisions_of(options.protocol), guardian=guardian, settings=settings, stop=stop)
     if access is None:
-        await _serve_stdio(server, stop)
+        await _serve_stdio(server)
     else:
         if options.exit_on_stdin_close:
             _stop_at_eof(loop, stop)
-        await _serve_websocket(server, access, stop)
+        await _serve_websocket(server, access)
     return 0
 
 
-def _stop_at_eof(loop: asyncio.AbstractEventLoop, stop: asyncio.Event) -> None:
-    """Set ``stop`` when whoever holds the other end of stdin lets go of it."""
+def _stop_at_eof(loop: asyncio.AbstractEventLoop, stop: Stop) -> None:
+    """Stop the server when whoever holds the other end of stdin lets go of it."""
 
     def wait() -> None:
         with contextlib.suppress(OSError):
             while os.read(sys.stdin.fileno(), 65536):
                 pass
         with contextlib.suppress(RuntimeError):  # the loop may be closed by now
-            loop.call_soon_threadsafe(stop.set)
+            loop.call_soon_threadsafe(stop.tell)
 
     # A thread, because stdin may be a file or /dev/null, which no event loop watches.
     threading.Thread(target=wait, daemon=True).start()
 
 
-async def _serve_stdio(server: Server, stop: asyncio.Event) -> None:
+async def _serve_stdio(server: Server) -> None:
     from exec_server.server import serve_stdio  # noqa: PLC0415
 
-    await serve_stdio(server, sys.stdin.fileno(), sys.stdout.fileno(), stop)
+    await serve_stdio(server, sys.stdin.fileno(), sys.stdout.fileno())
 
 
-async def _serve_websocket(server: Server, access: Access, stop: asyncio.Event) -> None:
+async def _serve_websocket(server: Server, access: Access) -> None:
     listener = access.listen(server)
     # codex prints the bare URL on stdout; the standalone server its banner on stderr.
     print(listener.url, flush=True)
     print(f"codex-exec-server listening on {listener.url}", file=sys.stderr, flush=True)
     try:
-        await stop.wait()
+        await server.stop.wait()
     finally:
         await listener.aclose()

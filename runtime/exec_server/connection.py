@@ -88,6 +88,8 @@ class BoundMethod:
     """Whether its effects must keep the order of arrival among the others in the lane."""
     before_handshake: bool = False
     starts_process: bool = False
+    about_process: bool = False
+    """Whether it is about a process that was started before."""
     not_found_code: int = INTERNAL_ERROR
     """The revision's code for NotFound and, in the ``filesystem`` family, ENOENT."""
 
@@ -153,12 +155,14 @@ class Connection:
         self._session: Session | None = None
         self._ready = False
         self._ended = False
+        self._stopping = False
         self._congested = False
         self._uncongested = asyncio.Event()
         self._uncongested.set()
         self._lane = Lane()
         self._leaves_lane = False
         self._tasks: set[asyncio.Task[Any]] = set()
+        self._streams: set[asyncio.Task[None]] = set()
         self._queued_starts: dict[str, int] = {}
         self._closing: asyncio.Task[None] | None = None
         self._bound = {revision.name: revision.bind(self) for revision in revisions}
@@ -173,7 +177,21 @@ class Connection:
                 self._methods.setdefault(name, []).append(method)
             self._large_members.update(bound.large_members)
 
+    @property
+    def is_idle(self) -> bool:
+        """Whether no request is under way, and no body on its way to the peer."""
+        return not self._tasks and not self._streams and self._lane.is_idle
+
+    def stop(self) -> None:
+        """Begin nothing new: serve only what concerns processes that there are."""
+        self._stopping = True
+
     # What handlers use
+
+    def track(self, stream: asyncio.Task[None]) -> None:
+        """Something goes on being sent to the peer after the answer, as long as the task runs."""
+        self._streams.add(stream)
+        stream.add_done_callback(self._streams.discard)
 
     @property
     def revisions(self) -> Collection[str]:
@@ -329,6 +347,9 @@ class Connection:
             self._speak(bound.revision)
         if not self._ready and not bound.before_handshake:
             self._send_error(identifier, INVALID_REQUEST, self._state_error(bound.family))
+            return
+        if self._stopping and not bound.about_process:
+            self._send_error(identifier, INVALID_REQUEST, "the server is shutting down")
             return
         self._begin(identifier, bound, params)
 

@@ -12,7 +12,7 @@ import stat
 from typing import TYPE_CHECKING, Final
 
 from exec_server.transports import door
-from exec_server.transports.endpoint import socket_address
+from exec_server.transports.endpoint import CLOSE_SECONDS, socket_address
 from exec_server.transports.websocket import WebSocketTransport
 
 if TYPE_CHECKING:
@@ -206,16 +206,17 @@ class WebSocketServer:
         task.add_done_callback(lambda ended: self._pending.pop(ended, None))
 
     async def aclose(self) -> None:
-        """Stop listening, say goodbye to every peer, end every session."""
+        """Stop listening, drain the server, say goodbye to every peer, end every session."""
         self._loop.remove_reader(self._socket.fileno())
         self._socket.close()
         if self._path is not None:
             self._unlink(self._path)
+        await self._server.drain()
         for transport in list(self._transports):
             transport.close("the server is shutting down")
         await self._server.aclose()
         with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(1.0):
+            async with asyncio.timeout(CLOSE_SECONDS):
                 await self._none_left.wait()
                 await asyncio.gather(*self._decrypting)
         for task in self._decrypting:

@@ -70,6 +70,13 @@ _OPTIONS: Final = (
         "output of a process that can be read again, the newest",
     ),
     _Option(
+        "--grace-seconds",
+        "grace_seconds",
+        _seconds,
+        "how long requests and processes under way may take to end when the server is told to; "
+        "processes get SIGTERM at once and SIGKILL then",
+    ),
+    _Option(
         "--max-processes",
         "max_processes",
         whole_number,

@@ -175,6 +175,22 @@ class SessionRegistry:
         self._ending.add(task)
         task.add_done_callback(self._ending.discard)
 
+    @property
+    def running(self) -> int:
+        """How many processes run."""
+        return sum(session.processes.running for session in self._sessions.values())
+
+    def ask_to_end(self, seconds: float) -> None:
+        """Send SIGTERM to every process group, and SIGKILL some seconds later."""
+        for session in self._sessions.values():
+            for process in session.processes:
+                process.terminate_gracefully(seconds)
+
+    def kill_all(self) -> None:
+        """Kill every process; the connections still hear of it."""
+        for session in self._sessions.values():
+            session.processes.kill_all()
+
     async def aclose(self) -> None:
         """End every session and wait until no process is left."""
         for session in list(self._sessions.values()):

@@ -27,6 +27,8 @@ class Settings:
     """How long a closed process can still be read; v2's value."""
     retained_bytes: int = MEBIBYTE
     """Output retained for process/read, per process; every revision's value."""
+    grace_seconds: float = 2.0
+    """How long requests and processes under way may take to end when the server is told to."""
     max_processes: int | None = None
     """How many processes of a session may run at a time; None is no limit."""
     executions: Collection[Execution] = ("direct", "prepared")

@@ -138,7 +138,10 @@ class Process:
 
     __slots__ = (
         "_abandoned",
+        "_confinement",
         "_excerpts",
+        "_held_signals",
+        "_inside",
         "_input_closed",
         "_killing",
         "_log",
@@ -180,6 +183,9 @@ class Process:
         self._abandoned = False
         self._killing: asyncio.TimerHandle | None = None
         self._input_closed = False
+        self._confinement = spec.confinement
+        self._held_signals: list[int] = []
+        self._inside = None if spec.confinement is None else table.loop.create_future()
         self._stdin: StdinWriter | None = None
         self._streams: tuple[PipeStream | PtyStream, ...]
         if spec.tty:
@@ -270,6 +276,9 @@ class Process:
             return "stdinClosed"
         if self._terminated:
             raise _write_failed()
+        if self.tty and self._inside is not None:
+            # What is typed can mean a signal, which must not come before there is anyone to get it.
+            await asyncio.shield(self._inside)
         if self._stdin is not None:
             await self._stdin.write(data)
         return "accepted"
@@ -331,8 +340,13 @@ class Process:
         return True
 
     def signal(self, signum: int) -> None:
-        """Send a signal to the process group, unless the process has ended."""
-        if self.status is None:
+        """Send a signal to the process group, unless the process has ended.
+
+        While a confined program is on its way in, it is held back: there is nobody yet to get it.
+        """
+        if self._inside is not None and signum != signal.SIGKILL:
+            self._held_signals.append(signum)
+        elif self.status is None:
             # Not waited for yet, so the number is still its own.
             with contextlib.suppress(ProcessLookupError, PermissionError):
                 os.killpg(self.pid, signum)
@@ -345,6 +359,8 @@ class Process:
         loop.add_reader(self._pidfd, self._on_exit)
         for stream in self._streams:
             loop.add_reader(stream.fd, self._on_readable, stream)
+        if self._confinement is not None:
+            loop.add_reader(self._confinement.go_ahead, self._on_go_ahead)
 
     def _undo(self) -> None:
         """Take back a start: no process and no descriptor is left."""
@@ -373,6 +389,17 @@ class Process:
         self._wake_pollers(None)
 
     # What the child does
+
+    def _on_go_ahead(self) -> None:
+        """Signals reach the confined program, or there will be none."""
+        if self._confinement is not None:
+            self._table.loop.remove_reader(self._confinement.go_ahead)
+        if self._inside is not None:
+            _release(self._inside)
+            self._inside = None
+        for signum in self._held_signals:
+            self.signal(signum)
+        self._held_signals.clear()
 
     def _on_readable(self, stream: PipeStream | PtyStream) -> None:
         if self._table.is_paused:
@@ -472,6 +499,10 @@ class Process:
             if self.tty:
                 os.close(stream.fd)
         self._streams = ()
+        if self._confinement is not None:
+            self._on_go_ahead()
+            self._confinement.close()
+            self._confinement = None
         loop.remove_reader(self._pidfd)
         os.close(self._pidfd)
         self._pidfd = -1
@@ -578,6 +609,11 @@ class ProcessTable:
     def __len__(self) -> int:
         """How many there are."""
         return len(self._processes)
+
+    @property
+    def running(self) -> int:
+        """How many of them run."""
+        return len(self._running)
 
     def get(self, process_id: str) -> Process | None:
         """The process with this id, running or retained."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 import msgspec
 
@@ -12,6 +12,9 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Coroutine, Mapping
 
     from exec_server_protocol.table import Method
+
+
+_ABOUT_PROCESSES: Final = ("process/", "command/exec/")
 
 
 def decoders(routes: Mapping[str, Method]) -> dict[str, Callable[[msgspec.Raw], Any]]:
@@ -53,6 +56,7 @@ def bind_methods(
             in_lane=name in in_lane,
             before_handshake=name == "initialize",
             starts_process=name == "process/start",
+            about_process=name.startswith(_ABOUT_PROCESSES) and name != "process/start",
             not_found_code=not_found_code,
         )
         for name, route in routes.items()

@@ -56,7 +56,9 @@ class HttpRequests:
             del self._streams[request_id]
             raise
         # A task starts after this answer is queued, so the first delta follows it.
-        self._streams[request_id] = asyncio.create_task(self._pump(request_id, stream))
+        pump = asyncio.create_task(self._pump(request_id, stream))
+        self._streams[request_id] = pump
+        self._connection.track(pump)
         return stream
 
     async def _pump(self, request_id: str, stream: http.HttpStream) -> None:
