@@ -45,7 +45,7 @@ async def ask(target: Target, transport: Transport, patience: float = 10.0) -> A
     server = Server(target, transport)
     try:
         await server.start([], {})
-        link = await server.connect()
+        link = await server.connect({})
         try:
             return await _interview(link, patience)
         finally:

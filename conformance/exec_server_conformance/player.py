@@ -176,7 +176,7 @@ class Player:
         return f"{self._session.path.name}:{self._line}"
 
     async def _play_steps(self) -> None:
-        if not self._session.steps or self._session.steps[0].kind != "connect":
+        if not self._session.steps or self._session.steps[0].kind not in ("connect", "http"):
             await self._connect(MAIN, handshake=self._session.handshake)
         for step in self._session.steps:
             self._line = step.line
@@ -204,9 +204,11 @@ class Player:
             raise SessionError(f"{self._where()}: there is no connection {name!r}")
         return self._timelines[name]
 
-    async def _connect(self, name: str, *, handshake: bool) -> None:
+    async def _connect(
+        self, name: str, *, handshake: bool, headers: dict[str, str] | None = None
+    ) -> None:
         try:
-            link = await self._server.connect()
+            link = await self._server.connect(headers or {})
         except TargetError as error:
             if not self._timelines:
                 raise
@@ -402,7 +404,11 @@ class Player:
         self._compare(step, await timeline.wait(first, method), method)
 
     async def _do_connect(self, step: Step, members: dict[str, Any]) -> None:
-        await self._connect(members["connect"], handshake=members.get("handshake", True))
+        await self._connect(
+            members["connect"],
+            handshake=members.get("handshake", True),
+            headers=members.get("headers"),
+        )
 
     async def _do_disconnect(self, step: Step, members: dict[str, Any]) -> None:
         # What the server still has to say is read until it ends the connection itself.

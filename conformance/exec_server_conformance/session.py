@@ -22,6 +22,7 @@ Level = Literal["contract", "quirk"]
 Release = tuple[int, int, int]
 
 _TEXT = {"type": "string"}
+_TEXTS = {"type": "object", "additionalProperties": _TEXT}
 _RELEASE = {"type": "string", "pattern": r"^\d+\.\d+\.\d+$"}
 _CONNECTION = {"on": _TEXT}
 _EXPECT = {"expect": True, "overrides": _TEXT}
@@ -62,9 +63,9 @@ HEADER_SCHEMA: dict[str, Any] = {
         "level": {"enum": ["contract", "quirk"]},
         "timeoutSeconds": {"type": "number", "exclusiveMinimum": 0},
         "handshake": {"type": "boolean"},
-        "files": {"type": "object", "additionalProperties": _TEXT},
+        "files": _TEXTS,
         "arguments": {"type": "array", "items": _TEXT, "minItems": 1},
-        "environment": {"type": "object", "additionalProperties": _TEXT},
+        "environment": _TEXTS,
         "source": _TEXT,
     },
     "required": ["session", "description", "transports"],
@@ -90,7 +91,7 @@ STEP_SCHEMAS: dict[str, dict[str, Any]] = {
     "until": _step("until", output=_TEXT, event=_TEXT, **_CONNECTION),
     "stream": _step("stream", **_CONNECTION, **_EXPECT),
     "notification": _step("notification", **_CONNECTION, **_EXPECT),
-    "connect": _step("connect", handshake={"type": "boolean"}),
+    "connect": _step("connect", handshake={"type": "boolean"}, headers=_TEXTS),
     "disconnect": _step("disconnect"),
     "ended": _step("ended"),
     "pause": _step("pause"),

@@ -89,11 +89,12 @@ class WebSocketLink:
         self._websocket = websocket
 
     @classmethod
-    async def open(cls, url: str) -> WebSocketLink:
-        """Connect."""
+    async def open(cls, url: str, headers: dict[str, str]) -> WebSocketLink:
+        """Connect; the headers are added to those of the handshake."""
         try:
             websocket = await connect(
                 url,
+                additional_headers=headers,
                 compression=None,
                 max_size=None,
                 open_timeout=START_SECONDS,
@@ -215,13 +216,13 @@ class Server:
                 raise TargetError(f"{argv[0]!r} was expected to print a ws:// URL, but {came}")
             self.url = line.strip()
 
-    async def connect(self) -> Link:
-        """A connection; over stdio there is one."""
+    async def connect(self, headers: dict[str, str]) -> Link:
+        """A connection, with headers of its own; over stdio there is one, without headers."""
         if self._transport == "stdio":
             assert self._process is not None
             return StdioLink(self._process)
         assert self.url is not None
-        return await WebSocketLink.open(self.url)
+        return await WebSocketLink.open(self.url, headers)
 
     def signal(self, signum: signal.Signals) -> None:
         """Send a signal to the server's process alone."""
