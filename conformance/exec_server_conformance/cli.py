@@ -10,12 +10,13 @@ from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import TYPE_CHECKING, get_args
 
-from exec_server_conformance import reports
+from exec_server_conformance import matrix, reports
 from exec_server_conformance.contract import REVISIONS
 from exec_server_conformance.deviations import baseline, check_named, load_deviations
 from exec_server_conformance.errors import Failure, ReportError, SessionError, TargetError
 from exec_server_conformance.expectations import fault
 from exec_server_conformance.player import Player
+from exec_server_conformance.reports import table, table_page
 from exec_server_conformance.session import Session, Transport, load, load_all
 from exec_server_conformance.suite import ExitCode, Plan, Suite, located
 from exec_server_conformance.target import Target
@@ -36,29 +37,18 @@ def _parser() -> argparse.ArgumentParser:
         description="Replay recorded sessions against an exec-server.",
         epilog="Exit codes: 0 all passed, 1 failures, 2 wrong usage or an unusable session file, 3 "
         "the server could not be run, 4 stale known deviations, 130 interrupted. "
-        "`exec-server-conformance record --help` and `check --help` describe the other commands.",
+        "`exec-server-conformance matrix --help`, `record --help` and `check --help` describe the "
+        "other commands.",
     )
     _add_target(parser)
     parser.add_argument("--list", action="store_true", help="list the sessions and exit")
-    parser.add_argument(
-        "--select",
-        metavar="GLOB",
-        action="append",
-        help="play only sessions whose name matches, such as 'v1/fs/*'; repeatable",
-    )
+    _add_selection(parser)
     parser.add_argument(
         "--revision",
         choices=[*REVISIONS, "all"],
         action="append",
         help="play the sessions of a revision, whether or not the server seems to speak it; "
         "repeatable (default: the revisions that the server turns out to speak)",
-    )
-    parser.add_argument(
-        "--sessions",
-        metavar="DIR",
-        type=Path,
-        default=SESSIONS,
-        help="where the sessions are (default: those of the suite)",
     )
     parser.add_argument(
         "--server-version",
@@ -91,6 +81,27 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--verbose", action="store_true", help="print every session with its wire trace"
     )
+    _add_effort(parser)
+    return parser
+
+
+def _add_selection(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--select",
+        metavar="GLOB",
+        action="append",
+        help="play only sessions whose name matches, such as 'v1/fs/*'; repeatable",
+    )
+    parser.add_argument(
+        "--sessions",
+        metavar="DIR",
+        type=Path,
+        default=SESSIONS,
+        help="where the sessions are (default: those of the suite)",
+    )
+
+
+def _add_effort(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--jobs",
         metavar="N",
@@ -101,7 +112,6 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--timeout", metavar="SECONDS", type=float, help="bound on each session (default: its own)"
     )
-    return parser
 
 
 def _add_target(parser: argparse.ArgumentParser) -> None:
@@ -125,7 +135,7 @@ def _add_target(parser: argparse.ArgumentParser) -> None:
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line; returns the exit code."""
     arguments = list(sys.argv[1:] if argv is None else argv)
-    commands = {"record": _record, "check": _check}
+    commands = {"record": _record, "check": _check, "matrix": _matrix}
     try:
         if arguments and arguments[0] in commands:
             return commands[arguments[0]](arguments[1:])
@@ -145,11 +155,7 @@ def _replay(arguments: list[str]) -> int:
     if "all" in revisions:
         revisions = REVISIONS
     everything = load_all(options.sessions)
-    sessions = [
-        session
-        for session in everything
-        if not options.select or any(fnmatchcase(session.name, one) for one in options.select)
-    ]
+    sessions = _selected(everything, options.select)
     if options.list:
         for session in _of_revisions(sessions, revisions or REVISIONS):
             print(f"{session.name} [{', '.join(session.transports)}]  {session.description}")
@@ -200,6 +206,15 @@ def _run(suite: Suite) -> Report:
     except KeyboardInterrupt:
         return suite.report(interrupted=True)
     return suite.report()
+
+
+def _selected(sessions: list[Session], globs: list[str] | None) -> list[Session]:
+    if not globs:
+        return sessions
+    chosen = [one for one in sessions if any(fnmatchcase(one.name, glob) for glob in globs)]
+    if not chosen:
+        raise SessionError(f"no session matches {' or '.join(globs)}")
+    return chosen
 
 
 def _of_revisions(sessions: list[Session], revisions: tuple[str, ...]) -> list[Session]:
@@ -253,6 +268,40 @@ def _record(arguments: list[str]) -> int:
         path.write_text(session.dump(), encoding="utf-8")
     print(f"{len(scenarios) - failed} recorded, {failed} failed")
     return ExitCode.FAILED if failed else ExitCode.PASSED
+
+
+def _matrix(arguments: list[str]) -> int:
+    parser = argparse.ArgumentParser(
+        prog="exec-server-conformance matrix",
+        description="Play the sessions on several servers and put what came side by side. Prints "
+        "the sessions that do not pass on every server that they apply to.",
+    )
+    parser.add_argument(
+        "targets", metavar="TARGETS.toml", type=Path, help="the servers; see docs/matrix.md"
+    )
+    _add_selection(parser)
+    _add_effort(parser)
+    writers = {"json": table.as_json, "markdown": table.as_markdown, "html": table_page.render}
+    for kind in writers:
+        parser.add_argument(f"--{kind}", metavar="FILE", type=Path, help="write the whole table")
+    options = parser.parse_args(arguments)
+    wanted = {kind: path for kind in writers if (path := getattr(options, kind))}
+    for path in wanted.values():
+        reports.check_writable(path)
+    columns = matrix.load_columns(options.targets)
+    found = matrix.run(
+        columns,
+        _selected(load_all(options.sessions), options.select),
+        jobs=options.jobs,
+        timeout=options.timeout,
+        tell=lambda server: print(
+            f"{server.name}: done in {server.seconds:.0f} s", file=sys.stderr
+        ),
+    )
+    for kind, path in wanted.items():
+        reports.write_text(path, writers[kind](found))
+    print(table.as_text(found), end="")
+    return found.exit_code
 
 
 def _check(arguments: list[str]) -> int:

@@ -121,6 +121,12 @@ def binary(version: str, directory: Path = DEFAULT_DIRECTORY) -> Path:
     return target
 
 
+def fetched(directory: Path = DEFAULT_DIRECTORY) -> list[str]:
+    """Return the releases that have been fetched, oldest first."""
+    found = [path.parent.name for path in directory.glob("*/codex") if path.is_file()]
+    return sorted(filter(_VERSION.fullmatch, found), key=parse_version)
+
+
 def homes(directory: Path = DEFAULT_DIRECTORY) -> Path:
     """Return where homes for peers are kept, outside the directory for temporary files.
 

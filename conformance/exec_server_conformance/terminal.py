@@ -12,6 +12,9 @@ from exec_server_conformance.results import Outcome
 if TYPE_CHECKING:
     from exec_server_conformance.results import Play, Report
 
+MOST_ALIKE = 3
+"""How many failures with the same words are shown one by one."""
+
 _WORDS = {
     Outcome.PASSED: "passed",
     Outcome.FAILED: "FAILED",
@@ -29,6 +32,7 @@ class Terminal:
         self._moves = sys.stdout.isatty()
         self._total = 0
         self._count = 0
+        self._alike: Counter[str] = Counter()
 
     def begun(self, total: int) -> None:
         """So many plays are about to begin."""
@@ -37,6 +41,9 @@ class Terminal:
     def ended(self, play: Play) -> None:
         """A play has ended, or does not apply."""
         quiet = play.outcome in (Outcome.PASSED, Outcome.NOT_APPLICABLE)
+        if play.outcome is Outcome.FAILED and play.divergence:
+            self._alike[play.divergence.message] += 1
+            quiet = self._alike[play.divergence.message] > MOST_ALIKE
         if self._verbose or not quiet:
             self._clear()
             reason = f": {play.reason}" if play.reason else f" in {play.seconds:.2f} s"
@@ -60,6 +67,9 @@ class Terminal:
         if summary.no_server is not None:
             print(f"the server could not be run: {summary.no_server}", file=sys.stderr)
             return
+        for message, count in self._alike.items():
+            if count > MOST_ALIKE and not self._verbose:
+                print(f"FAILED {count - MOST_ALIKE} more in the same way: {message}")
         for sessions in summary.stale:
             print(f"STALE  known deviation {sessions!r}: no session it names fails")
         reasons = Counter(

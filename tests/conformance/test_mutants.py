@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import asyncio
-import shlex
-import sys
-from pathlib import Path
 
 import pytest
 from mutants.catalogue import MUTANTS, Transport
+from mutants.survey import command
 
 from exec_server_conformance.cli import SESSIONS
 from exec_server_conformance.errors import Failure
@@ -16,19 +14,14 @@ from exec_server_conformance.player import Player
 from exec_server_conformance.session import load
 from exec_server_conformance.target import Target
 
-HERE = Path(__file__).parent
-
 CAUGHT_SECONDS = 8.0
 """A mutant that says too little is caught when this is over; the right server needs far less."""
 
 
 def play(session_name: str, mutant: str, transport: Transport, timeout: float | None) -> None:
     session = load(SESSIONS / f"{session_name}.jsonl")
-    command = [
-        *("env", f"PYTHONPATH={HERE}"),
-        *(sys.executable, "-m", "mutants", mutant, "--protocol", session.revision),
-    ]
-    player = Player(session, Target(shlex.join(command)), transport, timeout=timeout)
+    target = Target(command(mutant, session.revision))
+    player = Player(session, target, transport, timeout=timeout)
     asyncio.run(player.play())
 
 

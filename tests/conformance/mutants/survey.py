@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import os
 import shlex
 import sys
 import time
@@ -40,58 +41,63 @@ SLOW_SECONDS = 20.0
 """Sessions that may take longer than this are about long times."""
 
 AT_A_TIME = 24
-"""Sessions at a time: they mostly wait."""
+"""Sessions at a time on one server: they mostly wait."""
+
+OWN_SERVERS = 4
+"""Servers at a time for the sessions that need one of their own."""
 
 
 def command(name: str, revision: str) -> str:
     """The command of a mutant that speaks one revision."""
-    here = Path(__file__).parents[1]
-    environment = ("env", f"PYTHONPATH={here}")
-    return shlex.join([*environment, sys.executable, "-m", "mutants", name, "--protocol", revision])
+    paths = filter(None, [str(Path(__file__).parents[1]), os.environ.get("PYTHONPATH")])
+    environment = ("env", f"PYTHONPATH={os.pathsep.join(paths)}")
+    arguments = (name, "--protocol", revision)
+    return shlex.join([*environment, sys.executable, "-m", "mutants", *arguments])
 
 
-async def failed_by(name: str, sessions: Collection[Session]) -> set[str]:
+async def failed_by(name: str, sessions: Collection[Session], timeout: float | None) -> set[str]:
     """The names of the sessions that a mutant fails."""
     found: set[str] = set()
     for revision in sorted({session.revision for session in sessions}):
         own = [session for session in sessions if session.revision == revision]
         shared = [one for one in own if "ws" in one.transports and not one.needs_own_server]
-        found |= await _failed_on_one_server(name, revision, shared)
+        found |= await _failed_on_one_server(command(name, revision), shared, timeout)
         alone = [one for one in own if one not in shared]
         target = Target(command(name, revision))
-        found |= await _failed(alone, target, 4)
+        found |= await _failed(alone, target, OWN_SERVERS, timeout)
     return found
 
 
 async def _failed_on_one_server(
-    name: str, revision: str, sessions: Collection[Session]
+    command_line: str, sessions: Collection[Session], timeout: float | None
 ) -> set[str]:
     """Play sessions over WebSocket against one server, and again what was left when it died."""
     found: set[str] = set()
     left = list(sessions)
     while left:
-        server = Server(Target(command(name, revision)), "ws")
+        server = Server(Target(command_line), "ws")
         try:
             await server.start([], {})
-            found |= await _failed(left, Target(url=server.url), AT_A_TIME)
+            found |= await _failed(left, Target(url=server.url), AT_A_TIME, timeout)
         finally:
             died = await server.exit_status(0) is not None
             await server.stop()
         if not died:
             break
-        # Whoever was playing when it died has failed, too: only one of them at a time can tell.
         left = [one for one in left if one.name not in found]
     return found
 
 
-async def _failed(sessions: Iterable[Session], target: Target, at_a_time: int) -> set[str]:
+async def _failed(
+    sessions: Iterable[Session], target: Target, at_a_time: int, timeout: float | None
+) -> set[str]:
     found: set[str] = set()
     gate = asyncio.Semaphore(at_a_time)
 
     async def play(session: Session) -> None:
         transport: Transport = "ws" if target.url else session.transports[-1]
         async with gate:
-            player = Player(session, target, transport, timeout=LONGEST_SECONDS)
+            player = Player(session, target, transport, timeout=timeout)
             try:
                 await player.play()
             except (Failure, TargetError):
@@ -103,53 +109,55 @@ async def _failed(sessions: Iterable[Session], target: Target, at_a_time: int) -
     return found
 
 
-async def survey(*, everything: bool) -> int:
-    """Play, and print what came; returns the exit code."""
-    sessions = {
-        session.name: session
-        for session in load_all(SESSIONS)
-        if session.timeout_seconds <= SLOW_SECONDS and session.until is None
-    }
-    offered = {
-        name: one for name, one in sessions.items() if everything or not one.needs_own_server
-    }
-    speaks = {MUTANTS[name].caught_by.partition("/")[0] for name in MUTANTS}
-    offered = {name: one for name, one in offered.items() if one.revision in speaks}
-    right = await failed_by("none", list(offered.values()))
-    for name in sorted(right):
-        print(f"not judged: {name} fails without a fault")
-        del offered[name]
-    catchers: dict[str, list[str]] = defaultdict(list)
-    survivors, broad = [], []
-    for name, mutant in MUTANTS.items():
-        caught_by = await _caught_by(name, mutant, sessions, offered, catchers, everything)
-        if mutant.caught_by not in caught_by:
-            survivors.append(name)
-        is_broad = any(f"{revision}/{SHORTEST}" in caught_by for revision in speaks)
-        broad += [name] if is_broad else []
-        if not is_broad:
-            for session in caught_by:
-                catchers[session].append(name)
-        print(f"{name:32} {len(caught_by):4} {'all' if is_broad else mutant.caught_by}", flush=True)
-    unfailed = sorted(set(offered) - set(catchers))
-    print(f"\nSessions that no mutant fails: {len(unfailed)} of {len(offered)}")
-    print("".join(f"  {name}: {offered[name].description}\n" for name in unfailed), end="")
-    for name in survivors:
-        print(f"SURVIVED {name}: {MUTANTS[name].fault}; {MUTANTS[name].caught_by} passes")
-    return 1 if survivors else 0
+class Survey:
+    """What has come of the mutants that have played."""
 
+    def __init__(self, *, everything: bool) -> None:
+        self._everything = everything
+        self._sessions = {
+            session.name: session
+            for session in load_all(SESSIONS)
+            if session.timeout_seconds <= SLOW_SECONDS and session.until is None
+        }
+        self._revisions = {mutant.caught_by.partition("/")[0] for mutant in MUTANTS.values()}
+        self._offered = [
+            name
+            for name, session in self._sessions.items()
+            if session.revision in self._revisions and (everything or not session.needs_own_server)
+        ]
+        self._catchers: dict[str, list[str]] = defaultdict(list)
+        self._survivors: list[str] = []
 
-async def _caught_by(
-    name: str,
-    mutant: Mutant,
-    sessions: dict[str, Session],
-    offered: dict[str, Session],
-    catchers: dict[str, list[str]],
-    everything: bool,
-) -> set[str]:
-    chosen = {one for one in offered if everything or one not in catchers}
-    chosen |= {mutant.caught_by, f"{mutant.caught_by.partition('/')[0]}/{SHORTEST}"}
-    return await failed_by(name, [sessions[one] for one in sorted(chosen)])
+    async def run(self) -> int:
+        """Play, and print what came; returns the exit code."""
+        offered = [self._sessions[name] for name in self._offered]
+        for name in sorted(await failed_by("none", offered, None)):
+            print(f"not judged: {name} fails without a fault")
+            self._offered.remove(name)
+        for name, mutant in MUTANTS.items():
+            await self._play(name, mutant)
+        unfailed = [name for name in self._offered if name not in self._catchers]
+        print(f"\nSessions that no mutant fails: {len(unfailed)} of {len(self._offered)}")
+        for name in unfailed:
+            print(f"  {name}: {self._sessions[name].description}")
+        for name in self._survivors:
+            mutant = MUTANTS[name]
+            print(f"SURVIVED {name}: {mutant.fault}, yet {mutant.caught_by} passes")
+        return 1 if self._survivors else 0
+
+    async def _play(self, name: str, mutant: Mutant) -> None:
+        chosen = {one for one in self._offered if self._everything or one not in self._catchers}
+        shortest = {f"{revision}/{SHORTEST}" for revision in self._revisions}
+        chosen |= {mutant.caught_by, *shortest}
+        sessions = [self._sessions[one] for one in sorted(chosen)]
+        failed = await failed_by(name, sessions, LONGEST_SECONDS)
+        if mutant.caught_by not in failed:
+            self._survivors.append(name)
+        is_broad = bool(failed & shortest)
+        for session in () if is_broad else failed:
+            self._catchers[session].append(name)
+        what = "everything" if is_broad else mutant.caught_by
+        print(f"{name:32} fails {len(failed):3} of {len(chosen):3}, {what}", flush=True)
 
 
 def main() -> int:
@@ -157,7 +165,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(prog="mutants.survey", description=__doc__)
     parser.add_argument("--all", action="store_true", help="every session against every mutant")
     began = time.monotonic()
-    code = asyncio.run(survey(everything=parser.parse_args().all))
+    code = asyncio.run(Survey(everything=parser.parse_args().all).run())
     print(f"{len(MUTANTS)} mutants in {time.monotonic() - began:.0f} s")
     return code
 
