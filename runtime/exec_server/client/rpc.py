@@ -11,7 +11,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections import deque
-from typing import TYPE_CHECKING, Any, Final, Protocol, TypeVar
+from typing import TYPE_CHECKING, Any, Final, Protocol, TypeAlias, TypeVar
 
 import msgspec
 
@@ -24,6 +24,9 @@ if TYPE_CHECKING:
 log = logging.getLogger("exec_server.client")
 
 ResultT = TypeVar("ResultT", bound=msgspec.Struct)
+
+LARGE_BYTES: Final = 4096
+"""Messages above this may hold a member that is better decoded by itself."""
 
 MAX_UNANSWERED: Final = 96
 """Requests under way at once; further ones wait. The real servers from codex 0.133 stall for good
@@ -67,15 +70,24 @@ class _Refusal(msgspec.Struct, gc=False):
     id: int | str
 
 
+_Answer: TypeAlias = tuple[msgspec.Raw, dict[str, bytes] | None]
+"""A result, and the attribute that was cut out of a large one."""
+
 _decode = msgspec.json.Decoder(_Incoming).decode
 _encode = msgspec.json.Encoder().encode
+
+
+def _cut(data: bytes) -> tuple[bytes, str, bytes] | None:
+    from exec_server.client.large_messages import cut  # noqa: PLC0415 (not every client needs it)
+
+    return cut(data)
 
 
 class Owner(Protocol):
     """What a connection tells whoever made it."""
 
-    def notified(self, method: str, params: msgspec.Raw) -> None:
-        """The server sent a notification."""
+    def notified(self, method: str, params: msgspec.Raw, content: bytes | None) -> None:
+        """The server sent a notification; ``content`` has been cut out of large params."""
         ...
 
     def ended(self, connection: RpcConnection, reason: str) -> None:
@@ -91,7 +103,7 @@ class RpcConnection:
         self._owner = owner
         self._transport: Transport | None = None
         self._next_id = 1
-        self._answers: dict[int | str, asyncio.Future[msgspec.Raw]] = {}
+        self._answers: dict[int | str, asyncio.Future[_Answer]] = {}
         self._methods: dict[int | str, str] = {}
         self._counted = 0
         self._waiting: deque[asyncio.Future[None]] = deque()
@@ -125,7 +137,7 @@ class RpcConnection:
         if counts:
             await self._take_turn()
         try:
-            raw = await self._answer(method, params)
+            raw, content = await self._answer(method, params)
         finally:
             if counts:
                 self._pass_turn()
@@ -133,14 +145,14 @@ class RpcConnection:
             decoded: ResultT = decoder(result)(raw)
         except msgspec.DecodeError as error:
             raise BadAnswer(f"{method}: {error}") from None
-        return decoded
+        return decoded if content is None else msgspec.structs.replace(decoded, **content)
 
-    async def _answer(self, method: str, params: Any) -> msgspec.Raw:
+    async def _answer(self, method: str, params: Any) -> _Answer:
         if self._end_reason is not None:
             raise ConnectionLost(self._end_reason, was_sent=False)
         identifier = self._next_id
         self._next_id += 1
-        answer: asyncio.Future[msgspec.Raw] = self._loop.create_future()
+        answer: asyncio.Future[_Answer] = self._loop.create_future()
         self._answers[identifier] = answer
         self._methods[identifier] = method
         self.transport.send(_encode(_Request(identifier, method, params)))
@@ -200,6 +212,10 @@ class RpcConnection:
 
     def receive(self, data: bytes) -> None:
         """Take one message; see Receiver."""
+        content = None
+        if len(data) > LARGE_BYTES and (parts := _cut(data)) is not None:
+            data, attribute, member = parts
+            content = {attribute: member}
         try:
             message = _decode(data)
         except (msgspec.DecodeError, UnicodeDecodeError) as error:
@@ -208,7 +224,9 @@ class RpcConnection:
         identifier = message.id
         if message.method:
             if identifier is None:
-                self._owner.notified(message.method, message.params)
+                self._owner.notified(
+                    message.method, message.params, None if content is None else member
+                )
             else:
                 self._refuse(identifier, message.method)
             return
@@ -223,7 +241,7 @@ class RpcConnection:
             method = self._methods[identifier]  # type: ignore[index]  # None has no answer
             answer.set_exception(server_error(method, message.error.code, message.error.message))
         else:
-            answer.set_result(message.result)
+            answer.set_result((message.result, content))
 
     def _refuse(self, identifier: int | str, method: str) -> None:
         log.debug("refusing a request of the server: %s", method)

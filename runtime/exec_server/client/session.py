@@ -24,7 +24,7 @@ from exec_server.client.errors import (
     ServerError,
     SessionLost,
 )
-from exec_server.client.events import UNPLACED, Closed, Exited
+from exec_server.client.events import UNPLACED, Closed, Exited, Output
 from exec_server.client.feed import SEQ_BEYOND, Feed
 from exec_server.client.revisions import make_revision
 from exec_server.client.rpc import RpcConnection
@@ -260,7 +260,7 @@ class Session:
 
     # Owner
 
-    def notified(self, method: str, params: msgspec.Raw) -> None:
+    def notified(self, method: str, params: msgspec.Raw, content: bytes | None) -> None:
         """Pass on what a notification tells; see Owner."""
         revision = self._revision
         if revision is None:
@@ -274,6 +274,8 @@ class Session:
             return
         if told is not None:
             process_id, event = told
+            if content is not None and type(event) is Output:
+                event = Output(event.seq, event.stream, content)
             feed = self._feeds.get(process_id)
             if feed is None:
                 if self._unnamed_starts:
@@ -286,6 +288,8 @@ class Session:
             if feed.closed is not None:
                 self._feeds.pop(process_id, None)
         elif piece is not None:
+            if content is not None:
+                piece = msgspec.structs.replace(piece, data=content)
             receiver = self._bodies.get(piece.request_id)
             if receiver is not None:
                 receiver.take(piece)

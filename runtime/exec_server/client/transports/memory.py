@@ -56,6 +56,7 @@ class MemoryTransport:
         """Bytes that the client has taken so far; see Channel."""
         self._is_congested = False
         self._is_paused = False
+        self._is_held = False
         self._serving = self._giving = False
         self._ending: asyncio.Task[None] | None = None
         self._gone: asyncio.Future[None] = self._loop.create_future()
@@ -67,13 +68,16 @@ class MemoryTransport:
     def send(self, message: bytes) -> None:
         """Hand over one message; see Transport."""
         self._to_server.append(message)
+        self._serve_soon()
+
+    def _serve_soon(self) -> None:
         if not self._serving:
             self._serving = True
             self._loop.call_soon(self._serve)
 
     def _serve(self) -> None:
         self._serving = False
-        while self._to_server and self._connection is not None:
+        while self._to_server and self._connection is not None and not self._is_held:
             self._connection.receive(self._to_server.popleft())
 
     def pause(self) -> None:
@@ -86,6 +90,11 @@ class MemoryTransport:
         self._give_soon()
 
     # Channel: what the server does
+
+    def hold_input(self, is_held: bool) -> None:
+        """Deliver no more messages while it is held; see Channel."""
+        self._is_held = is_held
+        self._serve_soon()
 
     def send_reply(self, pieces: Sequence[bytes]) -> None:
         """Queue one message ahead of every notification; see Channel."""

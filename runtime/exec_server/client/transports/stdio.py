@@ -41,8 +41,6 @@ class StdioDialer:
 class StdioClientTransport(StdioTransport):
     """The pipes of one server process; the server's end and the connection's are one."""
 
-    _max_line_bytes = sys.maxsize
-
     def __init__(self, server: ServerProcess, target: str, receiver: Receiver) -> None:
         self._server = server
         loop = asyncio.get_running_loop()
