@@ -36,7 +36,7 @@ from exec_server_conformance.patterns import (
     show,
     text_of,
 )
-from exec_server_conformance.target import Server, Target
+from exec_server_conformance.target import Server, Servers, Target
 from exec_server_conformance.timeline import Timeline, id_key
 from exec_server_conformance.trace import Trace
 
@@ -60,6 +60,7 @@ _ALIVE = "still-alive"
 class Player:
     """Plays one session over one transport; with ``recording`` it fills in the expectations.
 
+    ``servers`` may have one that has served other sessions; without it a server is started.
     ``also_speaks`` are the revisions that the server speaks besides the session's; ``timeout``
     bounds it in seconds, in place of what the session itself says.
     """
@@ -70,6 +71,7 @@ class Player:
         target: Target,
         transport: Transport,
         *,
+        servers: Servers | None = None,
         also_speaks: tuple[str, ...] = (),
         recording: bool = False,
         timeout: float | None = None,
@@ -79,6 +81,9 @@ class Player:
         self._contract: Contract = contract(session.revision, also_speaks)
         self._recording = recording
         self._server = Server(target, transport)
+        self._servers = servers or Servers(target)
+        self._shares_servers = servers is not None and transport == "ws"
+        self._keeps_server = False
         self._transport = transport
         self._timelines: dict[str, Timeline] = {}
         self._next_id = 1000
@@ -100,8 +105,8 @@ class Player:
                 path.write_text(text, encoding="utf-8")
             if self._session.makes_requests:
                 self._places[stack.enter_context(Origin()).url] = "${http}"
-            stack.push_async_callback(self._server.stop)
             await self._start_server()
+            stack.push_async_callback(self._release_server)
             stack.push_async_callback(self._close_timelines)
             failure = await self._failure()
             if isinstance(failure, Silence):
@@ -109,14 +114,38 @@ class Player:
             for timeline in await self._close_timelines():
                 # What the server did wrong says more than what was missed because of it.
                 failure = timeline.failure or failure
+            self._keeps_server = failure is None and self._leaves_server_as_new()
         if failure is not None:
             failure.line = self._line
             raise failure
 
+    @property
+    def was_first(self) -> bool:
+        """Whether the server was started for this session."""
+        return not self._server.has_served
+
+    def _leaves_server_as_new(self) -> bool:
+        """Whether nothing of this session goes on in the server."""
+        return (
+            self._shares_servers
+            and not self._session.needs_own_server
+            and all(
+                one.is_over for line in self._timelines.values() for one in line.processes.values()
+            )
+        )
+
+    async def _release_server(self) -> None:
+        if self._keeps_server:
+            self._servers.keep(self._server)
+        else:
+            await self._server.stop()
+
     async def _start_server(self) -> None:
         session = self._session
         try:
-            await self._server.start(self._fill(session.arguments), self._fill(session.environment))
+            self._server = await self._servers.take(
+                self._transport, self._fill(session.arguments), self._fill(session.environment)
+            )
         except TargetError as error:
             if not session.arguments:
                 raise

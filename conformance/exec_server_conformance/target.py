@@ -174,13 +174,15 @@ class StdioLink:
 
 
 class Server:
-    """A server for one session: a process of its own, or one that runs already."""
+    """A server for one session at a time: a process of the suite's, or one that runs already."""
 
     def __init__(self, target: Target, transport: Transport) -> None:
         self._target = target
         self._transport = transport
         self._process: asyncio.subprocess.Process | None = None
         self.url = target.url
+        self.has_served = False
+        """Whether a session has been played on it before."""
 
     async def start(self, arguments: list[str], environment: dict[str, str]) -> None:
         """Start the command; raises TargetError if it cannot be had.
@@ -258,3 +260,44 @@ class Server:
                         await process.wait()
             # Lets the event loop close the pipes before it ends itself.
             process._transport.close()  # type: ignore[attr-defined]
+
+
+class Servers:
+    """The servers of a run. One that listens serves session after session, each by itself."""
+
+    def __init__(self, target: Target) -> None:
+        self._target = target
+        self._idle: list[Server] = []
+
+    async def take(
+        self, transport: Transport, arguments: list[str], environment: dict[str, str]
+    ) -> Server:
+        """A server that nobody else uses, just started where arguments or variables ask for it.
+
+        Raises TargetError if it cannot be had.
+        """
+        if transport == "ws" and self._idle and not (arguments or environment):
+            server = self._idle.pop()
+            server.has_served = True
+            return server
+        server = Server(self._target, transport)
+        try:
+            await server.start(arguments, environment)
+        except BaseException:
+            await server.stop()
+            raise
+        return server
+
+    def keep(self, server: Server) -> None:
+        """Take a server back that is as good as new."""
+        self._idle.append(server)
+
+    async def aclose(self) -> None:
+        """End the servers that nobody uses."""
+        while self._idle:
+            await self._idle.pop().stop()
+
+
+def ending(status: int) -> str:
+    """An exit status in words."""
+    return signal.Signals(-status).name if status < 0 else f"exit code {status}"
