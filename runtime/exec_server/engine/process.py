@@ -20,13 +20,20 @@ import asyncio
 import contextlib
 import os
 import signal
+import sys
 from collections import deque
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final, Literal, Protocol, TypeAlias
 
 from exec_server.engine import pty
 from exec_server.engine.head_tail import Excerpt, HeadTail
-from exec_server.engine.output_log import RETAINED_BYTES, OutputChunk, OutputLog, StreamName
+from exec_server.engine.output_log import (
+    RETAINED_BYTES,
+    RETAINED_CHUNKS,
+    OutputChunk,
+    OutputLog,
+    StreamName,
+)
 from exec_server.engine.output_stream import PipeStream, PtyStream
 from exec_server.engine.spawn import Child, SpawnSpec, prepare_parent, spawn
 from exec_server.engine.stdin import WRITE_QUEUE_BYTES, StdinWriter
@@ -66,6 +73,9 @@ but not more, lest a descendant that goes on writing keeps the exit back."""
 
 _PAST_EVERY_SEQ: Final = 2**64
 """What a poller has seen that waits for the end alone."""
+
+_PROCESS_COST: Final = 4096
+"""Bytes that a process takes without any output, roughly."""
 
 _UNKNOWN_EXIT_CODE: Final = -1
 """Told when somebody else in this process has waited for the child."""
@@ -141,8 +151,8 @@ class Process:
         "_confinement",
         "_excerpts",
         "_held_signals",
-        "_inside",
         "_input_closed",
+        "_inside",
         "_killing",
         "_log",
         "_pidfd",
@@ -177,7 +187,7 @@ class Process:
         """Whether it has ended and no output will follow."""
         self._table = table
         self._pidfd = child.pidfd
-        self._log = OutputLog(table.retained_bytes)
+        self._log = OutputLog(table.retained_bytes, table.retained_chunks)
         self._pollers: list[tuple[int, asyncio.Future[None]]] = []
         self._terminated = False
         self._abandoned = False
@@ -209,6 +219,12 @@ class Process:
     def next_seq(self) -> int:
         """The number that the next event of this process will get."""
         return self._log.next_seq
+
+    @property
+    def memory_bytes(self) -> int:
+        """About what it takes to retain its output."""
+        heads = sum(kept.head_bytes for kept in self._excerpts.values())
+        return _PROCESS_COST + len(self.id) + self._log.retained_bytes + heads
 
     def read(self, after_seq: int = 0, max_bytes: int | None = None) -> ReadView:
         """Retained output numbered above ``after_seq``, and the state at this moment.
@@ -565,6 +581,8 @@ class ProcessTable:
         guardian: Guardian | None = None,
         mark: Callable[[], int | None] = _no_mark,
         retained_bytes: int = RETAINED_BYTES,
+        retained_chunks: int = RETAINED_CHUNKS,
+        max_retained_bytes: int = sys.maxsize,
         retention_seconds: float = RETENTION_SECONDS,
         write_queue_bytes: int = WRITE_QUEUE_BYTES,
         max_running: int | None = None,
@@ -574,8 +592,9 @@ class ProcessTable:
 
         ``guardian`` kills the processes if this one dies; what they are marked with ``mark`` says
         (see ``lineage``). Output is retained up to
-        ``retained_bytes`` per process for reading, and as much per stream for its snapshot; a
-        closed process is retained for ``retention_seconds``. A write waits while
+        ``retained_bytes`` and ``retained_chunks`` per process for reading, and as many bytes per
+        stream for its snapshot; a closed process is retained for ``retention_seconds``, or until
+        all closed processes take more than ``max_retained_bytes``. A write waits while
         ``write_queue_bytes`` or more are queued for its process. No more than ``max_running``
         processes run at a time, and only of the kinds ``executions``.
         """
@@ -583,6 +602,7 @@ class ProcessTable:
         self.events = events
         self.loop = loop
         self.retained_bytes = retained_bytes
+        self.retained_chunks = retained_chunks
         self.write_queue_bytes = write_queue_bytes
         self.is_paused = False
         """Whether output is left in the pipes for now."""
@@ -591,6 +611,8 @@ class ProcessTable:
         self._guardian = guardian
         self._mark = mark
         self._retention_seconds = retention_seconds
+        self._max_retained_bytes = max_retained_bytes
+        self._retained_bytes = 0
         self._max_running = max_running
         self._executions = executions
         self._processes: dict[str, Process] = {}
@@ -633,8 +655,27 @@ class ProcessTable:
 
         Raises InvalidArgument for an empty argv, InvalidRequest for an id that is taken or where a
         limit stands against it, and OperationFailed or OSError if the program cannot be started;
-        the id is free then.
+        the id is free then, and the spec's confinement closed.
         """
+        try:
+            self._check_start(process_id, spec, execution)
+            process = Process(self, process_id, spec, spawn(spec, self._mark()), context)
+        except BaseException:
+            if spec.confinement is not None:
+                spec.confinement.close()
+            raise
+        try:
+            process._begin()
+        except BaseException:
+            process._undo()
+            raise
+        if self._guardian is not None:
+            self._guardian.add(process.pid)
+        self._processes[process_id] = process
+        self._running.add(process)
+        return process
+
+    def _check_start(self, process_id: str, spec: SpawnSpec, execution: Execution) -> None:
         if not spec.argv:
             raise InvalidArgument("argv must not be empty")
         if process_id in self._processes:
@@ -650,17 +691,6 @@ class ProcessTable:
             )
         if self.is_ended:
             raise OperationFailed("the session has ended")
-        process = Process(self, process_id, spec, spawn(spec, self._mark()), context)
-        try:
-            process._begin()
-        except BaseException:
-            process._undo()
-            raise
-        if self._guardian is not None:
-            self._guardian.add(process.pid)
-        self._processes[process_id] = process
-        self._running.add(process)
-        return process
 
     def pause(self) -> None:
         """Leave output where it is until ``resume``. Exits are still told."""
@@ -731,6 +761,9 @@ class ProcessTable:
         """Keep a process that has closed for as long as it can be asked for."""
         deadline = self.loop.time() + self._retention_seconds
         self._retained.append((deadline, process))
+        self._retained_bytes += process.memory_bytes
+        while self._retained_bytes > self._max_retained_bytes and len(self._retained) > 1:
+            self._forget_oldest()
         if self._retention_timer is None:
             self._retention_timer = self.loop.call_at(deadline, self._forget_expired)
 
@@ -738,9 +771,13 @@ class ProcessTable:
         self._retention_timer = None
         now = self.loop.time()
         while self._retained:
-            deadline, process = self._retained[0]
+            deadline, _ = self._retained[0]
             if deadline > now:
                 self._retention_timer = self.loop.call_at(deadline, self._forget_expired)
                 return
-            self._retained.popleft()
-            del self._processes[process.id]
+            self._forget_oldest()
+
+    def _forget_oldest(self) -> None:
+        _, process = self._retained.popleft()
+        del self._processes[process.id]
+        self._retained_bytes -= process.memory_bytes

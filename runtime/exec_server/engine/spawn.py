@@ -10,26 +10,28 @@ lacks is done around it, on the calling thread:
   working directory, exactly as execvp in the child would do it.
 
 A child is the leader of its own session and process group, has no descriptors but 0, 1 and 2, no
-signal ignored or blocked, and dumps no core (v1, process/start).
+signal ignored or blocked, and dumps no core (v1, process/start). One that is started through a
+confinement gets the descriptors that this needs, and has every signal blocked on the way in.
 """
 
 from __future__ import annotations
 
 import contextlib
 import errno
+import fcntl
 import functools
 import os
 import resource
 import signal
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Final, NamedTuple
+from typing import TYPE_CHECKING, Final, NamedTuple, Protocol
 
 from exec_server.engine import pty
 from exec_server.engine.lineage import Marking
 from exec_server.errors import InvalidArgument, OperationFailed
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Iterator, Mapping, Sequence
 
 DEFAULT_PATH: Final = "/bin:/usr/bin"
 """Where programs are looked for when the child's environment has no PATH; execvp's own default."""
@@ -42,6 +44,24 @@ _KEEPS_LOOKING: Final = frozenset((errno.EACCES, errno.ENOENT, errno.ENOTDIR))
 """Failures after which execvp tries the next directory."""
 
 _FIRST_FREE_FD: Final = 3
+
+
+class Confinement(Protocol):
+    """What a program is started through that confines another one."""
+
+    @property
+    def descriptors(self) -> Sequence[int]:
+        """What the child gets as its descriptors 3, 4, ..."""
+
+    @property
+    def go_ahead(self) -> int:
+        """Becomes readable when signals reach the confined program, or there will be none."""
+
+    def passed_on(self) -> None:
+        """The child has its descriptors."""
+
+    def close(self) -> None:
+        """The child has ended, or will not be started. Idempotent."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,6 +82,8 @@ class SpawnSpec:
     """What the program sees as its name instead of ``argv[0]``."""
     rows: int = 24
     cols: int = 80
+    confinement: Confinement | None = None
+    """What this is started through; closed by whoever takes over the child."""
 
 
 class Child(NamedTuple):
@@ -78,17 +100,24 @@ class Child(NamedTuple):
     """Its error output, non-blocking; -1 on a terminal."""
 
 
+def check_program(spec: SpawnSpec) -> None:
+    """Raise InvalidArgument or OperationFailed if a spec names no program."""
+    if not spec.argv:
+        raise InvalidArgument("argv must not be empty")
+    if not spec.argv[0]:
+        kind = "PTY" if spec.tty else "pipe"
+        raise OperationFailed(f"missing program for {kind} spawn")
+    if spec.arg0 == "":
+        raise InvalidArgument("arg0 must not be empty")
+
+
 def spawn(spec: SpawnSpec, mark: int | None = None) -> Child:
     """Start a child, which carries ``mark`` (see ``lineage``).
 
     Raises OperationFailed or InvalidArgument for a spec that cannot be carried out, and OSError
     with the errno that chdir, exec or the lack of some resource gave. Nothing is left behind then.
     """
-    if not spec.argv[0]:
-        kind = "PTY" if spec.tty else "pipe"
-        raise OperationFailed(f"missing program for {kind} spawn")
-    if spec.arg0 == "":
-        raise InvalidArgument("arg0 must not be empty")
+    check_program(spec)
     try:
         with Marking(mark):
             return _spawn_on_pty(spec) if spec.tty else _spawn_on_pipes(spec)
@@ -195,11 +224,29 @@ def _spawn_in_directory(
     try:
         os.chdir(spec.cwd)
         try:
-            return _spawn_first_found(spec, env, actions)
+            if spec.confinement is None:
+                return _spawn_first_found(spec, env, actions)
+            with _passed_on(spec.confinement) as more:
+                return _spawn_first_found(spec, env, [*actions, *more])
         finally:
             os.fchdir(home)
     finally:
         os.close(home)
+
+
+@contextlib.contextmanager
+def _passed_on(confinement: Confinement) -> Iterator[Sequence[tuple[object, ...]]]:
+    """What gives the child its descriptors."""
+    descriptors = confinement.descriptors
+    # Copied to where none of them is in the place of another one.
+    first = _FIRST_FREE_FD + len(descriptors)
+    copies: list[int] = []
+    try:
+        copies += (fcntl.fcntl(fd, fcntl.F_DUPFD_CLOEXEC, first) for fd in descriptors)
+        yield [(os.POSIX_SPAWN_DUP2, fd, place) for place, fd in enumerate(copies, _FIRST_FREE_FD)]
+    finally:
+        _close_all(copies)
+    confinement.passed_on()
 
 
 def _spawn_first_found(
@@ -209,8 +256,9 @@ def _spawn_first_found(
     argv = list(spec.argv)
     if spec.arg0 is not None:
         argv[0] = spec.arg0
+    sigmask = () if spec.confinement is None else _CATCHABLE
     if "/" in program:
-        return _posix_spawn(program, argv, env, actions)
+        return _posix_spawn(program, argv, env, actions, sigmask)
     is_forbidden = False
     for directory in env.get("PATH", DEFAULT_PATH).split(":"):
         # An empty element is the working directory.
@@ -219,7 +267,7 @@ def _spawn_first_found(
             is_forbidden = is_forbidden or os.access(candidate, os.F_OK)
             continue
         try:
-            return _posix_spawn(candidate, argv, env, actions)
+            return _posix_spawn(candidate, argv, env, actions, sigmask)
         except OSError as error:
             if error.errno not in _KEEPS_LOOKING:
                 raise
@@ -233,6 +281,7 @@ def _posix_spawn(
     argv: list[str],
     env: Mapping[str, str],
     actions: Sequence[tuple[object, ...]],
+    sigmask: Sequence[int],
 ) -> int:
     try:
         return os.posix_spawn(
@@ -241,17 +290,17 @@ def _posix_spawn(
             env,
             file_actions=actions,
             setsid=True,
-            setsigmask=(),
+            setsigmask=sigmask,
             setsigdef=_CATCHABLE,
         )
     except ValueError:
-        passable = _passable(env)
+        passable = passable_environment(env)
         if passable == env:
             raise
-        return _posix_spawn(path, argv, passable, actions)
+        return _posix_spawn(path, argv, passable, actions, sigmask)
 
 
-def _passable(env: Mapping[str, str]) -> Mapping[str, str]:
+def passable_environment(env: Mapping[str, str]) -> Mapping[str, str]:
     """The same environment in names that Python accepts.
 
     What reaches the child is the text ``name=value``, so a name with "=" in it can give its end to

@@ -5,8 +5,9 @@ from __future__ import annotations
 from typing import Final
 
 from msgspec import UNSET
+from msgspec.structs import replace
 
-from exec_server.engine import path_uri
+from exec_server.engine import bubblewrap, path_uri
 from exec_server.engine.environment import environment_info
 from exec_server_protocol.v2.environment import (
     EnvironmentCapabilities,
@@ -26,6 +27,13 @@ CAPABILITIES: Final = EnvironmentCapabilities(
 )
 """What clients may count on; what is not named here is absent and so false."""
 
+CAPABILITIES_WITH_SANDBOX: Final = replace(
+    CAPABILITIES,
+    linux_approved_root_write_preserves_restrictions=True,
+    linux_root_write_preserves_devices=True,
+)
+"""The same where something can be confined."""
+
 
 def describe_environment() -> EnvironmentInfoResult:
     """The answer to environment/info, sent along with initialize too."""
@@ -39,7 +47,7 @@ def describe_environment() -> EnvironmentInfoResult:
         platform_os=info.platform_os,
         temporary_directories=[path_uri.format(path) for path in info.temporary_directories],
         temp_dir=path_uri.format(info.temp_dir),
-        capabilities=CAPABILITIES,
+        capabilities=CAPABILITIES_WITH_SANDBOX if bubblewrap.is_available() else CAPABILITIES,
     )
 
 

@@ -9,12 +9,13 @@ from typing import TYPE_CHECKING, Final
 
 from exec_server import jsonrpc
 from exec_server.eager import run_until_blocked
-from exec_server.engine import path_uri
+from exec_server.engine import bubblewrap, path_uri
 from exec_server.engine.environ import child_environment
+from exec_server.engine.sandbox_denial import looks_denied
 from exec_server.engine.spawn import SpawnSpec
 from exec_server.errors import InvalidArgument, InvalidRequest, OperationFailed
 from exec_server.handlers.process_events import exit_code_of_signals, output_message
-from exec_server.handlers.v2.sandbox import refuse_for_process
+from exec_server.handlers.v2.sandbox import policy_for_process
 from exec_server_protocol.v2.process import (
     OutputChunk as ProtocolChunk,
 )
@@ -39,6 +40,7 @@ if TYPE_CHECKING:
 
     from exec_server.connection import Connection
     from exec_server.engine.process import ExitStatus, OutputChunk, Process, WriteStatus
+    from exec_server_protocol.v2.sandbox import SandboxType
 
 SCOPE_ID_MAX_BYTES: Final = 256
 """Limit of shellSnapshot.scopeId."""
@@ -47,13 +49,15 @@ SCOPE_ID_MAX_BYTES: Final = 256
 class ProcessContext:
     """What v2 knows of one process: how to tell of it, and which writes it has had."""
 
-    __slots__ = ("_accepted", "_under_way", "revision")
+    __slots__ = ("_accepted", "_is_confined", "_looks_denied", "_under_way", "revision")
 
-    def __init__(self, revision: str = "v2") -> None:
+    def __init__(self, spec: SpawnSpec, revision: str = "v2") -> None:
         """``revision``: v2, or the extension of it that started the process."""
         self.revision = revision
         self._accepted: set[str] = set()
         self._under_way: dict[str, asyncio.Task[WriteStatus]] = {}
+        self._is_confined = spec.confinement is not None
+        self._looks_denied: bool | None = None
 
     def output(self, process: Process, chunk: OutputChunk) -> Sequence[bytes]:
         """process/output."""
@@ -68,9 +72,21 @@ class ProcessContext:
     def exited(self, process: Process, seq: int, status: ExitStatus) -> bytes:
         """process/exited."""
         params = ProcessExitedParams(
-            process_id=process.id, seq=seq, exit_code=exit_code_of_signals(process, status)
+            process_id=process.id,
+            seq=seq,
+            exit_code=exit_code_of_signals(process, status),
+            sandbox_denied=self.looks_denied(process),
         )
         return jsonrpc.notification("process/exited", params)
+
+    def looks_denied(self, process: Process) -> bool:
+        """Whether the process has failed, and that seems to come of its sandbox."""
+        if not self._is_confined or process.status is None:
+            return False
+        if self._looks_denied is None:
+            code = exit_code_of_signals(process, process.status)
+            self._looks_denied = looks_denied(code, process.read().chunks)
+        return self._looks_denied
 
     def closed(self, process: Process, seq: int) -> bytes:
         """process/closed."""
@@ -116,9 +132,11 @@ def _working_directory(uri: str) -> str:
         ) from None
 
 
-def spawn_spec(params: ProcessStartParams) -> SpawnSpec:
-    """What a start asks for; raises InvalidRequest or InvalidArgument if it cannot be done."""
-    refuse_for_process(params.sandbox)
+async def spawn_spec(params: ProcessStartParams, rows: int = 24, cols: int = 80) -> SpawnSpec:
+    """What a start asks for, confined if it has to be; a terminal is ``rows`` by ``cols``.
+
+    Raises InvalidRequest or InvalidArgument if it cannot be done.
+    """
     if params.network_proxy is not None:
         raise InvalidRequest("networkProxy: this server does not start network proxies")
     snapshot = params.shell_snapshot
@@ -126,14 +144,32 @@ def spawn_spec(params: ProcessStartParams) -> SpawnSpec:
         raise InvalidArgument(
             f"shell snapshot scope must be non-empty and at most {SCOPE_ID_MAX_BYTES} bytes"
         )
-    return SpawnSpec(
+    spec = SpawnSpec(
         argv=params.argv,
         cwd=_working_directory(params.cwd),
         env=child_environment(params.env_policy, params.env, os.environ),
         tty=params.tty,
         pipe_stdin=params.pipe_stdin,
         arg0=params.arg0,
+        rows=rows,
+        cols=cols,
     )
+    policy = policy_for_process(params.sandbox, spec.cwd, spec.env)
+    if policy is None:
+        return spec
+    if params.enforce_managed_network:
+        raise InvalidRequest("enforceManagedNetwork: this server does not manage networks")
+    wrapper = bubblewrap.require()
+    if policy.denied_patterns:
+        view = await asyncio.to_thread(wrapper.plan, policy)
+    else:
+        view = wrapper.plan(policy)
+    return wrapper.confine(spec, view, allows_network=policy.allows_network)
+
+
+def sandbox_type(spec: SpawnSpec) -> SandboxType:
+    """What a process is confined with: for the released enumeration, ours is ``linuxSeccomp``."""
+    return "none" if spec.confinement is None else "linuxSeccomp"
 
 
 class ProcessesV2:
@@ -166,6 +202,10 @@ class ProcessesV2:
             exit_code=None if status is None else exit_code_of_signals(process, status),
             closed=view.closed,
             failure=None,
+            sandbox_denied=(
+                isinstance(process.context, ProcessContext)
+                and process.context.looks_denied(process)
+            ),
         )
 
     async def write(self, params: ProcessWriteParams) -> ProcessWriteResult:
@@ -192,9 +232,10 @@ class ProcessV2(ProcessesV2):
 
     async def start(self, params: ProcessStartParams) -> ProcessStartResult:
         """Start a process; its notifications follow this answer."""
+        spec = await spawn_spec(params)
         processes = self._connection.session.processes
-        processes.start(params.process_id, spawn_spec(params), context=ProcessContext())
-        return ProcessStartResult(process_id=params.process_id, sandbox_type="none")
+        processes.start(params.process_id, spec, context=ProcessContext(spec))
+        return ProcessStartResult(process_id=params.process_id, sandbox_type=sandbox_type(spec))
 
     async def terminate(self, params: ProcessTerminateParams) -> ProcessTerminateResult:
         """Kill the process group."""

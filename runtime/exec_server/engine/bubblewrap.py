@@ -1,0 +1,310 @@
+"""Confining programs with bubblewrap: namespaces for what they see, seccomp for what they may ask.
+
+A confined program has user, process, IPC and mount namespaces of its own, no capability and no way
+to get any, a network of its own unless it may use the machine's, and ends with this server.
+
+That is no boundary against what the same user runs outside. With the network, a program can reach
+whatever listens on this machine, this server too.
+"""
+
+from __future__ import annotations
+
+import functools
+import os
+import select
+import signal
+import sys
+import sysconfig
+from typing import TYPE_CHECKING, Final
+
+from exec_server.engine import pty, sandbox_entry
+from exec_server.engine.sandbox_placeholders import PLACEHOLDERS
+from exec_server.engine.sandbox_view import Mount, View, plan_view
+from exec_server.engine.seccomp_filter import build_filter
+from exec_server.engine.spawn import SpawnSpec, check_program, passable_environment, spawn
+from exec_server.errors import InvalidRequest, OperationFailed
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Sequence
+
+    from exec_server.engine.sandbox_policy import SandboxPolicy
+    from exec_server.engine.spawn import Child
+
+PROGRAM: Final = "bwrap"
+
+MAX_ARGUMENTS: Final = 8_000
+"""bubblewrap takes 9,000."""
+
+_FIRST_DESCRIPTOR: Final = 3
+"""Of those that a child gets; see SpawnSpec."""
+
+_PROBE_SECONDS: Final = 10.0
+"""What bubblewrap gets to show that it works: a thousand times what it takes."""
+
+_PROBE_VIEW: Final = View(
+    mounts=(
+        Mount("read", "/"),
+        Mount("dev", "/dev"),
+        Mount("proc", "/proc"),
+        Mount("denied_directory", "/dev/closed"),
+        Mount("denied_file", "/dev/denied"),
+    ),
+    placeholders=(),
+    sources=(),
+)
+
+_LIBRARIES: Final = ("/lib", "/lib32", "/lib64", "/usr/lib", "/usr/lib32", "/usr/lib64")
+"""Where the interpreter's shared libraries are."""
+
+
+class Confinement:
+    """What one confined program is started through, and what it needs as long as it lives."""
+
+    def __init__(self, view: View) -> None:
+        """Raises OSError for lack of resources."""
+        self.descriptors: tuple[int, ...] = ()
+        self.go_ahead = -1
+        self._held, self.impossible = PLACEHOLDERS.hold(view)
+
+    def passed_on(self) -> None:
+        """The program has been started; see spawn.Confinement."""
+        descriptors, self.descriptors = self.descriptors, ()
+        for descriptor in set(descriptors):
+            os.close(descriptor)
+
+    def close(self) -> None:
+        """Let go of everything; idempotent."""
+        self.passed_on()
+        if self.go_ahead >= 0:
+            os.close(self.go_ahead)
+            self.go_ahead = -1
+        held, self._held = self._held, ()
+        PLACEHOLDERS.release(held)
+
+
+class Bubblewrap:
+    """Bubblewrap, as it was found to work here."""
+
+    def __init__(self, program: str) -> None:
+        self._program = program
+
+    def plan(self, policy: SandboxPolicy) -> View:
+        """The view of a policy at this moment; looking for what its patterns deny takes a while.
+
+        Raises InvalidRequest if it cannot be kept.
+        """
+        return plan_view(policy, _needs_of_entry())
+
+    def confine(self, spec: SpawnSpec, view: View, *, allows_network: bool) -> SpawnSpec:
+        """What to start instead of ``spec`` to have it confined.
+
+        Whoever does not start it closes its confinement. Raises as ``spawn`` does, and
+        InvalidRequest for too large a view.
+        """
+        check_program(spec)
+        description = _describe(spec)
+        argv = [_interpreter(), "-I", "-S", "-B", _entry_path()]
+        confinement = Confinement(view)
+        try:
+            description_fd = _memory_file("command", description)
+            confinement.descriptors = (description_fd,)
+            confinement.go_ahead, told = os.pipe()
+            confinement.descriptors += (told,)
+            argv = self.wrap(argv, view, confinement, allows_network=allows_network)
+        except BaseException:
+            confinement.close()
+            raise
+        return SpawnSpec(
+            argv=argv,
+            cwd=spec.cwd,
+            env={},
+            tty=spec.tty,
+            pipe_stdin=spec.pipe_stdin,
+            rows=spec.rows,
+            cols=spec.cols,
+            confinement=confinement,
+        )
+
+    def wrap(
+        self, argv: Sequence[str], view: View, confinement: Confinement, *, allows_network: bool
+    ) -> list[str]:
+        """The command line that runs ``argv`` confined; it keeps the descriptors from 3 on that
+        ``confinement`` has until now, and those that bubblewrap needs are added.
+        """
+        seccomp = build_filter(allows_network=allows_network)
+        assert seccomp is not None  # or else _probe says so
+        arguments_fd = _FIRST_DESCRIPTOR + len(confinement.descriptors)
+        seccomp_fd = arguments_fd + 1
+        options, empty_files = _options(view, confinement.impossible, seccomp_fd + 1)
+        options += ("--seccomp", str(seccomp_fd))
+        if not allows_network:
+            options.append("--unshare-net")
+        if len(options) > MAX_ARGUMENTS:
+            raise InvalidRequest("sandbox: it has too many rules for bubblewrap")
+        text = b"".join(os.fsencode(option) + b"\0" for option in options)
+        confinement.descriptors += (_memory_file("options", text),)
+        confinement.descriptors += (_memory_file("filter", seccomp),)
+        if empty_files:
+            nothing = os.open("/dev/null", os.O_RDONLY | os.O_CLOEXEC)
+            confinement.descriptors += (nothing,) * empty_files
+        return [self._program, "--args", str(arguments_fd), "--", *argv]
+
+
+def is_available() -> bool:
+    """Whether anything can be confined here. The first call of this or ``require`` tries it out,
+    which takes some 10 ms."""
+    return isinstance(_probe(), Bubblewrap)
+
+
+def require() -> Bubblewrap:
+    """Bubblewrap. Raises InvalidRequest, saying why, if it does not work here."""
+    found = _probe()
+    if isinstance(found, str):
+        raise InvalidRequest(f"sandbox: nothing can be confined here, because {found}")
+    return found
+
+
+@functools.cache
+def _probe() -> Bubblewrap | str:
+    """Bubblewrap, or why there is none."""
+    if build_filter(allows_network=False) is None:
+        return f"the system calls of {os.uname().machine} are not known"
+    program = _find_program()
+    if program is None:
+        return f"bubblewrap ({PROGRAM}) is not installed"
+    found = Bubblewrap(program)
+    confinement = Confinement(_PROBE_VIEW)
+    try:
+        argv = found.wrap([program, "--version"], _PROBE_VIEW, confinement, allows_network=False)
+        child = spawn(SpawnSpec(argv=argv, cwd="/", env={}, confinement=confinement))
+    except (OSError, OperationFailed) as error:
+        return f"bubblewrap cannot be run: {error}"
+    finally:
+        confinement.close()
+    code, complaint = _outcome(child)
+    return f"bubblewrap does not work: {complaint}" if code else found
+
+
+def _outcome(child: Child) -> tuple[int, str]:
+    """Exit code of a short-lived child, and the last line of what it says on standard error."""
+    try:
+        poll = select.poll()
+        poll.register(child.pidfd, select.POLLIN)
+        if not poll.poll(_PROBE_SECONDS * 1000):
+            os.killpg(child.pid, signal.SIGKILL)
+        _, status = os.waitpid(child.pid, 0)
+        try:
+            said = os.read(child.stderr, 4096).decode(errors="replace").splitlines()
+        except BlockingIOError:
+            said = []
+    finally:
+        for descriptor in (child.pidfd, child.stdout, child.stderr):
+            os.close(descriptor)
+    code = os.waitstatus_to_exitcode(status)
+    return code, said[-1] if said else f"it ends with {code}"
+
+
+def _find_program() -> str | None:
+    """As found by this server, not by what it confines."""
+    for directory in os.get_exec_path():
+        candidate = os.path.join(directory, PROGRAM)
+        if os.path.isabs(candidate) and os.access(candidate, os.X_OK):
+            return candidate
+    return None
+
+
+def _options(view: View, left_out: Iterable[str], first_empty_file: int) -> tuple[list[str], int]:
+    """What bubblewrap is told, and how many empty files it reads for that, from a descriptor on."""
+    options = ["--unshare-user", "--unshare-pid", "--unshare-ipc", "--die-with-parent"]
+    options += ("--cap-drop", "ALL")
+    read_only: list[str] = []
+    empty_files = 0
+    skipped = frozenset(left_out)
+    for mount in view.mounts:
+        path = mount.path
+        if path in skipped:
+            continue
+        match mount.kind:
+            case "read":
+                options += ("--ro-bind", path, path)
+            case "write":
+                options += ("--bind", path, path)
+            case "device":
+                options += ("--dev-bind", path, path)
+            case "hidden":
+                options += ("--tmpfs", path)
+                read_only.append(path)
+            case "denied_directory":
+                mode = "111" if mount.is_passable else "000"
+                options += ("--perms", mode, "--tmpfs", path)
+                read_only.append(path)
+            case "denied_file":
+                descriptor = str(first_empty_file + empty_files)
+                options += ("--perms", "000", "--ro-bind-data", descriptor, path)
+                empty_files += 1
+            case "link":
+                options += ("--symlink", mount.content, path)
+            case "dev":
+                options += ("--dev", path)
+            case "proc":
+                options += ("--proc", path)
+    for path in read_only:
+        options += ("--remount-ro", path)
+    return options, empty_files
+
+
+def _describe(spec: SpawnSpec) -> bytes:
+    """A command as ``sandbox_entry`` reads it."""
+    argv = list(spec.argv)
+    program = argv[0]
+    if spec.arg0 is not None:
+        argv[0] = spec.arg0
+    env = dict(passable_environment(spec.env))
+    env["PWD"] = spec.cwd
+    if spec.tty:
+        env.setdefault("SHELL", pty.login_shell())
+    texts = [spec.cwd, program, str(len(argv)), *argv]
+    texts += (f"{name}={value}" for name, value in env.items())
+    try:
+        fields = [os.fsencode(text) for text in texts]
+    except UnicodeEncodeError as error:
+        raise OperationFailed("text that is not valid Unicode found in provided data") from error
+    if any(b"\0" in field for field in fields):
+        raise OperationFailed("nul byte found in provided data")
+    return b"\0".join(fields)
+
+
+def _memory_file(name: str, content: bytes) -> int:
+    """A file without a place, to be read from its beginning."""
+    descriptor = os.memfd_create(name)
+    try:
+        with open(descriptor, "wb", closefd=False) as file:
+            file.write(content)
+        os.lseek(descriptor, 0, os.SEEK_SET)
+    except BaseException:
+        os.close(descriptor)
+        raise
+    return descriptor
+
+
+def _interpreter() -> str:
+    return os.path.realpath(sys.executable)
+
+
+def _entry_path() -> str:
+    return os.path.abspath(sandbox_entry.__file__)
+
+
+@functools.cache
+def interpreter_paths() -> tuple[str, ...]:
+    """What the interpreter needs to be run, as far as it exists."""
+    paths = [_interpreter(), *_LIBRARIES, "/etc/ld.so.cache"]
+    paths += (sysconfig.get_path(name) for name in ("stdlib", "platstdlib"))
+    library_directory = sysconfig.get_config_var("LIBDIR")
+    if isinstance(library_directory, str):
+        paths.append(library_directory)
+    return tuple(dict.fromkeys(path for path in paths if os.path.exists(path)))
+
+
+def _needs_of_entry() -> tuple[str, ...]:
+    return (*interpreter_paths(), _entry_path())

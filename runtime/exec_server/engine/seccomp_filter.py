@@ -1,0 +1,168 @@
+"""The system calls that a confined program does not get: a filter for the kernel (seccomp(2)).
+
+Classic BPF, as bubblewrap takes it. What is refused fails with EPERM, as if the right were missing;
+calls of a foreign architecture, which have other numbers, end the process (SIGSYS).
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import struct
+from typing import Final, NamedTuple
+
+_RETURN_ALLOW: Final = 0x7FFF0000
+_RETURN_ERRNO: Final = 0x00050000 | errno.EPERM
+_RETURN_KILL_PROCESS: Final = 0x80000000
+
+_LOAD: Final = 0x20
+"""BPF_LD | BPF_W | BPF_ABS"""
+_JUMP_IF_EQUAL: Final = 0x15
+"""BPF_JMP | BPF_JEQ | BPF_K"""
+_JUMP_IF_AT_LEAST: Final = 0x35
+"""BPF_JMP | BPF_JGE | BPF_K"""
+_RETURN: Final = 0x06
+"""BPF_RET | BPF_K"""
+
+# Where struct seccomp_data has what (linux/seccomp.h); of an argument the low half.
+_NUMBER: Final = 0
+_ARCHITECTURE: Final = 4
+_FIRST_ARGUMENT: Final = 16
+
+_X32_NUMBERS: Final = 0x40000000
+"""From here on numbers of x86-64 mean its x32 variants."""
+
+_AF_UNIX: Final = 1
+_AF_VSOCK: Final = 40
+"""To the host of a virtual machine, past every network."""
+
+_ALWAYS_DENIED: Final = ("io_uring_setup", "io_uring_enter", "io_uring_register")
+"""A way past this filter: requests in a ring are no system calls."""
+
+_DENIED_WITHOUT_NETWORK: Final = (
+    "ptrace",
+    "process_vm_readv",
+    "process_vm_writev",
+    "connect",
+    "accept",
+    "accept4",
+    "bind",
+    "listen",
+    "getsockname",
+    "getpeername",
+    "shutdown",
+    "sendto",
+    "sendmmsg",
+    "recvmmsg",
+    "setsockopt",
+    "getsockopt",
+)
+"""Also on Unix sockets, at whose other end somebody might act without a sandbox. What is inherited
+or made by socketpair can be read and written (v2 sandbox)."""
+
+_TAKING_A_FAMILY: Final = ("socket", "socketpair")
+"""Whose first argument is the family of a socket."""
+
+
+class _Architecture(NamedTuple):
+    audit: int
+    """linux/audit.h"""
+    numbers: dict[str, int]
+    """asm/unistd.h"""
+
+
+_IO_URING: Final = {"io_uring_setup": 425, "io_uring_enter": 426, "io_uring_register": 427}
+
+_ARCHITECTURES: Final = {
+    "x86_64": _Architecture(
+        0xC000003E,
+        _IO_URING
+        | {
+            "socket": 41,
+            "connect": 42,
+            "accept": 43,
+            "sendto": 44,
+            "shutdown": 48,
+            "bind": 49,
+            "listen": 50,
+            "getsockname": 51,
+            "getpeername": 52,
+            "socketpair": 53,
+            "setsockopt": 54,
+            "getsockopt": 55,
+            "ptrace": 101,
+            "accept4": 288,
+            "recvmmsg": 299,
+            "sendmmsg": 307,
+            "process_vm_readv": 310,
+            "process_vm_writev": 311,
+        },
+    ),
+    "aarch64": _Architecture(
+        0xC00000B7,
+        _IO_URING
+        | {
+            "ptrace": 117,
+            "socket": 198,
+            "socketpair": 199,
+            "bind": 200,
+            "listen": 201,
+            "accept": 202,
+            "connect": 203,
+            "getsockname": 204,
+            "getpeername": 205,
+            "sendto": 206,
+            "setsockopt": 208,
+            "getsockopt": 209,
+            "shutdown": 210,
+            "accept4": 242,
+            "recvmmsg": 243,
+            "sendmmsg": 269,
+            "process_vm_readv": 270,
+            "process_vm_writev": 271,
+        },
+    ),
+}
+
+
+def build_filter(*, allows_network: bool, machine: str | None = None) -> bytes | None:
+    """The filter as an array of struct sock_filter; None for a machine whose calls are unknown.
+
+    ``machine`` is a name as of uname(2), by default this machine's.
+    """
+    architecture = _ARCHITECTURES.get(machine or os.uname().machine)
+    if architecture is None:
+        return None
+    names = _ALWAYS_DENIED if allows_network else _ALWAYS_DENIED + _DENIED_WITHOUT_NETWORK
+    program = [
+        _instruction(_LOAD, _ARCHITECTURE),
+        _instruction(_JUMP_IF_EQUAL, architecture.audit, if_true=1),
+        _instruction(_RETURN, _RETURN_KILL_PROCESS),
+        _instruction(_LOAD, _NUMBER),
+        _instruction(_JUMP_IF_AT_LEAST, _X32_NUMBERS, if_false=1),
+        _instruction(_RETURN, _RETURN_KILL_PROCESS),
+    ]
+    for name in names:
+        program += (
+            _instruction(_JUMP_IF_EQUAL, architecture.numbers[name], if_false=1),
+            _instruction(_RETURN, _RETURN_ERRNO),
+        )
+    if allows_network:
+        check_family = _instruction(_JUMP_IF_EQUAL, _AF_VSOCK, if_true=1)
+    else:
+        check_family = _instruction(_JUMP_IF_EQUAL, _AF_UNIX, if_false=1)
+    for name in _TAKING_A_FAMILY:
+        program += (
+            _instruction(_JUMP_IF_EQUAL, architecture.numbers[name], if_false=4),
+            _instruction(_LOAD, _FIRST_ARGUMENT),
+            check_family,
+            _instruction(_RETURN, _RETURN_ALLOW),
+            _instruction(_RETURN, _RETURN_ERRNO),
+        )
+    program.append(_instruction(_RETURN, _RETURN_ALLOW))
+    return b"".join(program)
+
+
+def _instruction(code: int, operand: int, *, if_true: int = 0, if_false: int = 0) -> bytes:
+    """One struct sock_filter (linux/filter.h); jumps are relative to the next instruction."""
+    return struct.pack("=HBBI", code, if_true, if_false, operand)
