@@ -62,6 +62,9 @@ reads nothing; while it reads, they have time."""
 LARGE_BYTES: Final = 32 * 1024
 """Base64 members above this are spliced into the message instead of passing the JSON encoder."""
 
+_LANE_COST: Final = 1024
+"""Bytes that a request in the lane counts on top of its message, so that tiny ones count too."""
+
 INVALID_REQUEST: Final = -32600
 METHOD_NOT_FOUND: Final = -32601
 INVALID_PARAMS: Final = -32602
@@ -90,6 +93,8 @@ class BoundMethod:
     starts_process: bool = False
     about_process: bool = False
     """Whether it is about a process that was started before."""
+    may_wait: bool = True
+    """Whether its answer may take a while."""
     not_found_code: int = INTERNAL_ERROR
     """The revision's code for NotFound and, in the ``filesystem`` family, ENOENT."""
 
@@ -159,7 +164,10 @@ class Connection:
         self._congested = False
         self._uncongested = asyncio.Event()
         self._uncongested.set()
+        self._message_bytes = 0
+        self._request_bytes = 0
         self._lane = Lane()
+        self._lane_bytes = 0
         self._leaves_lane = False
         self._tasks: set[asyncio.Task[Any]] = set()
         self._streams: set[asyncio.Task[None]] = set()
@@ -240,7 +248,10 @@ class Connection:
         if self._ended:
             return
         try:
-            message = jsonrpc.parse(data)
+            message = jsonrpc.parse(
+                data, self.settings.max_json_depth, self.settings.max_json_values
+            )
+            self._message_bytes = len(data)
             if message.id is msgspec.UNSET:
                 self._take_notification(message)
             else:
@@ -348,8 +359,9 @@ class Connection:
         if not self._ready and not bound.before_handshake:
             self._send_error(identifier, INVALID_REQUEST, self._state_error(bound.family))
             return
-        if self._stopping and not bound.about_process:
-            self._send_error(identifier, INVALID_REQUEST, "the server is shutting down")
+        refusal = self._refusal_to_begin(bound)
+        if refusal is not None:
+            self._send_error(identifier, INVALID_REQUEST, refusal)
             return
         self._begin(identifier, bound, params)
 
@@ -407,11 +419,33 @@ class Connection:
         step = "call initialize" if self._session is None else "send initialized"
         return f"client must {step} before using {family} methods"
 
+    def _refusal_to_begin(self, bound: BoundMethod) -> str | None:
+        if self._stopping and not bound.about_process:
+            return "the server is shutting down"
+        if not bound.may_wait:
+            return None
+        settings = self.settings
+        if len(self._tasks) + len(self._streams) >= settings.max_requests:
+            return f"at most {settings.max_requests} requests of a connection may wait at a time"
+        # A single one is bounded by the limit of a message.
+        if (
+            self._request_bytes
+            and self._request_bytes + self._message_bytes > settings.max_request_bytes
+        ):
+            return (
+                "the requests of a connection that wait may take at most "
+                f"{settings.max_request_bytes} bytes"
+            )
+        return None
+
     def _begin(self, identifier: jsonrpc.RequestId, bound: BoundMethod, params: Any) -> None:
         """Start a request now, or when everything it must not overtake is done."""
+        size = self._message_bytes
         if bound.in_lane:
             if self._lane.is_idle:
-                self._lane.submit(lambda: self._run(identifier, bound, params, holds_lane=True))
+                self._lane.submit(
+                    lambda: self._run(identifier, bound, params, size, holds_lane=True)
+                )
                 return
             started_id = _started_process_id(bound, params)
             if started_id is not None:
@@ -422,17 +456,46 @@ class Connection:
                     self._queued_starts[started_id] -= 1
                     if not self._queued_starts[started_id]:
                         del self._queued_starts[started_id]
-                return self._run(identifier, bound, params, holds_lane=True)
+                return self._run(identifier, bound, params, size, holds_lane=True)
 
-            self._lane.submit(work)
+            self._queue_in_lane(work, size)
         elif self._queued_starts and getattr(params, "process_id", None) in self._queued_starts:
             # It names a process whose start still waits in the lane.
-            self._lane.submit(lambda: self._run(identifier, bound, params, holds_lane=False))
+            self._queue_in_lane(
+                lambda: self._run(identifier, bound, params, size, holds_lane=False), size
+            )
         else:
-            self._run(identifier, bound, params, holds_lane=False)
+            self._run(identifier, bound, params, size, holds_lane=False)
+
+    def _queue_in_lane(self, work: Callable[[], bool], size: int) -> None:
+        """Have work wait for its turn.
+
+        If too much waits, the peer has to wait as well. It is not refused: whoever sends many
+        files at once has done nothing wrong, and the lane moves on by itself.
+        """
+        limit = self.settings.max_request_bytes
+        size += _LANE_COST
+
+        def run() -> bool:
+            was_full = self._lane_bytes > limit
+            self._lane_bytes -= size
+            if was_full and self._lane_bytes <= limit:
+                self._channel.hold_input(False)
+            return work()
+
+        self._lane_bytes += size
+        if self._lane_bytes > limit >= self._lane_bytes - size:
+            self._channel.hold_input(True)
+        self._lane.submit(run)
 
     def _run(
-        self, identifier: jsonrpc.RequestId, bound: BoundMethod, params: Any, *, holds_lane: bool
+        self,
+        identifier: jsonrpc.RequestId,
+        bound: BoundMethod,
+        params: Any,
+        size: int,
+        *,
+        holds_lane: bool,
     ) -> bool:
         """Run a request; True if it holds the lane beyond this call."""
         self._leaves_lane = False
@@ -445,10 +508,12 @@ class Connection:
             return self._send_result(identifier, outcome, holds_lane=holds_lane)
         task = outcome
         self._tasks.add(task)
+        self._request_bytes += size
         holds_lane = holds_lane and not self._leaves_lane
 
         def done(task: asyncio.Task[Any]) -> None:
             self._tasks.discard(task)
+            self._request_bytes -= size
             held_on = False
             if not task.cancelled():
                 failure = task.exception()

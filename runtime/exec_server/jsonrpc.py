@@ -35,12 +35,6 @@ MALFORMED_ID: Final = -1
 _ID_MIN: Final = -(2**63)
 _ID_MAX: Final = 2**63 - 1
 
-MAX_DEPTH: Final = 127
-"""Nested arrays and objects a message may have; the real servers refuse the next level."""
-
-MAX_VALUES: Final = 262_144
-"""JSON values one message may hold, counting objects, arrays and scalars but not member names."""
-
 _NULL: Final = msgspec.Raw(b"null")
 
 _find_member_names: Final = re.compile(rb'"([^"]*+)"\s*+:').findall
@@ -83,8 +77,8 @@ _decode_message = msgspec.json.Decoder(Message).decode
 _encode = msgspec.json.Encoder().encode
 
 
-def parse(data: bytes) -> Message:
-    """Decode one message.
+def parse(data: bytes, max_depth: int, max_values: int) -> Message:
+    """Decode one message of so many nested levels and values at most; see Settings.
 
     Raises MalformedMessage for input to be answered with id -1, and ProtocolViolation for a
     response or error object, which ends the connection.
@@ -92,10 +86,10 @@ def parse(data: bytes) -> Message:
     try:
         if not data.isascii():
             data.decode()
-        if data.count(b"{") + data.count(b"[") > MAX_DEPTH:
-            _check_depth(data)
-        if _may_repeat_members(data) or _may_exceed_values(data):
-            _check_values(data)
+        if data.count(b"{") + data.count(b"[") > max_depth:
+            _check_depth(data, max_depth)
+        if _may_repeat_members(data) or _may_exceed_values(data, max_values):
+            _check_values(data, max_values)
         message = _decode_message(data)
     except msgspec.ValidationError:
         _classify(data)
@@ -123,25 +117,25 @@ def _may_repeat_members(data: bytes) -> bool:
     return len(set(names)) != len(names)
 
 
-def _may_exceed_values(data: bytes) -> bool:
+def _may_exceed_values(data: bytes, allowed: int) -> bool:
     """Whether there may be more values than allowed: each but the first follows one of ``,:[``."""
-    return len(data) > MAX_VALUES and 1 + sum(map(data.count, (b",", b":", b"["))) > MAX_VALUES
+    return len(data) > allowed and 1 + sum(map(data.count, (b",", b":", b"["))) > allowed
 
 
-def _check_values(data: bytes) -> None:
+def _check_values(data: bytes, allowed: int) -> None:
     """Refuse repeated members, and more values than a message may hold."""
     try:
         root = json.loads(data, object_pairs_hook=_unique_members)
     except ValueError:
         return  # the decoder proper says what is wrong
-    if not _may_exceed_values(data):
+    if not _may_exceed_values(data, allowed):
         return
     values, containers = 1, [root] if isinstance(root, (list, tuple)) else []
     while containers:
         container = containers.pop()
         values += len(container)
-        if values > MAX_VALUES:
-            raise MalformedMessage(f"the message exceeds the limit of {MAX_VALUES} JSON values")
+        if values > allowed:
+            raise MalformedMessage(f"the message exceeds the limit of {allowed} JSON values")
         containers.extend(value for value in container if isinstance(value, (list, tuple)))
 
 
@@ -159,8 +153,8 @@ def _json_error(error: Exception) -> str:
     return f"invalid JSON: {text}"
 
 
-def _check_depth(data: bytes) -> None:
-    """Refuse a message nested deeper than MAX_DEPTH, strings not counted."""
+def _check_depth(data: bytes, allowed: int) -> None:
+    """Refuse a message nested deeper than allowed, strings not counted."""
     depth = 0
     in_string = escaped = False
     for byte in data:
@@ -175,8 +169,8 @@ def _check_depth(data: bytes) -> None:
             in_string = True
         elif byte in (0x7B, 0x5B):
             depth += 1
-            if depth > MAX_DEPTH:
-                raise MalformedMessage(f"nesting is deeper than {MAX_DEPTH} levels")
+            if depth > allowed:
+                raise MalformedMessage(f"nesting is deeper than {allowed} levels")
         elif byte in (0x7D, 0x5D):
             depth -= 1
 

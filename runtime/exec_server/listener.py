@@ -121,6 +121,7 @@ class WebSocketServer:
         self._max_pending = max_pending
         self._loop = asyncio.get_running_loop()
         self._transports: set[WebSocketTransport] = set()
+        self._let_in: set[WebSocketTransport] = set()
         # Those that have not been let in yet, oldest first.
         self._pending: dict[WebSocketTransport | asyncio.Task[None], None] = {}
         self._decrypting: set[asyncio.Task[None]] = set()
@@ -174,17 +175,32 @@ class WebSocketServer:
     def _serve(self, connection: socket.socket, peer: str | None = None) -> None:
         self._none_left.clear()
         transport = WebSocketTransport(
-            self._loop, connection, self._open, self._forget, gate=self._gate, peer=peer
+            self._loop,
+            connection,
+            self._open,
+            self._forget,
+            self._server.settings,
+            gate=self._gate,
+            refusal=self._refusal,
+            peer=peer,
         )
         self._transports.add(transport)
         self._pending[transport] = None
 
+    def _refusal(self) -> door.Answer | None:
+        allowed = self._server.settings.max_connections
+        if len(self._let_in) >= allowed:
+            return door.Answer(503, f"this server serves at most {allowed} connections at a time")
+        return None
+
     def _open(self, transport: WebSocketTransport) -> Receiver:
         self._pending.pop(transport, None)
+        self._let_in.add(transport)
         return self._server.open(transport, keeps_session=True)
 
     def _forget(self, transport: WebSocketTransport) -> None:
         self._transports.discard(transport)
+        self._let_in.discard(transport)
         self._pending.pop(transport, None)
         if not self._transports:
             self._none_left.set()

@@ -39,6 +39,8 @@ class StreamedBytes(bytes):
 
     source: ByteSource
     size: int
+    held_bytes: int = 0
+    """Bytes of memory that the source takes."""
 
     @classmethod
     def of(cls, source: ByteSource, size: int) -> StreamedBytes:
@@ -51,7 +53,9 @@ class StreamedBytes(bytes):
     @classmethod
     def over(cls, data: bytes) -> StreamedBytes:
         """The stand-in for bytes at hand, so that they too are encoded in small pieces."""
-        return cls.of(io.BytesIO(data), len(data))
+        instance = cls.of(io.BytesIO(data), len(data))
+        instance.held_bytes = len(data)
+        return instance
 
 
 class Base64Message:
@@ -69,6 +73,7 @@ class Base64Message:
         self._next: bytes | None = head
         self._tail = tail
         self._on_finish = on_finish
+        self.held_bytes = content.held_bytes
         self.length = len(head) + (content.size + 2) // 3 * 4 + len(tail)
         self._left = self.length
 

@@ -35,12 +35,22 @@ def whole_number(text: str) -> int:
     return int(text)
 
 
+def _depth(text: str) -> int:
+    depth = whole_number(text)
+    if depth > _MAX_DEPTH:
+        raise argparse.ArgumentTypeError(f"expected at most {_MAX_DEPTH}, got {depth}")
+    return depth
+
+
 def _executions(text: str) -> tuple[str, ...]:
     if text not in _EXECUTIONS:
         kinds = ", ".join(_EXECUTIONS)
         raise argparse.ArgumentTypeError(f"expected one of {kinds}, got {text!r}")
     return _EXECUTIONS[text]
 
+
+_MAX_DEPTH: Final = 512
+"""What the parsers follow without running out of stack."""
 
 _EXECUTIONS: Final = {
     "all": ("direct", "prepared"),
@@ -64,23 +74,90 @@ _OPTIONS: Final = (
         "--protocol v1, else 80)",
     ),
     _Option(
+        "--max-connections", "max_connections", whole_number, "WebSocket connections at a time"
+    ),
+    _Option(
+        "--max-sessions",
+        "max_sessions",
+        whole_number,
+        "sessions at a time, with those that can be resumed",
+    ),
+    _Option(
+        "--max-processes",
+        "max_processes",
+        whole_number,
+        "how many processes of a client may run at a time",
+    ),
+    _Option(
         "--retained-bytes",
         "retained_bytes",
         whole_number,
         "output of a process that can be read again, the newest",
     ),
     _Option(
-        "--grace-seconds",
-        "grace_seconds",
-        _seconds,
-        "how long requests and processes under way may take to end when the server is told to; "
-        "processes get SIGTERM at once and SIGKILL then",
+        "--retained-chunks", "retained_chunks", whole_number, "pieces of such output, the newest"
     ),
     _Option(
-        "--max-processes",
-        "max_processes",
+        "--max-retained-bytes",
+        "max_retained_bytes",
         whole_number,
-        "how many processes of a client may run at a time (default: no limit)",
+        "output of all finished processes of a client; beyond, the oldest are forgotten early",
+    ),
+    _Option(
+        "--remembered-writes",
+        "remembered_writes",
+        whole_number,
+        "writes to a process that are done once however often they are sent, the newest",
+    ),
+    _Option(
+        "--write-queue-bytes",
+        "write_queue_bytes",
+        whole_number,
+        "input queued for a process before a write has to wait",
+    ),
+    _Option(
+        "--max-message-bytes",
+        "max_message_bytes",
+        whole_number,
+        "a WebSocket message or a line from a client",
+    ),
+    _Option(
+        "--max-frame-bytes", "max_frame_bytes", whole_number, "a WebSocket frame from a client"
+    ),
+    _Option("--max-json-depth", "max_json_depth", _depth, "nested arrays and objects of a message"),
+    _Option("--max-json-values", "max_json_values", whole_number, "JSON values of a message"),
+    _Option(
+        "--max-requests",
+        "max_requests",
+        whole_number,
+        "requests of a connection that wait for something at a time",
+    ),
+    _Option(
+        "--max-request-bytes", "max_request_bytes", whole_number, "what such requests take together"
+    ),
+    _Option(
+        "--max-unsent-bytes",
+        "max_unsent_bytes",
+        whole_number,
+        "answers a client has not read before no more of its requests are read",
+    ),
+    _Option(
+        "--max-file-handles",
+        "max_file_handles",
+        whole_number,
+        "files that a connection may hold open",
+    ),
+    _Option(
+        "--max-http-body-bytes",
+        "max_http_body_bytes",
+        whole_number,
+        "HTTP bodies that a connection's requests hold whole at a time",
+    ),
+    _Option(
+        "--max-http-seconds",
+        "max_http_seconds",
+        _seconds,
+        "how long an http/request may take (default: as long as the client says)",
     ),
     _Option(
         "--execution",

@@ -132,6 +132,8 @@ async def serve_stdio(server: Server, read_fd: int, write_fd: int) -> None:
         write_fd,
         lambda channel: server.open(channel, keeps_session=False),
         closed.set,
+        max_line_bytes=server.settings.max_message_bytes,
+        max_unsent_bytes=server.settings.max_unsent_bytes,
     )
     stopping = asyncio.ensure_future(server.stop.wait())
     closing = asyncio.ensure_future(closed.wait())

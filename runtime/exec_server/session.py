@@ -75,7 +75,10 @@ class Session:
             guardian=guardian,
             mark=self._take_mark,
             retained_bytes=settings.retained_bytes,
+            retained_chunks=settings.retained_chunks,
+            max_retained_bytes=settings.max_retained_bytes,
             retention_seconds=settings.retention_seconds,
+            write_queue_bytes=settings.write_queue_bytes,
             max_running=settings.max_processes,
             executions=settings.executions,
         )
@@ -133,7 +136,14 @@ class SessionRegistry:
         self._ending: set[asyncio.Task[None]] = set()
 
     def create(self, attachment: Attachment, speaks: str) -> Session:
-        """A new session with a connection attached that speaks a revision."""
+        """A new session with a connection attached that speaks a revision.
+
+        Raises InvalidRequest if there are as many as there may be.
+        """
+        if len(self._sessions) >= self._settings.max_sessions:
+            raise InvalidRequest(
+                f"this server keeps at most {self._settings.max_sessions} sessions at a time"
+            )
         session = Session(self._loop, self._guardian, self._orphans, self._settings, speaks)
         session.attachment = attachment
         self._sessions[session.id] = session

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from exec_server.engine.regular_file import OpenMode
 
 MAX_HANDLES: Final = 128
-"""Files that one client may hold open."""
+"""Files that one client may hold open, unless somebody says otherwise."""
 
 MAX_ID_BYTES: Final = 32
 """Of a handle's id in UTF-8; it may be empty."""
@@ -40,20 +40,23 @@ class FileHandles:
     InvalidRequest. They never wait for another process.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, max_handles: int = MAX_HANDLES) -> None:
+        self._max_handles = max_handles
         self._descriptors: dict[str, int] = {}
 
     def open(self, handle_id: str, path: str, mode: OpenMode = "read") -> None:
         """Open a regular file to read it, or an empty one to write, created if it is missing.
 
-        Raises InvalidRequest if the id is in use, for the 129th file, and for anything else than
+        Raises InvalidRequest if the id is in use, for one file too many, and for anything else than
         a regular file; else as ``open_regular`` does.
         """
         _check_id(handle_id)
         if handle_id in self._descriptors:
             raise InvalidRequest(f"file handle `{handle_id}` already exists")
-        if len(self._descriptors) >= MAX_HANDLES:
-            raise InvalidRequest(f"at most {MAX_HANDLES} file handles may be open per connection")
+        if len(self._descriptors) >= self._max_handles:
+            raise InvalidRequest(
+                f"at most {self._max_handles} file handles may be open per connection"
+            )
         self._descriptors[handle_id] = open_regular(path, mode)
 
     def read_block(self, handle_id: str, offset: int, length: int) -> Block:

@@ -55,6 +55,11 @@ class HeadTail:
             if not tail:
                 return
 
+    @property
+    def head_bytes(self) -> int:
+        """What the beginning of the stream takes."""
+        return sum(map(len, self._head))
+
     def excerpt(self) -> Excerpt:
         """Both ends as they are now."""
         head = b"".join(self._head)

@@ -10,6 +10,7 @@ trusted certificates from the system.
 from __future__ import annotations
 
 import os
+import sys
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Literal
 
@@ -52,8 +53,17 @@ class HttpResponse:
 class HttpClient:
     """Makes the requests of one connection; closing it drops whatever is under way."""
 
-    def __init__(self, *, route_aware: bool = False) -> None:
+    def __init__(
+        self,
+        *,
+        route_aware: bool = False,
+        max_body_bytes: int = sys.maxsize,
+        max_seconds: float | None = None,
+    ) -> None:
         """Cheap: the HTTP library is loaded by the first request.
+
+        What ``fetch`` holds of all answers together is bounded by ``max_body_bytes``, and no
+        request takes longer than ``max_seconds``.
 
         With ``route_aware`` each redirect counts as a request of its own, as in the releases that
         look for a proxy anew for each (v2, codex 0.169): another origin is told in Referer which
@@ -61,6 +71,9 @@ class HttpClient:
         not the first one.
         """
         self._route_aware = route_aware
+        self._max_body_bytes = max_body_bytes
+        self._held_bytes = 0
+        self._max_ms = None if max_seconds is None else int(max_seconds * 1000)
         self._exchanges: set[Exchange] = set()
         self._trust: Trust | None = None
 
@@ -79,7 +92,7 @@ class HttpClient:
             self._trust = Trust()
         exchange = Exchange(
             prepared,
-            request.timeout_ms,
+            self._shorter(request.timeout_ms),
             self._trust,
             follow_redirects=request.redirect_policy == "follow",
             route_aware=self._route_aware,
@@ -92,16 +105,38 @@ class HttpClient:
             await exchange.aclose()
             raise
 
+    def _shorter(self, timeout_ms: int | None) -> int | None:
+        if self._max_ms is None or (timeout_ms is not None and timeout_ms < self._max_ms):
+            return timeout_ms
+        return self._max_ms
+
     async def fetch(self, request: HttpRequest) -> HttpResponse:
-        """Send a request and return the whole answer. Raises as ``open``."""
+        """Send a request and return the whole answer.
+
+        Raises as ``open``, and OperationFailed for a body that breaks off or is too large.
+        """
         stream = await self.open(request)
+        pieces: list[bytes] = []
+        held = 0
         try:
-            body = b"".join([piece async for piece in stream])
+            async for piece in stream:
+                pieces.append(piece)
+                held += len(piece)
+                self._hold(len(piece))
         except OperationFailed as error:
             raise OperationFailed(f"failed to read http/request response body: {error}") from error
         finally:
+            self._held_bytes -= held
             await stream.aclose()
-        return HttpResponse(stream.status, stream.headers, body)
+        return HttpResponse(stream.status, stream.headers, b"".join(pieces))
+
+    def _hold(self, size: int) -> None:
+        self._held_bytes += size
+        if self._held_bytes > self._max_body_bytes:
+            raise OperationFailed(
+                f"at most {self._max_body_bytes} bytes of whole bodies are held at a time; "
+                "streamResponse has no such limit"
+            )
 
     async def aclose(self) -> None:
         """Drop all connections; requests and streams under way fail."""

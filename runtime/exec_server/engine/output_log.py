@@ -2,7 +2,8 @@
 
 One counter serves everything a process tells: every chunk of output, its exit and its closing
 take the next number, from 1, without gaps (v1 and v2, process/output · exited · closed). Retained
-are the newest chunks whose sizes sum up to at most a limit; a chunk is kept whole or not at all.
+are the newest chunks, as many as a limit allows and their sizes sum up to at most another; a chunk
+is kept whole or not at all.
 """
 
 from __future__ import annotations
@@ -14,6 +15,9 @@ StreamName: TypeAlias = Literal["stdout", "stderr", "pty"]
 
 RETAINED_BYTES: Final = 1024 * 1024
 """Bytes retained per process over all its streams; every revision's value."""
+
+RETAINED_CHUNKS: Final = 65_536
+"""Chunks retained per process: one of a single byte takes about a hundred times its size."""
 
 _COMPACT_AFTER: Final = 1024
 """Evicted places that may lie at the front of the list before it is moved up: keeps eviction O(1)
@@ -35,10 +39,13 @@ _EVICTED: Final = OutputChunk(0, "stdout", b"")
 class OutputLog:
     """Numbers the events of one process and retains its newest output."""
 
-    __slots__ = ("_bytes", "_chunks", "_evicted", "_gap", "_limit", "next_seq")
+    __slots__ = ("_bytes", "_chunk_limit", "_chunks", "_evicted", "_gap", "_limit", "next_seq")
 
-    def __init__(self, retained_bytes: int = RETAINED_BYTES) -> None:
+    def __init__(
+        self, retained_bytes: int = RETAINED_BYTES, retained_chunks: int = RETAINED_CHUNKS
+    ) -> None:
         self._limit = retained_bytes
+        self._chunk_limit = retained_chunks
         self._bytes = 0
         self._chunks: list[OutputChunk] = []
         self._evicted = 0
@@ -58,7 +65,7 @@ class OutputLog:
         self.next_seq += 1
         self._chunks.append(chunk)
         self._bytes += len(data)
-        if self._bytes > self._limit:
+        if self._bytes > self._limit or len(self._chunks) - self._evicted > self._chunk_limit:
             self._evict()
         return chunk
 
@@ -105,7 +112,7 @@ class OutputLog:
     def _evict(self) -> None:
         chunks = self._chunks
         index = self._evicted
-        while self._bytes > self._limit:
+        while self._bytes > self._limit or len(chunks) - index > self._chunk_limit:
             self._bytes -= len(chunks[index].data)
             chunks[index] = _EVICTED
             index += 1

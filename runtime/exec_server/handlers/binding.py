@@ -17,6 +17,22 @@ if TYPE_CHECKING:
 _ABOUT_PROCESSES: Final = ("process/", "command/exec/")
 
 
+_ANSWERED_AT_ONCE: Final = frozenset(
+    (
+        "command/exec/terminate",
+        "environment/info",
+        "environment/status",
+        "initialize",
+        "process/closeStdin",
+        "process/resize",
+        "process/signal",
+        "process/snapshot",
+        "process/terminate",
+    )
+)
+"""They hold nothing up, however many requests wait, and some end what others wait for."""
+
+
 def decoders(routes: Mapping[str, Method]) -> dict[str, Callable[[msgspec.Raw], Any]]:
     """For each method what decodes its params; made once per revision."""
     return {name: _decoder(route) for name, route in routes.items()}
@@ -57,6 +73,7 @@ def bind_methods(
             before_handshake=name == "initialize",
             starts_process=name == "process/start",
             about_process=name.startswith(_ABOUT_PROCESSES) and name != "process/start",
+            may_wait=name not in _ANSWERED_AT_ONCE,
             not_found_code=not_found_code,
         )
         for name, route in routes.items()

@@ -6,13 +6,13 @@ import asyncio
 from typing import TYPE_CHECKING, Protocol
 
 from exec_server import jsonrpc
+from exec_server.engine import http
 from exec_server.errors import EngineError, InvalidArgument
 
 if TYPE_CHECKING:
     import msgspec
 
     from exec_server.connection import Connection
-    from exec_server.engine import http
 
 
 class BodyDelta(Protocol):
@@ -26,14 +26,19 @@ class BodyDelta(Protocol):
 
 
 class HttpRequests:
-    """The requests under way; ``body_delta`` is the model that carries streamed bodies."""
+    """The requests under way."""
 
     def __init__(
-        self, connection: Connection, body_delta: BodyDelta, client: http.HttpClient
+        self, connection: Connection, body_delta: BodyDelta, *, route_aware: bool = False
     ) -> None:
+        """``body_delta`` is the model that carries streamed bodies; see HttpClient for the rest."""
         self._connection = connection
         self._body_delta = body_delta
-        self._client = client
+        self._client = http.HttpClient(
+            route_aware=route_aware,
+            max_body_bytes=connection.settings.max_http_body_bytes,
+            max_seconds=connection.settings.max_http_seconds,
+        )
         self._streams: dict[str, asyncio.Task[None] | None] = {}
 
     async def fetch(self, request: http.HttpRequest) -> http.HttpResponse:

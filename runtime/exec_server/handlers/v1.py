@@ -375,7 +375,7 @@ class V1:
 
     def bind(self, connection: Connection) -> BoundRevision:
         """The handlers of one connection; see Revision."""
-        requests = HttpRequests(connection, HttpRequestBodyDeltaParams, http.HttpClient())
+        requests = HttpRequests(connection, HttpRequestBodyDeltaParams)
         handlers = HandlersV1(
             lifecycle=LifecycleV1(connection),
             process=ProcessV1(connection),

@@ -20,6 +20,8 @@ class LongMessage(Protocol):
     """
 
     length: int
+    held_bytes: int
+    """Bytes of memory that it takes until it is finished; 0 if it reads from a file."""
 
     def next_piece(self) -> bytes:
         """The next piece, never empty, until ``length`` bytes have been given.
@@ -54,6 +56,10 @@ class Channel(Protocol):
 
     def send_notification(self, pieces: Sequence[bytes]) -> None:
         """Queue one message behind everything queued."""
+        ...
+
+    def hold_input(self, is_held: bool) -> None:
+        """Deliver no more messages while it is held."""
         ...
 
     def close(self, reason: str, *, violation: bool = False) -> None:

@@ -9,6 +9,7 @@ per message. What remains to a side is its handshake, and whether its own frames
 from __future__ import annotations
 
 import socket
+import sys
 from typing import TYPE_CHECKING, Any, ClassVar, Final, cast
 
 from websockets.frames import CloseCode, Frame, Opcode
@@ -58,7 +59,7 @@ class WebSocketEndpoint:
     """
 
     _peer_masks: ClassVar[bool]
-    _max_frame_bytes: ClassVar[int]
+    _max_frame_bytes: int
 
     def __init__(
         self,
@@ -66,6 +67,7 @@ class WebSocketEndpoint:
         sock: socket.socket,
         protocol: WebSocketProtocol,
         on_closed: Callable[[], None],
+        max_unsent_bytes: int = sys.maxsize,
     ) -> None:
         self._loop = loop
         self._sock = sock
@@ -83,7 +85,7 @@ class WebSocketEndpoint:
         if sock.family != socket.AF_UNIX:
             # Without this, the second small message in a row waits for the peer's delayed ACK.
             sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        self._stream = ByteStream(loop, sock.fileno(), sock.fileno(), self)
+        self._stream = ByteStream(loop, sock.fileno(), sock.fileno(), self, max_unsent_bytes)
         self._consume: Callable[[memoryview], int] = self._consume_frames
 
     # StreamOwner: what the socket brings
@@ -174,6 +176,8 @@ class WebSocketEndpoint:
             position = end
             if self._closing:
                 return available
+            if self._stream.throttled:
+                break
         return position
 
     def _is_refused(self, first: int, second: int, length: int) -> bool:

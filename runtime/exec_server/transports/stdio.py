@@ -8,7 +8,8 @@ the limit is skipped to its end and answered, because its end is still known.
 from __future__ import annotations
 
 import os
-from typing import TYPE_CHECKING, ClassVar, Final
+import sys
+from typing import TYPE_CHECKING, Final
 
 from exec_server.transports.stream import ByteStream
 
@@ -17,9 +18,6 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     from exec_server.transports.channel import LongMessage, Receiver
-
-MAX_LINE_BYTES: Final = 64 * 1024 * 1024
-"""The limit of a whole WebSocket message, applied to a line."""
 
 FLUSH_SECONDS: Final = 2.0
 """How long the peer may read nothing of the last answers once the connection ends."""
@@ -32,7 +30,6 @@ class StdioTransport:
     """One connection over a pair of descriptors, from start to ``on_closed``."""
 
     peer = "exec-server stdio"
-    _max_line_bytes: ClassVar[int] = MAX_LINE_BYTES
 
     def __init__(
         self,
@@ -41,6 +38,9 @@ class StdioTransport:
         write_fd: int,
         on_open: Callable[[StdioTransport], Receiver],
         on_closed: Callable[[], None],
+        *,
+        max_line_bytes: int = sys.maxsize,
+        max_unsent_bytes: int = sys.maxsize,
     ) -> None:
         self._loop = loop
         self._fds = (read_fd, write_fd)
@@ -48,13 +48,14 @@ class StdioTransport:
         for fd in self._fds:
             os.set_blocking(fd, False)
         self._on_closed = on_closed
+        self._max_line_bytes = max_line_bytes
         self._partial = bytearray()
         self._searched = 0
         self._skipping = False
         self._closing = False
         self._closed = False
         self._timer: asyncio.TimerHandle | None = None
-        self._stream = ByteStream(loop, read_fd, write_fd, self)
+        self._stream = ByteStream(loop, read_fd, write_fd, self, max_unsent_bytes)
         self._receiver: Receiver | None = on_open(self)
         self._stream.start_reading()
 
@@ -79,6 +80,10 @@ class StdioTransport:
     def send_notification(self, pieces: Sequence[bytes]) -> None:
         """Queue one message behind everything; see Channel."""
         self._stream.queue_notification((*pieces, b"\n"))
+
+    def hold_input(self, is_held: bool) -> None:
+        """Deliver no more messages while it is held; see Channel."""
+        self._stream.hold_input(is_held)
 
     def close(self, reason: str, *, violation: bool = False) -> None:
         """Send what is queued, then end; a line protocol has no place for the reason."""
@@ -109,7 +114,7 @@ class StdioTransport:
         partial = self._partial
         partial += data
         start = 0
-        while not self._closing:
+        while not self._closing and not self._stream.throttled:
             end = partial.find(_NEWLINE, max(start, self._searched))
             if end < 0:
                 break
@@ -119,6 +124,9 @@ class StdioTransport:
                 self._deliver(bytes(memoryview(partial)[start:end]))
             start = end + 1
         del partial[:start]
+        if self._stream.throttled:
+            self._searched = 0
+            return
         self._searched = len(partial)
         if self._searched > self._max_line_bytes or self._skipping:
             if not self._skipping and self._receiver is not None:

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import logging
 import os
+import sys
 from collections import deque
 from typing import TYPE_CHECKING, Final, Protocol
 
@@ -27,22 +28,23 @@ HIGH_WATER: Final = 256 * 1024
 LOW_WATER: Final = 64 * 1024
 """Unsent bytes below which they may go on."""
 
-INPUT_LIMIT: Final = 64 * 1024 * 1024
-"""Unsent bytes above which no more requests are read: a peer that sends without ever reading its
-answers costs this much and no more."""
-
 _GATHER_BYTES: Final = 512 * 1024
 _GATHER_PIECES: Final = 512  # IOV_MAX is 1024 on Linux; a message adds a few pieces at a time
 _JOIN_BELOW: Final = 32 * 1024  # joining small pieces costs less than a vector entry each
 
 _read_buffer: Final = memoryview(bytearray(256 * 1024))
+_NOTHING: Final = memoryview(b"")
 
 
 class StreamOwner(Protocol):
     """Whoever gives the bytes of a stream a meaning."""
 
     def bytes_received(self, data: memoryview) -> None:
-        """Take what was read; the buffer is reused as soon as this returns."""
+        """Take what was read; the buffer is reused as soon as this returns.
+
+        What comes after the stream is ``throttled`` is to be kept: this is called again, with
+        nothing, when it no longer is.
+        """
         ...
 
     def end_received(self) -> None:
@@ -69,17 +71,29 @@ class ByteStream:
     """
 
     def __init__(
-        self, loop: asyncio.AbstractEventLoop, read_fd: int, write_fd: int, owner: StreamOwner
+        self,
+        loop: asyncio.AbstractEventLoop,
+        read_fd: int,
+        write_fd: int,
+        owner: StreamOwner,
+        max_unsent_bytes: int = sys.maxsize,
     ) -> None:
+        """Above ``max_unsent_bytes`` nothing more is taken from the peer until it has read most:
+        one that sends without ever reading its answers costs this much and no more.
+        """
         self._loop = loop
         self._read_fd = read_fd
         self._write_fd = write_fd
         self._owner = owner
+        self._max_unsent_bytes = max_unsent_bytes
+        self.throttled = False
+        """Whether nothing more is to be taken from the peer for now."""
+        self._is_full = False
+        self._is_held = False
         self.sent_bytes = 0
         """Bytes given to the kernel so far."""
         self._always_ready = False
         self._reading = False
-        self._throttled = False
         self._writing = False
         self._lost = False
         self._corked = False
@@ -103,7 +117,6 @@ class ByteStream:
         if self._reading or self._lost:
             return
         self._reading = True
-        self._throttled = False
         if not self._always_ready:
             try:
                 self._loop.add_reader(self._read_fd, self._readable)
@@ -114,12 +127,36 @@ class ByteStream:
             self._loop.call_soon(self._read_ahead)
 
     def stop_reading(self) -> None:
-        """Leave what the peer sends in the kernel."""
-        self._throttled = False
+        """Leave what the peer sends in the kernel, for good."""
+        self._stop_reading()
+        self.throttled = False
+
+    def _stop_reading(self) -> None:
         if self._reading:
             self._reading = False
             if not self._always_ready:
                 self._loop.remove_reader(self._read_fd)
+
+    def hold_input(self, is_held: bool) -> None:
+        """Take nothing from the peer while it is held; see Channel."""
+        self._is_held = is_held
+        self._throttle()
+
+    def _throttle(self) -> None:
+        """Stop taking what the peer sends, or go on with it."""
+        if self._is_full or self._is_held:
+            if self._reading:
+                self.throttled = True
+                self._stop_reading()
+        elif self.throttled:
+            self._loop.call_soon(self._go_on)
+
+    def _go_on(self) -> None:
+        if not self.throttled or self._is_full or self._is_held:
+            return
+        self.throttled = False
+        self.start_reading()
+        self._deliver(_NOTHING)
 
     def _read_ahead(self) -> None:
         if self._reading:
@@ -134,13 +171,20 @@ class ByteStream:
         except OSError:
             self._lose()
             return
+        if count:
+            self._deliver(_read_buffer[:count])
+        else:
+            self.stop_reading()
+            self._deliver(None)
+
+    def _deliver(self, data: memoryview | None) -> None:
+        """Give the owner what was read, or the end; what it answers leaves in one call."""
         self._corked = True
         try:
-            if count:
-                self._owner.bytes_received(_read_buffer[:count])
-            else:
-                self.stop_reading()
+            if data is None:
                 self._owner.end_received()
+            else:
+                self._owner.bytes_received(data)
         except Exception as error:  # a fault here ends this connection, not the server
             log.error("connection dropped by an internal error: %r", error)
             self._lose()
@@ -172,7 +216,7 @@ class ByteStream:
             return
         self._replies.append(header)
         self._replies.append(message)
-        self._waiting_bytes += len(header)
+        self._waiting_bytes += len(header) + message.held_bytes
         if trailer:
             self._replies.append(trailer)
             self._waiting_bytes += len(trailer)
@@ -196,9 +240,9 @@ class ByteStream:
         if self.unsent_bytes > HIGH_WATER and not self._congested:
             self._congested = True
             self._owner.queue_changed(True)
-        if self._reading and self.unsent_bytes > INPUT_LIMIT:
-            self.stop_reading()
-            self._throttled = True
+        if not self._is_full and self.unsent_bytes > self._max_unsent_bytes:
+            self._is_full = True
+            self._throttle()
         if not (self._corked or self._flush_scheduled or self._writing):
             self._schedule_flush()
 
@@ -221,6 +265,7 @@ class ByteStream:
                 self._long_left -= len(piece)
                 if self._long_left == 0:
                     finished, self._long = self._long, None
+                    self._waiting_bytes -= finished.held_bytes
                     finished.finish()
                 current.append(piece)
                 self._current_bytes += len(piece)
@@ -283,8 +328,9 @@ class ByteStream:
         if self._congested and self.unsent_bytes <= LOW_WATER:
             self._congested = False
             self._owner.queue_changed(False)
-            if self._throttled:
-                self.start_reading()
+            if self._is_full:
+                self._is_full = False
+                self._throttle()
         if self._notify_when_empty and not current:
             self._notify_when_empty = False
             self._owner.all_sent()

@@ -25,11 +25,8 @@ if TYPE_CHECKING:
     import socket
     from collections.abc import Callable, Sequence
 
+    from exec_server.settings import Settings
     from exec_server.transports.channel import LongMessage, Receiver
-
-MAX_FRAME_BYTES: Final = 16 * 1024 * 1024
-MAX_MESSAGE_BYTES: Final = 64 * 1024 * 1024
-"""Limits on what a client sends, the real servers'. Nothing limits what the server sends."""
 
 PING_SECONDS: Final = 30.0
 """An idle connection gets an empty ping this often, which keeps middleboxes from forgetting it."""
@@ -49,11 +46,11 @@ class WebSocketTransport(WebSocketEndpoint):
 
     ``on_open`` is called when the handshake is done and returns the receiver of the messages;
     ``on_closed`` when the socket is closed, whether the handshake was ever done or not. ``gate``
-    decides who is let in; ``peer`` names who is, where the socket does not.
+    decides who is let in, ``refusal`` may turn them away all the same; ``peer`` names who is,
+    where the socket does not.
     """
 
     _peer_masks = True
-    _max_frame_bytes = MAX_FRAME_BYTES
     _protocol: ServerProtocol
 
     def __init__(
@@ -62,14 +59,19 @@ class WebSocketTransport(WebSocketEndpoint):
         sock: socket.socket,
         on_open: Callable[[WebSocketTransport], Receiver],
         on_closed: Callable[[WebSocketTransport], None],
+        settings: Settings,
         *,
         gate: door.Gate = door.OPEN,
+        refusal: Callable[[], door.Answer | None] = lambda: None,
         peer: str | None = None,
     ) -> None:
-        protocol = ServerProtocol(max_size=(MAX_MESSAGE_BYTES, MAX_FRAME_BYTES))
-        super().__init__(loop, sock, protocol, lambda: on_closed(self))
+        message_bytes = settings.max_message_bytes
+        self._max_frame_bytes = min(settings.max_frame_bytes, message_bytes)
+        protocol = ServerProtocol(max_size=(message_bytes, self._max_frame_bytes))
+        super().__init__(loop, sock, protocol, lambda: on_closed(self), settings.max_unsent_bytes)
         self._on_open = on_open
         self._gate = gate
+        self._refusal = refusal
         self.peer = f"exec-server websocket {peer or socket_address(sock)}"
         self._consume = self._consume_head
         self._set_timer(gate.handshake_seconds, self._abort)
@@ -102,6 +104,10 @@ class WebSocketTransport(WebSocketEndpoint):
         """Queue one message behind everything; see Channel."""
         self._stream.queue_notification((frame_header(sum(map(len, pieces))), *pieces))
 
+    def hold_input(self, is_held: bool) -> None:
+        """Deliver no more messages while it is held; see Channel."""
+        self._stream.hold_input(is_held)
+
     def close(self, reason: str, *, violation: bool = False) -> None:
         """Send what is queued, then the closing handshake; see Channel."""
         self._close(CloseCode.POLICY_VIOLATION if violation else CloseCode.GOING_AWAY, reason)
@@ -121,7 +127,7 @@ class WebSocketTransport(WebSocketEndpoint):
                 return len(data)
             return 0
         end += len(door.END_OF_HEAD)
-        refusal = door.examine(head[:end], self._gate)
+        refusal = door.examine(head[:end], self._gate) or self._refusal()
         if refusal is not None:
             self._answer(refusal.encode())
             return len(data)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import shlex
-import sys
 from typing import TYPE_CHECKING, Final
 
 from exec_server.client.transports.server_process import ServerProcess

@@ -68,7 +68,7 @@ class FilesystemV2:
 
     def __init__(self, connection: Connection) -> None:
         self._connection = connection
-        self._handles = FileHandles()
+        self._handles = FileHandles(connection.settings.max_file_handles)
         self._watch: MissingWatch | None = None
 
     async def read_file(self, params: FsReadFileParams) -> FsReadFileResult:

@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, Any, Final
 from msgspec import UNSET, UnsetType
 
 from exec_server.connection import BoundRevision
-from exec_server.engine.http import HttpClient
 from exec_server.handlers.binding import bind_methods, decoders
 from exec_server.handlers.http_requests import HttpRequests
 from exec_server.handlers.v2.capabilities import CapabilitiesV2
@@ -80,9 +79,7 @@ class ConnectionHandlers:
     """The handlers that hold something for their connection, the same for extensions of v2."""
 
     def __init__(self, connection: Connection) -> None:
-        self._requests = HttpRequests(
-            connection, HttpRequestBodyDeltaParams, HttpClient(route_aware=True)
-        )
+        self._requests = HttpRequests(connection, HttpRequestBodyDeltaParams, route_aware=True)
         self.filesystem: Final = FilesystemV2(connection)
         self.http: Final = HttpV2(self._requests)
 
