@@ -21,12 +21,12 @@ setup: $(STAMP) ## create .venv with the locked packages and the project
 
 generate: $(STAMP) ## write generated/, docs/reference/ and docs/compatibility.md from schema/
 	$(BIN)/exec-server-codegen generate
-	$(BIN)/python -m exec_server_codegen.sync_facade
+	$(BIN)/python -m exec_server_codegen.client_files
 
 check: $(STAMP) ## fail if what is generated is not what its sources say
 	$(BIN)/exec-server-codegen lint
 	$(BIN)/exec-server-codegen check
-	$(BIN)/python -m exec_server_codegen.sync_facade --check
+	$(BIN)/python -m exec_server_codegen.client_files --check
 
 breaking: $(STAMP) ## fail if schema/ breaks what a released revision promises
 	$(BIN)/exec-server-codegen breaking

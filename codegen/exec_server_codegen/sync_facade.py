@@ -1,30 +1,22 @@
 """The synchronous client, written from the asynchronous one.
 
-    python -m exec_server_codegen.sync_facade [--check]
-
 Every public class and function of the asynchronous client has a counterpart with the same name,
-signature and documentation, whose calls run in an event loop of another thread. Exit codes: 0 all
-is well · 1 with ``--check``, the file is not what would be written.
+signature and documentation, whose calls run in an event loop of another thread.
 """
 
 from __future__ import annotations
 
-import argparse
 import ast
-import difflib
 import re
-import sys
-from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from exec_server_codegen.package import MARKER, formatted
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Iterator
+    from pathlib import Path
 
 PACKAGE: Final = "exec_server.client"
-FOLDER: Final = Path("runtime/exec_server/client")
-TARGET: Final = FOLDER / "sync.py"
 
 CLASSES: Final = {
     "client": ("Client",),
@@ -82,31 +74,6 @@ from __future__ import annotations
 '''
 
 _WRAPPED: Final = {name for names in CLASSES.values() for name in names}
-
-
-def main(arguments: Sequence[str] | None = None) -> int:
-    """Write the file, or compare it; returns the exit code."""
-    parser = argparse.ArgumentParser(prog="python -m exec_server_codegen.sync_facade")
-    parser.add_argument("--check", action="store_true", help="compare instead of writing")
-    options = parser.parse_args(arguments)
-    text = facade(FOLDER)
-    present = TARGET.read_text(encoding="utf-8") if TARGET.exists() else ""
-    if not options.check:
-        TARGET.write_text(text, encoding="utf-8")
-        print(f"{TARGET}: {'unchanged' if text == present else 'written'}")
-        return 0
-    if text == present:
-        return 0
-    sys.stdout.writelines(
-        difflib.unified_diff(
-            present.splitlines(keepends=True),
-            text.splitlines(keepends=True),
-            f"{TARGET} (present)",
-            f"{TARGET} (generated)",
-        )
-    )
-    print(f"{TARGET} differs: run `make generate` and commit the result", file=sys.stderr)
-    return 1
 
 
 def facade(folder: Path) -> str:
@@ -330,7 +297,3 @@ def _docstring(node: ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef, inde
     for pattern, replacement in WORDS:
         text = re.sub(pattern, replacement, text)
     return f'{" " * indent}"""{text}"""'
-
-
-if __name__ == "__main__":
-    sys.exit(main())

@@ -25,7 +25,7 @@ from exec_server.client import (
     sync,
 )
 from exec_server.client import filesystem as async_filesystem
-from exec_server_codegen import sync_facade
+from exec_server_codegen import client_files
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -48,9 +48,9 @@ def client(request: pytest.FixtureRequest) -> Iterator[sync.Client]:
 
 
 def test_it_is_up_to_date() -> None:
-    """The synchronous client is what the asynchronous one says it is."""
-    text = sync_facade.facade(sync_facade.FOLDER)
-    assert sync_facade.TARGET.read_text() == text
+    """The synchronous client, and the page about both, are what the asynchronous one says."""
+    for path, text in client_files.render().items():
+        assert path.read_text() == text
 
 
 def test_signatures() -> None:

@@ -17,13 +17,16 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
     from types import TracebackType
 
+    from exec_server.client.command import CompletedProcess
     from exec_server.client.filesystem import FileSystem
     from exec_server.client.http import Http
     from exec_server.client.session import Session
 
 
 class Client:
-    """A session with a server. ``connect`` and its kin make it; close it, or use it in ``with``.
+    """A session with a server. ``connect`` and its kin make it.
+
+    Close it, or use it in ``async with``.
 
     It belongs to the event loop it was made in. Any number of tasks may use it at once.
     """
@@ -188,7 +191,7 @@ class Client:
         tty: bool = False,
         size: tuple[int, int] | None = None,
         arg0: str | None = None,
-    ) -> command.CompletedProcess:
+    ) -> CompletedProcess:
         """Run a command to its end and return what it wrote, like ``subprocess.run``.
 
         input: what the command reads, and then its end. Where the revision cannot close a pipe, the

@@ -16,7 +16,6 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Literal, Self
 
 from exec_server.client import client as _client
-from exec_server.client import command
 from exec_server.client import connecting as _connecting
 from exec_server.client import filesystem as _filesystem
 from exec_server.client import http as _http
@@ -44,6 +43,7 @@ if TYPE_CHECKING:
     from contextlib import AbstractContextManager
     from types import TracebackType
 
+    from exec_server.client.command import CompletedProcess
     from exec_server.client.events import ProcessEvent, Snapshot
     from exec_server.client.filesystem import Path
     from exec_server.client.revisions.base import (
@@ -55,7 +55,9 @@ if TYPE_CHECKING:
 
 
 class Client:
-    """A session with a server. ``connect`` and its kin make it; close it, or use it in ``with``.
+    """A session with a server. ``connect`` and its kin make it.
+
+    Close it, or use it in ``with``.
 
     Any number of threads may use it at once.
     """
@@ -183,7 +185,7 @@ class Client:
         tty: bool = False,
         size: tuple[int, int] | None = None,
         arg0: str | None = None,
-    ) -> command.CompletedProcess:
+    ) -> CompletedProcess:
         """Run a command to its end and return what it wrote, like ``subprocess.run``.
 
         input: what the command reads, and then its end. Where the revision cannot close a pipe, the
