@@ -13,8 +13,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from exec_server_conformance.contract import REVISIONS
-from exec_server_conformance.errors import TargetError
-from exec_server_conformance.patterns import show
+from exec_server_conformance.errors import Failure, TargetError
+from exec_server_conformance.patterns import show, text_of
 from exec_server_conformance.target import Server, Target
 
 if TYPE_CHECKING:
@@ -47,16 +47,16 @@ async def ask(target: Target, transport: Transport, patience: float = 10.0) -> A
         await server.start([], {})
         link = await server.connect({})
         try:
-            return await _interview(link, patience)
+            return await _interview(server, link, patience)
         finally:
             await link.close()
     finally:
         await server.stop()
 
 
-async def _interview(link: Link, patience: float) -> Abilities:
+async def _interview(server: Server, link: Link, patience: float) -> Abilities:
     first = {"initialize": ("initialize", {"clientName": "suite"})}
-    opened = (await _ask(link, first, patience)).get("initialize")
+    opened = (await _ask(server, link, first, patience)).get("initialize")
     if opened is None:
         raise TargetError(f"initialize was not answered within {patience:g} s")
     if "result" not in opened:
@@ -76,7 +76,7 @@ async def _interview(link: Link, patience: float) -> Abilities:
         )
         for revision, root in _ROOTS.items()
     }
-    answers = await _ask(link, {**questions, "info": ("environment/info", {})}, patience)
+    answers = await _ask(server, link, {**questions, "info": ("environment/info", {})}, patience)
     spoken |= {name for name in _ROOTS if "result" in answers.get(name, {})}
     flags = answers.get("info", {}).get("result", {}).get("capabilities", {})
     return Abilities(
@@ -86,17 +86,42 @@ async def _interview(link: Link, patience: float) -> Abilities:
 
 
 async def _ask(
-    link: Link, questions: dict[str, tuple[str, Any]], patience: float
+    server: Server, link: Link, questions: dict[str, tuple[str, Any]], patience: float
 ) -> dict[str, Any]:
-    """Ask everything at once; returns the answers that came, by the ids of the questions."""
+    """Ask everything at once; returns the answers that came, by the ids of the questions.
+
+    Raises TargetError if in place of the answer to initialize no message comes, or the end.
+    """
     for identifier, (method, params) in questions.items():
         message = {"id": identifier, "method": method, "params": params}
         await link.send(json.dumps(message).encode())
     answers: dict[str, Any] = {}
-    with contextlib.suppress(TimeoutError, ValueError):
+    with contextlib.suppress(TimeoutError):
         async with asyncio.timeout(patience):
-            while len(answers) < len(questions) and (data := await link.receive()) is not None:
-                message = json.loads(data)
-                if isinstance(message, dict) and message.get("id") in questions:
+            while len(answers) < len(questions):
+                try:
+                    message = await _message(server, link)
+                except TargetError:
+                    if "initialize" in questions:
+                        raise
+                    break  # the sessions will tell
+                if message.get("id") in questions:
                     answers[message["id"]] = message
+                # Messages that are there already do not suspend; the time must run out, too.
+                await asyncio.sleep(0)
     return answers
+
+
+async def _message(server: Server, link: Link) -> dict[str, Any]:
+    try:
+        data = await link.receive()
+        if data is None:
+            raise TargetError(f"instead of answering, it {await server.end()}")
+        message = json.loads(data)
+    except Failure as failure:
+        raise TargetError(str(failure)) from None
+    except ValueError:
+        raise TargetError(f"expected a JSON message, got {text_of(data or b'')[:200]!r}") from None
+    if not isinstance(message, dict):
+        raise TargetError(f"expected a JSON object, got {show(message)}")
+    return message

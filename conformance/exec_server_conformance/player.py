@@ -155,10 +155,8 @@ class Player:
     async def _breakdown(self, failure: Silence) -> Silence | None:
         """What is worse than the silence: the server has died, or answers nothing any more."""
         if any(timeline.ended for timeline in self._timelines.values()):
-            status = await self._server.exit_status(_DEATH_SECONDS)
-            if status and not self._has_signalled:
-                how = signal.Signals(-status).name if status < 0 else f"exit code {status}"
-                return Death(f"{failure}; the server died: {how}")
+            if not self._has_signalled and await self._server.exit_status(_DEATH_SECONDS):
+                return Death(f"{failure}; the server {await self._server.end()}")
         elif not await self._is_alive():
             return Muteness(f"{failure}; the server does not answer anything any more")
         return None
@@ -169,7 +167,7 @@ class Player:
         with contextlib.suppress(TimeoutError, TargetError, Failure):
             async with asyncio.timeout(_DEATH_SECONDS):
                 if self._transport == "ws":
-                    link = await self._server.connect()
+                    link = await self._server.connect({})
                     try:
                         await link.send(json.dumps(question).encode())
                         return await link.receive() is not None

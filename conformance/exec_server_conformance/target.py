@@ -22,6 +22,9 @@ if TYPE_CHECKING:
 
 START_SECONDS = 10.0
 STOP_SECONDS = 3.0
+LAST_WORDS_SECONDS = 0.5
+STDERR_BYTES = 4096
+"""What is kept of the server's stderr, for the message about its end."""
 LINE_LIMIT = 256 * 1024 * 1024
 """No message of a server is refused for its size; this bounds a line of stdio."""
 
@@ -180,6 +183,8 @@ class Server:
         self._target = target
         self._transport = transport
         self._process: asyncio.subprocess.Process | None = None
+        self._stderr = bytearray()
+        self._listener: asyncio.Task[None] | None = None
         self.url = target.url
         self.has_served = False
         """Whether a session has been played on it before."""
@@ -197,13 +202,14 @@ class Server:
                 *argv,
                 stdin=asyncio.subprocess.PIPE if self._transport == "stdio" else None,
                 stdout=asyncio.subprocess.PIPE,
-                stderr=asyncio.subprocess.DEVNULL,
+                stderr=asyncio.subprocess.PIPE,
                 env={**os.environ, **environment},
                 start_new_session=True,
                 limit=LINE_LIMIT,
             )
         except OSError as error:
             raise TargetError(f"cannot run {argv[0]!r}: {error.strerror}") from None
+        self._listener = asyncio.create_task(self._listen(self._process.stderr))
         if self._transport == "ws":
             assert self._process.stdout is not None
             try:
@@ -213,8 +219,12 @@ class Server:
                 raise TargetError(
                     f"{argv[0]!r} printed no ws:// URL within {START_SECONDS:g} s"
                 ) from None
+            except ValueError:
+                raise TargetError(
+                    f"{argv[0]!r} printed no ws:// URL within {LINE_LIMIT:,} bytes"
+                ) from None
             if not line.startswith("ws://"):
-                came = f"printed {line.strip()!r}" if line else "ended"
+                came = f"printed {line.strip()[:200]!r}" if line else await self.end()
                 raise TargetError(f"{argv[0]!r} was expected to print a ws:// URL, but {came}")
             self.url = line.strip()
 
@@ -243,6 +253,27 @@ class Server:
                     return await self.wait()
         return None
 
+    async def end(self) -> str:
+        """How the server's process ended, in words, with the last line that it said on stderr."""
+        status = await self.exit_status(STOP_SECONDS)
+        if status is None:
+            return "ended the connection"
+        how = f"ended with {ending(status)}"
+        if self._listener is not None:
+            with contextlib.suppress(TimeoutError):
+                # A descendant may hold stderr open.
+                await asyncio.wait_for(asyncio.shield(self._listener), LAST_WORDS_SECONDS)
+        lines = bytes(self._stderr).decode("utf-8", "replace").split("\n")
+        last = next((line.strip() for line in reversed(lines) if line.strip()), "")
+        return f"{how}: {last[:300]}" if last else how
+
+    async def _listen(self, stderr: asyncio.StreamReader | None) -> None:
+        """Keep the end of what the server says on stderr."""
+        assert stderr is not None
+        while data := await stderr.read(STDERR_BYTES):
+            self._stderr += data
+            del self._stderr[:-STDERR_BYTES]
+
     async def wait(self) -> int:
         """Wait for the server's process to end; returns its exit code, negative for a signal."""
         assert self._process is not None
@@ -258,6 +289,8 @@ class Server:
                 with contextlib.suppress(TimeoutError):
                     async with asyncio.timeout(STOP_SECONDS):
                         await process.wait()
+            if self._listener is not None:
+                self._listener.cancel()
             # Lets the event loop close the pipes before it ends itself.
             process._transport.close()  # type: ignore[attr-defined]
 

@@ -5,7 +5,10 @@ More arguments name the revisions that it speaks, v1 unless told otherwise.
 
 from __future__ import annotations
 
+import itertools
 import json
+import os
+import signal
 import sys
 
 FAULT = sys.argv[1]
@@ -48,6 +51,33 @@ def events() -> list[dict[str, object]]:
     return [{"method": method, "params": {"processId": "p", **params}} for method, params in told]
 
 
+def break_down() -> None:
+    if FAULT == "crashes":
+        print("out of luck", file=sys.stderr)
+        sys.exit(9)
+    elif FAULT == "is-killed":
+        os.kill(os.getpid(), signal.SIGKILL)
+    elif FAULT == "stops-answering":
+        sys.stdin.read()
+    elif FAULT == "endless-line":
+        while True:
+            sys.stdout.write("x" * (1 << 20))
+
+
+def flood() -> None:
+    """What never ends, after the answer to a start."""
+    event = {"processId": "other", "stream": "stdout", "chunk": "aGk="}
+    for count in itertools.count(1):
+        if FAULT == "floods-events":
+            say({"method": "process/output", "params": {**event, "seq": count}})
+        elif FAULT == "floods-output":
+            say({"method": "process/output", "params": {**event, "processId": "p", "seq": count}})
+        elif FAULT == "floods-answers":
+            say({"id": count + 5000, "result": {}})
+        elif FAULT == "floods-garbage":
+            sys.stdout.write("garbage\n")
+
+
 def serve() -> None:
     for line in sys.stdin:
         message = json.loads(line)
@@ -66,6 +96,8 @@ def serve() -> None:
                 continue
             if FAULT == "dies":
                 return
+            if message["params"]["processId"] == "p":
+                break_down()
             if FAULT == "garbage":
                 sys.stdout.write("Segmentation fault\n")
                 sys.stdout.flush()
@@ -75,6 +107,8 @@ def serve() -> None:
             say({"id": wrong_id, "result": result})
             if FAULT == "answer-twice":
                 say({"id": identifier, "result": result})
+            if FAULT.startswith("floods") and message["params"]["processId"] == "p":
+                flood()
             for event in events():
                 say(event)
         elif method == "process/terminate":
