@@ -971,7 +971,7 @@ def detached_forgotten() -> None:
     SessionRegistry.detach = SessionRegistry.end  # type: ignore[method-assign]
 
 
-@patch("an attached session is handed to whoever asks", "v1/session/attached", "ws")
+@patch("an attached session is handed to whoever asks", "v2/session/attached", "ws")
 def attached_stolen() -> None:
     from exec_server.session import SessionRegistry  # noqa: PLC0415
 

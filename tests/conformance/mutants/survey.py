@@ -114,11 +114,7 @@ class Survey:
 
     def __init__(self, *, everything: bool) -> None:
         self._everything = everything
-        self._sessions = {
-            session.name: session
-            for session in load_all(SESSIONS)
-            if session.timeout_seconds <= SLOW_SECONDS and session.until is None
-        }
+        self._sessions = {session.name: session for session in load_all(SESSIONS)}
         self._revisions = {mutant.caught_by.partition("/")[0] for mutant in MUTANTS.values()}
         self._offered = [
             name
