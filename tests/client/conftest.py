@@ -21,6 +21,7 @@ BOUND = 120.0
 
 def pytest_configure(config: pytest.Config) -> None:
     config.addinivalue_line("markers", "revisions(*names): those that have what the test needs")
+    config.addinivalue_line("markers", "released: about released revisions, not the draft")
     config.addinivalue_line("markers", "ours: about this project's server alone")
     config.addinivalue_line("markers", "transports(*names): those that the test is about")
 
@@ -47,13 +48,15 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
         return
     revisions = metafunc.definition.get_closest_marker("revisions")
     transports = metafunc.definition.get_closest_marker("transports")
+    is_released = metafunc.definition.get_closest_marker("released") is not None
     metafunc.parametrize(
         "target",
         [
             pytest.param(target, id=target.name)
             for target in (*targets.OURS, *targets.CODEX)
             if target.codex is None or metafunc.definition.get_closest_marker("ours") is None
-            if revisions is None or target.revision in revisions.args
+            if not (is_released and target.revision == "draft")
+            if revisions is None or set(revisions.args) & {target.revision, target.family}
             if transports is None or target.transport in transports.args
         ],
         indirect=True,

@@ -33,13 +33,18 @@ class Target:
     """A server, and the way to it."""
 
     transport: Transport
-    revision: Literal["v0", "v1", "v2"]
+    revision: Literal["v0", "v1", "v2", "draft"]
     """The newest revision that the server speaks."""
     codex: str | None = None
     """The release, of a real codex."""
     arguments: tuple[str, ...] = ()
     """Of this project's server."""
     servers: Servers | None = field(default=None, compare=False, repr=False)
+
+    @property
+    def family(self) -> str:
+        """The released revision whose abilities it has, and perhaps more."""
+        return "v2" if self.revision == "draft" else self.revision
 
     @property
     def name(self) -> str:
@@ -65,9 +70,10 @@ class Target:
 _PEERS = Path(__file__).parents[2] / peers.DEFAULT_DIRECTORY
 
 OURS = (
-    Target("stdio", "v2"),
-    Target("ws", "v2"),
-    Target("in-process", "v2"),
+    Target("stdio", "draft"),
+    Target("ws", "draft"),
+    Target("in-process", "draft"),
+    Target("stdio", "v2", arguments=("--protocol", "v2")),
     Target("ws", "v1", arguments=("--protocol", "v1")),
     Target("stdio", "v0", arguments=("--protocol", "v0")),
 )

@@ -58,10 +58,10 @@ async def test_revision_is_found_out(target: Target) -> None:
 
 
 @pytest.mark.ours
-@pytest.mark.revisions("v2")
+@pytest.mark.revisions("draft")
 async def test_revision_is_chosen(target: Target) -> None:
     """A server that speaks every revision speaks the one that the client chooses."""
-    for revision in ("v1", "v2"):
+    for revision in ("v1", "v2", "draft"):
         async with target.connect(revision=revision) as client:
             assert client.revision == revision
             assert (await client.run(["pwd"], cwd="/usr")).stdout == b"/usr\n"

@@ -230,6 +230,7 @@ async def test_interrupting_a_pipe(target: Target) -> None:
         assert await process.wait() == 9
 
 
+@pytest.mark.released
 async def test_what_a_revision_cannot(target: Target) -> None:
     """What the revision has no message for is an error that says so, and the process goes on."""
     async with target.connect() as client:
@@ -241,6 +242,8 @@ async def test_what_a_revision_cannot(target: Target) -> None:
             await process.signal(signal.SIGUSR1)
         with pytest.raises(Unsupported, match="resizing a terminal"):
             await process.resize(10, 20)
+        with pytest.raises(Unsupported, match="the size of a terminal"):
+            await client.start(["true"], env=PATH, tty=True, size=(10, 20))
         with pytest.raises(Unsupported, match="closing standard input"):
             await process.close_stdin()
         with pytest.raises(Unsupported, match="asking a process to end"):
@@ -249,6 +252,57 @@ async def test_what_a_revision_cannot(target: Target) -> None:
             await process.communicate(b"x")
         assert process.returncode is None
         assert await process.terminate()
+
+
+@pytest.mark.revisions("draft")
+async def test_sizes_of_terminals(target: Target) -> None:
+    """A terminal has the size it is started with, and the one it is given later."""
+    async with target.connect() as client:
+        script = (
+            "stty size; trap 'stty size; exit 0' WINCH; echo ready; while :; do sleep 0.05; done"
+        )
+        process = await client.start(["sh", "-c", script], tty=True, size=(10, 20))
+        assert await process.stdout.readline() == b"10 20\r\n"
+        assert await process.stdout.readline() == b"ready\r\n"
+        await process.resize(33, 44)
+        assert await process.stdout.readline() == b"33 44\r\n"
+        assert await process.wait() == 0
+
+
+@pytest.mark.revisions("draft")
+async def test_closing_input(target: Target) -> None:
+    """A pipe can be closed behind what was written, and then takes nothing more."""
+    async with target.connect() as client:
+        process = await client.start(["sha256sum"], stdin=True)
+        data = bytes(1_000_000)
+        await process.write(data)
+        await process.close_stdin()
+        assert (await process.stdout.read()).split()[0].decode() == hashlib.sha256(data).hexdigest()
+        other = await client.start(["cat"], stdin=True)
+        assert await other.communicate(b"said") == (b"said", b"")
+        with pytest.raises(InputRefused):
+            await other.write(b"more")
+        with pytest.raises(FileNotFoundError):
+            await client.run(["/nowhere/program"], input=b"x")
+
+
+@pytest.mark.revisions("draft")
+async def test_gentle_end(target: Target) -> None:
+    """A process is asked to end, and killed if it does not."""
+    async with target.connect() as client:
+        willing = await client.start(
+            ["sh", "-c", "trap 'echo bye; exit 5' TERM; echo ready; while :; do sleep 0.05; done"]
+        )
+        stubborn = await client.start(
+            ["sh", "-c", "trap '' TERM; echo ready; while :; do sleep 0.05; done"]
+        )
+        for process in (willing, stubborn):
+            assert await process.stdout.readline() == b"ready\n"
+        assert await willing.terminate(graceful=20)
+        assert await willing.wait() == 5
+        assert await willing.stdout.read() == b"bye\n"
+        assert await stubborn.terminate(graceful=0.3)
+        assert await stubborn.wait() != 0
 
 
 @pytest.mark.revisions("v1", "v2")

@@ -120,7 +120,7 @@ def test_closing() -> None:
     """A closed client says so, and leaves no thread behind."""
     before = threading.active_count()
     client = sync.connect_stdio([PROGRAM])
-    assert client.revision == "v2"
+    assert client.revision == "draft"
     client.close()
     client.close()
     with pytest.raises(RuntimeError, match="the client is closed"):

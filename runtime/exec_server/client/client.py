@@ -42,7 +42,7 @@ class Client:
 
     @property
     def revision(self) -> str:
-        """The revision of the protocol that is spoken: ``v0``, ``v1`` or ``v2``."""
+        """The revision of the protocol that is spoken: ``v0``, ``v1``, ``v2`` or ``draft``."""
         return self._session.revision.name
 
     @property

@@ -26,7 +26,7 @@ from exec_server.client.errors import (
 )
 from exec_server.client.events import UNPLACED, Closed, Exited, Output
 from exec_server.client.feed import SEQ_BEYOND, Feed
-from exec_server.client.revisions import make_revision
+from exec_server.client.revisions import make_revision, newest_with
 from exec_server.client.rpc import RpcConnection
 
 if TYPE_CHECKING:
@@ -40,7 +40,7 @@ log = logging.getLogger("exec_server.client")
 
 ResultT = TypeVar("ResultT", bound=msgspec.Struct)
 
-RevisionName: TypeAlias = Literal["auto", "v0", "v1", "v2"]
+RevisionName: TypeAlias = Literal["auto", "v0", "v1", "v2", "draft"]
 """Which revision to speak; ``auto`` is the newest one that the server answers to."""
 
 CONNECT_SECONDS: Final = 10.0
@@ -198,13 +198,14 @@ class Session:
     async def _choose(self, connection: RpcConnection, greeting: _Greeting) -> Revision:
         """The revision to speak, by what the answer to initialize holds.
 
-        Only v0 names a protocol without a session. An environment is v2's, from codex 0.150 on.
+        Only v0 names a protocol without a session. An environment is v2's, from codex 0.150 on,
+        and its capabilities tell the draft.
         Otherwise a method that came with v2 tells: a server that has it complains about its params.
         """
         name: str = self._options.revision
         if name == "auto":
             if bytes(greeting.environment_info) != b"null":
-                name = "v2"
+                name = newest_with(greeting.environment_info)
             elif greeting.session_id is None:
                 if greeting.protocol_version is None:
                     raise ConnectFailed(f"{self.target} is no exec-server")

@@ -68,7 +68,7 @@ class Client:
 
     @property
     def revision(self) -> str:
-        """The revision of the protocol that is spoken: ``v0``, ``v1`` or ``v2``."""
+        """The revision of the protocol that is spoken: ``v0``, ``v1``, ``v2`` or ``draft``."""
         return self._portal.run(lambda: self._wrapped.revision)
 
     @property

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
+
+import msgspec
 
 if TYPE_CHECKING:
-    import msgspec
-
     from exec_server.client.revisions.base import Revision
     from exec_server_protocol.caller import Caller
 
@@ -16,6 +16,10 @@ def make_revision(name: str, caller: Caller, environment_info: msgspec.Raw) -> R
 
     ``environment_info`` is what the server told of its environment, or null.
     """
+    if name == "draft":
+        from exec_server.client.revisions.draft import Draft  # noqa: PLC0415
+
+        return Draft(caller, environment_info)
     if name == "v2":
         from exec_server.client.revisions.v2 import V2  # noqa: PLC0415
 
@@ -27,3 +31,20 @@ def make_revision(name: str, caller: Caller, environment_info: msgspec.Raw) -> R
     from exec_server.client.revisions.v0 import V0  # noqa: PLC0415
 
     return V0(caller)
+
+
+DRAFT_FLAGS: Final = frozenset(("processResize", "processCloseStdin", "processTerminateMode"))
+"""Capabilities of the draft that the client has a use for; each is used where its flag is true."""
+
+
+class _EnvironmentInfo(msgspec.Struct):
+    capabilities: dict[str, object] = {}
+
+
+def newest_with(environment_info: msgspec.Raw) -> str:
+    """``draft`` or ``v2``, by the capabilities that a server tells of."""
+    try:
+        flags = msgspec.json.decode(environment_info, type=_EnvironmentInfo).capabilities
+    except msgspec.ValidationError:
+        return "v2"
+    return "draft" if any(flags.get(flag) is True for flag in DRAFT_FLAGS) else "v2"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import posixpath
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, ClassVar, Final
 
 import msgspec
 import pybase64
@@ -74,12 +74,13 @@ class V2(Revision):
     repeatable = shapes.REPEATABLE | {"process/write", "environment/status", "fs/walk"}
     has_interrupt = True
     can_stream_reads = True
+    _info_model: ClassVar[type[EnvironmentInfoResult]] = EnvironmentInfoResult
 
     def __init__(self, caller: Caller, environment_info: msgspec.Raw) -> None:
         self._client = Client(caller)
         self._environment: Environment | None = None
         with contextlib.suppress(msgspec.ValidationError):
-            self._environment = _environment(decoder(EnvironmentInfoResult)(environment_info))
+            self._environment = _environment(decoder(self._info_model)(environment_info))
 
     def event(self, method: str, params: msgspec.Raw) -> tuple[str, PlacedEvent] | None:
         """process/output, process/exited and process/closed."""
@@ -98,28 +99,34 @@ class V2(Revision):
         """process/start."""
         if spec.size is not None:
             self._lacks("the size of a terminal")
-        params = ProcessStartParams(
-            process_id=spec.process_id,
-            argv=list(spec.argv),
-            cwd=to_uri(await self._directory(spec.cwd)),
-            env_policy=EnvPolicy(
+        params = ProcessStartParams(**await self._start_members(spec))
+        return await self._start(params)
+
+    async def _start(self, params: ProcessStartParams) -> str:
+        try:
+            return (await self._client.process.start(params)).process_id
+        except ServerError as error:
+            if shapes.was_started_before(error, params.process_id):
+                return params.process_id
+            raise
+
+    async def _start_members(self, spec: StartSpec) -> dict[str, Any]:
+        return {
+            "process_id": spec.process_id,
+            "argv": list(spec.argv),
+            "cwd": to_uri(await self._directory(spec.cwd)),
+            "env_policy": EnvPolicy(
                 inherit=spec.inherit or "all",
                 ignore_default_excludes=False,
                 exclude=[],
                 set={},
                 include_only=[],
             ),
-            env=dict(spec.env),
-            tty=spec.tty,
-            pipe_stdin=spec.pipe_stdin,
-            arg0=spec.arg0,
-        )
-        try:
-            return (await self._client.process.start(params)).process_id
-        except ServerError as error:
-            if shapes.was_started_before(error, spec.process_id):
-                return spec.process_id
-            raise
+            "env": dict(spec.env),
+            "tty": spec.tty,
+            "pipe_stdin": spec.pipe_stdin,
+            "arg0": spec.arg0,
+        }
 
     async def _directory(self, cwd: str | None) -> str:
         """The absolute path of a working directory, relative ones seen from the server's."""

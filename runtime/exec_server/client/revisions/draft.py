@@ -1,0 +1,74 @@
+"""The draft: v2, and where its flags say so, sizes of terminals, ends of input, gentle ends."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Final
+
+from exec_server.client.revisions.v2 import V2
+from exec_server_protocol.draft.client import ProcessClient
+from exec_server_protocol.draft.environment import EnvironmentInfoResult
+from exec_server_protocol.draft.process import (
+    GracefulTermination,
+    ProcessCloseStdinParams,
+    ProcessResizeParams,
+    ProcessStartParams,
+    ProcessTerminateParams,
+)
+
+if TYPE_CHECKING:
+    import msgspec
+
+    from exec_server.client.revisions.base import StartSpec
+    from exec_server_protocol.caller import Caller
+
+RESIZE: Final = "processResize"
+CLOSE_STDIN: Final = "processCloseStdin"
+TERMINATE_MODE: Final = "processTerminateMode"
+"""Capabilities, as the wire names them."""
+
+
+class Draft(V2):
+    """See Revision for what the methods do."""
+
+    name = "draft"
+    repeatable = V2.repeatable | {"process/resize", "process/closeStdin"}
+    _info_model = EnvironmentInfoResult
+
+    def __init__(self, caller: Caller, environment_info: msgspec.Raw) -> None:
+        super().__init__(caller, environment_info)
+        self._process = ProcessClient(caller)
+        flags = frozenset() if self._environment is None else self._environment.capabilities
+        self._flags: frozenset[str] = flags
+        self.can_close_stdin = CLOSE_STDIN in flags
+
+    async def start(self, spec: StartSpec) -> str:
+        """process/start, with the size of the terminal."""
+        if spec.size is None:
+            return await super().start(spec)
+        if RESIZE not in self._flags:
+            self._lacks("the size of a terminal")
+        rows, cols = spec.size
+        members = await self._start_members(spec)
+        return await self._start(ProcessStartParams(**members, rows=rows, cols=cols))
+
+    async def terminate(self, process_id: str, grace_ms: int | None) -> bool:
+        """process/terminate, with or without a mode."""
+        if grace_ms is None:
+            return await super().terminate(process_id, None)
+        if TERMINATE_MODE not in self._flags:
+            self._lacks("asking a process to end")
+        mode = GracefulTermination(timeout_ms=grace_ms)
+        params = ProcessTerminateParams(process_id=process_id, mode=mode)
+        return (await self._process.terminate(params)).running
+
+    async def close_stdin(self, process_id: str) -> None:
+        """process/closeStdin."""
+        if not self.can_close_stdin:
+            self._lacks("closing standard input")
+        await self._process.close_stdin(ProcessCloseStdinParams(process_id=process_id))
+
+    async def resize(self, process_id: str, rows: int, cols: int) -> None:
+        """process/resize."""
+        if RESIZE not in self._flags:
+            self._lacks("resizing a terminal")
+        await self._process.resize(ProcessResizeParams(process_id=process_id, rows=rows, cols=cols))
