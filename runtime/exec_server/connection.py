@@ -427,9 +427,10 @@ class Connection:
         settings = self.settings
         if len(self._tasks) + len(self._streams) >= settings.max_requests:
             return f"at most {settings.max_requests} requests of a connection may wait at a time"
-        # A single one is bounded by the limit of a message.
+        # A single one is bounded by the limit of a message; in the lane there is only one.
         if (
             self._request_bytes
+            and not bound.in_lane
             and self._request_bytes + self._message_bytes > settings.max_request_bytes
         ):
             return (

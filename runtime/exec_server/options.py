@@ -169,6 +169,13 @@ _OPTIONS: Final = (
         "KIND",
     ),
     _Option(
+        "--grace-seconds",
+        "grace_seconds",
+        _seconds,
+        "how long requests and processes under way may take to end when the server is told to; "
+        "processes get SIGTERM at once and SIGKILL then",
+    ),
+    _Option(
         "--fsync",
         "fsync",
         None,

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import hashlib
 import os
 import signal
+from collections import deque
 from typing import TYPE_CHECKING, Final
 
 from exec_server import jsonrpc
@@ -42,6 +44,9 @@ if TYPE_CHECKING:
     from exec_server.engine.process import ExitStatus, OutputChunk, Process, WriteStatus
     from exec_server_protocol.v2.sandbox import SandboxType
 
+_LONG_NAME: Final = 64
+"""Characters of a write's name; above, it takes more memory than its digest."""
+
 SCOPE_ID_MAX_BYTES: Final = 256
 """Limit of shellSnapshot.scopeId."""
 
@@ -49,12 +54,20 @@ SCOPE_ID_MAX_BYTES: Final = 256
 class ProcessContext:
     """What v2 knows of one process: how to tell of it, and which writes it has had."""
 
-    __slots__ = ("_accepted", "_is_confined", "_looks_denied", "_under_way", "revision")
+    __slots__ = (
+        "_accepted",
+        "_accepted_in_order",
+        "_is_confined",
+        "_looks_denied",
+        "_under_way",
+        "revision",
+    )
 
     def __init__(self, spec: SpawnSpec, revision: str = "v2") -> None:
         """``revision``: v2, or the extension of it that started the process."""
         self.revision = revision
-        self._accepted: set[str] = set()
+        self._accepted: set[str | bytes] = set()
+        self._accepted_in_order: deque[str | bytes] = deque()
         self._under_way: dict[str, asyncio.Task[WriteStatus]] = {}
         self._is_confined = spec.confinement is not None
         self._looks_denied: bool | None = None
@@ -93,13 +106,17 @@ class ProcessContext:
         params = ProcessClosedParams(process_id=process.id, seq=seq)
         return jsonrpc.notification("process/closed", params)
 
-    async def write_once(self, process: Process, write_id: str, data: bytes) -> WriteStatus:
+    async def write_once(
+        self, process: Process, write_id: str, data: bytes, remembered: int
+    ) -> WriteStatus:
         """Queue bytes unless a write of that name was accepted before, whatever it wrote.
+
+        Of the names of accepted writes the newest ``remembered`` are known.
 
         A write that waits for room goes on when its connection is lost, because a client that had
         no answer sends it again under the same name.
         """
-        if write_id in self._accepted:
+        if _short(write_id) in self._accepted:
             return "accepted"
         task = self._under_way.get(write_id)
         if task is None:
@@ -107,20 +124,31 @@ class ProcessContext:
                 raise OperationFailed("failed to write to process stdin")
             outcome = run_until_blocked(process.write(data))
             if not isinstance(outcome, asyncio.Task):
-                return self._note(write_id, outcome)
+                return self._note(write_id, outcome, remembered)
             task = self._under_way[write_id] = outcome
-            task.add_done_callback(lambda task: self._settle(write_id, task))
+            task.add_done_callback(lambda task: self._settle(write_id, task, remembered))
         return await asyncio.shield(task)
 
-    def _settle(self, write_id: str, task: asyncio.Task[WriteStatus]) -> None:
+    def _settle(self, write_id: str, task: asyncio.Task[WriteStatus], remembered: int) -> None:
         del self._under_way[write_id]
         if not task.cancelled() and task.exception() is None:
-            self._note(write_id, task.result())
+            self._note(write_id, task.result(), remembered)
 
-    def _note(self, write_id: str, status: WriteStatus) -> WriteStatus:
+    def _note(self, write_id: str, status: WriteStatus, remembered: int) -> WriteStatus:
         if status == "accepted":
-            self._accepted.add(write_id)
+            name = _short(write_id)
+            self._accepted.add(name)
+            self._accepted_in_order.append(name)
+            while len(self._accepted) > remembered:
+                self._accepted.discard(self._accepted_in_order.popleft())
         return status
+
+
+def _short(write_id: str) -> str | bytes:
+    """What is remembered of a name: the name, or for a long one its digest."""
+    if len(write_id) <= _LONG_NAME:
+        return write_id
+    return hashlib.sha256(write_id.encode()).digest()
 
 
 def _working_directory(uri: str) -> str:
@@ -216,7 +244,12 @@ class ProcessesV2:
         if process is None or not isinstance(process.context, ProcessContext):
             return ProcessWriteResult(status="unknownProcess")
         return ProcessWriteResult(
-            status=await process.context.write_once(process, params.write_id, params.chunk)
+            status=await process.context.write_once(
+                process,
+                params.write_id,
+                params.chunk,
+                self._connection.settings.remembered_writes,
+            )
         )
 
     async def signal(self, params: ProcessSignalParams) -> ProcessSignalResult:
