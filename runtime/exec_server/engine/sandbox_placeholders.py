@@ -115,7 +115,7 @@ def _acquire(placeholder: Placeholder) -> _Held | None:
     path = to_native(placeholder.path)
     for _ in range(_ATTEMPTS):
         try:
-            is_new = _make(path, placeholder.is_directory)
+            _make(path, placeholder.is_directory)
         except OSError as error:
             if error.errno in _NOBODY_CAN:
                 return None
@@ -124,11 +124,6 @@ def _acquire(placeholder: Placeholder) -> _Held | None:
             descriptor = os.open(path, _OPEN_FLAGS)
             try:
                 fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
-                if is_new:
-                    # Whatever the umask has taken away.
-                    os.fchmod(
-                        descriptor, _DIRECTORY_MODE if placeholder.is_directory else _FILE_MODE
-                    )
             except BaseException:
                 os.close(descriptor)
                 raise
@@ -138,17 +133,15 @@ def _acquire(placeholder: Placeholder) -> _Held | None:
     return None
 
 
-def _make(path: bytes, is_directory: bool) -> bool:
-    """Make one; False if something is there."""
-    try:
+def _make(path: bytes, is_directory: bool) -> None:
+    with contextlib.suppress(FileExistsError):
+        mode = _DIRECTORY_MODE if is_directory else _FILE_MODE
         if is_directory:
-            os.mkdir(path, _DIRECTORY_MODE)
+            os.mkdir(path, mode)
         else:
             flags = os.O_RDONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
-            os.close(os.open(path, flags, _FILE_MODE))
-    except FileExistsError:
-        return False
-    return True
+            os.close(os.open(path, flags, mode))
+        os.chmod(path, mode)  # whatever the umask has taken away
 
 
 def _let_go(path: bytes, held: _Held) -> None:

@@ -183,7 +183,7 @@ class _Plan:
     def _protect_names(self, named: Iterable[str]) -> None:
         exempt = frozenset(named)
         for root, access in list(self._access.items()):
-            if access != "write" or root == "/" or self._above(root) == "write":
+            if access != "write" or self._above(root) == "write" or _is_made_anew(root):
                 continue
             if os.path.isdir(to_native(root)):
                 for name in PROTECTED_NAMES:
@@ -242,8 +242,7 @@ class _Plan:
     def _mount(self, path: str) -> Mount | None:
         """The step for one path, if there is anything to do."""
         access = self._at(path)
-        in_proc = path == "/proc" or path.startswith("/proc/")
-        if path == "/" or (access != "deny" and (in_proc or path == "/dev")):
+        if path == "/" or (access != "deny" and _is_made_anew(path)):
             return None
         if access == self._above(path) and path not in self._pins:
             return None
@@ -259,6 +258,11 @@ class _Plan:
             return Mount("read", path)
         with_devices = self._access.get("/") == "write" or path.startswith("/dev/")
         return Mount("device" if with_devices else "write", path)
+
+
+def _is_made_anew(path: str) -> bool:
+    """Whether a view has its own instead of what is there."""
+    return path in ("/dev", "/proc") or path.startswith("/proc/")
 
 
 def _ancestors(path: str) -> Iterator[str]:

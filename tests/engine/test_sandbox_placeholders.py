@@ -1,0 +1,80 @@
+"""Placeholders: shared by those who need them, and gone with the last one."""
+
+from __future__ import annotations
+
+import os
+import stat
+from typing import TYPE_CHECKING
+
+import pytest
+
+from exec_server.engine.sandbox_placeholders import Placeholders
+from exec_server.engine.sandbox_view import Mount, Placeholder, View
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+
+def needing(*paths: Path, is_directory: bool = True) -> View:
+    mounts = tuple(Mount("read", str(path)) for path in paths)
+    return View(mounts, tuple(Placeholder(str(path), is_directory) for path in paths), ())
+
+
+@pytest.mark.parametrize("is_directory", [True, False])
+def test_they_are_there_while_somebody_holds_them(tmp_path: Path, is_directory: bool) -> None:
+    placeholders, path = Placeholders(), tmp_path / "x"
+    view = needing(path, is_directory=is_directory)
+    held = [placeholders.hold(view)[0] for _ in range(2)]
+    assert path.is_dir() == is_directory
+    assert not path.stat().st_mode & (stat.S_IWUSR | stat.S_IWGRP | stat.S_IWOTH)
+    placeholders.release(held[0])
+    assert path.exists()
+    placeholders.release(held[1])
+    assert not path.exists()
+
+
+def test_one_that_is_mounted_by_a_later_view_is_kept_for_it(tmp_path: Path) -> None:
+    placeholders, path = Placeholders(), tmp_path / "x"
+    first, _ = placeholders.hold(needing(path))
+    second, _ = placeholders.hold(View((Mount("read", str(path)),), (), ()))
+    placeholders.release(first)
+    assert path.exists()
+    placeholders.release(second)
+    assert not path.exists()
+
+
+def test_servers_share_them_and_the_last_one_removes_them(tmp_path: Path) -> None:
+    one, other, path = Placeholders(), Placeholders(), tmp_path / "x"
+    first, _ = one.hold(needing(path))
+    second, _ = other.hold(needing(path))
+    one.release(first)
+    assert path.exists()
+    other.release(second)
+    assert not path.exists()
+
+
+def test_what_is_not_theirs_or_not_empty_stays(tmp_path: Path) -> None:
+    placeholders, mine, used = Placeholders(), tmp_path / "mine", tmp_path / "used"
+    mine.mkdir()
+    held, _ = placeholders.hold(needing(mine, used))
+    used.chmod(0o755)
+    (used / "file").touch()
+    used.chmod(0o555)
+    placeholders.release(held)
+    assert sorted(os.listdir(tmp_path)) == ["mine", "used"]
+
+
+def test_one_that_nobody_can_make_is_told(tmp_path: Path) -> None:
+    placeholders, path = Placeholders(), tmp_path / "missing/x"
+    assert placeholders.hold(needing(path)) == ((), frozenset({str(path)}))
+
+
+def test_the_umask_does_not_matter(tmp_path: Path) -> None:
+    placeholders, path = Placeholders(), tmp_path / "x"
+    before = os.umask(0o777)
+    try:
+        held, _ = placeholders.hold(needing(path))
+    finally:
+        os.umask(before)
+    placeholders.release(held)
+    assert not path.exists()
