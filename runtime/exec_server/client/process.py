@@ -60,6 +60,7 @@ class Process:
         # Unique for the life of the process, whoever else writes to it.
         self._write_token = os.urandom(6).hex()
         self._writes = 0
+        self._is_line_begun = False
 
     @property
     def id(self) -> str:
@@ -153,6 +154,7 @@ class Process:
         Raises InputRefused if the process takes no input.
         """
         async with self._write_lock:
+            self._is_line_begun = not data.endswith((b"\n", END_OF_FILE_CHARACTER))
             for start in range(0, len(data), WRITE_BYTES):
                 self._writes += 1
                 piece = data[start : start + WRITE_BYTES] if len(data) > WRITE_BYTES else data
@@ -178,7 +180,8 @@ class Process:
         works everywhere.
         """
         if self.tty:
-            await self.write(END_OF_FILE_CHARACTER)
+            # Within a line, the first one only hands over what has been written of it.
+            await self.write(END_OF_FILE_CHARACTER * (2 if self._is_line_begun else 1))
             return
         async with self._write_lock:
             await self._session.revision.close_stdin(self.id)

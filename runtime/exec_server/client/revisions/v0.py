@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from exec_server.client.errors import InputRefused, ServerError
 from exec_server.client.events import UNPLACED, Exited, Output
 from exec_server.client.revisions.base import Revision
 from exec_server.client.tolerance import decoder
@@ -72,7 +73,11 @@ class V0(Revision):
 
     async def write(self, process_id: str, data: bytes, write_id: str) -> None:
         """command/exec/write."""
-        await self._client.command.write(CommandExecWriteParams(session_id=process_id, chunk=data))
+        params = CommandExecWriteParams(session_id=process_id, chunk=data)
+        try:
+            await self._client.command.write(params)
+        except ServerError as error:
+            raise InputRefused(f"process {process_id!r}: {error.message}") from error
 
     async def terminate(self, process_id: str, grace_ms: int | None) -> bool:
         """command/exec/terminate."""
