@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 SERVER ?= $(BIN)/codex-exec-server
 
-.PHONY: help setup generate check breaking record lint format types test test-peers unit conformance conformance-pinned peers conformance-peers bench bench-client lock wheel clean
+.PHONY: help setup generate check breaking record lint format types test test-peers unit conformance conformance-pinned peers conformance-peers bench bench-client bench-library lock wheel clean
 
 help: ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 20
@@ -83,6 +83,9 @@ conformance-peers: $(STAMP) ## replay every session against real codex binaries
 bench: $(STAMP) ## measure the server beside codex binaries, in one run
 	$(BIN)/python -m exec_server_conformance.peers fetch 0.130.0 0.169.0
 	$(BIN)/python -m exec_server_conformance.bench
+
+bench-library: $(STAMP) ## measure the client library: imports, echo, output, processes
+	$(BIN)/python tests/bench/measure_client.py
 
 peers: $(STAMP) ## fetch the codex binaries that the suite is proven on
 	$(BIN)/python -m exec_server_conformance.peers fetch

@@ -8,7 +8,8 @@
     │   ├── NotFound           the thing named does not exist
     │   └── OperationFailed    everything else the operating system or a peer made fail
     ├── ProtocolViolation      the peer broke the protocol; the connection ends
-    └── UsageError             the person at the command line asked for something impossible
+    ├── UsageError             the person at the command line asked for something impossible
+    └── ClientError            what a client of a server meets; see exec_server.client.errors
 
 JSON-RPC codes appear only at the connection edge, where a revision maps these classes to its own
 error table. An ``OSError`` may pass through the engine unwrapped: its errno is the information.
