@@ -1,0 +1,180 @@
+"""Run the soak and report; exits 1 if anything was lost, leaked or otherwise wrong."""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import random
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Final
+
+from tests.soak import load
+from tests.soak.client import Server, Tally, running
+from tests.soak.faults import all_faults
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+WORKERS: Final = 4
+SLOW_READERS: Final = 4
+UNLOADED_SECONDS: Final = 2.0
+SETTLED_GROWTH: Final = 1.5
+"""What memory may grow by between the first round of everything and the end."""
+
+
+class Measured:
+    """What was seen of one server under load."""
+
+    def __init__(self) -> None:
+        self.unloaded: list[float] = []
+        self.loaded: list[float] = []
+        self.idle_bytes = 0
+        self.first_round_bytes = 0
+        self.last_bytes = 0
+        self.peak_bytes = 0
+        self.never_reader_bytes = 0
+        self.leaked_processes = 0
+        self.leaked_descriptors = 0
+
+
+async def soak(server: Server, seconds: float, seed: int, folder: Path, tally: Tally) -> Measured:
+    """Everything at once, over and over, until time is up; then see what is left."""
+    found = Measured()
+    chance = random.Random(seed)
+    descriptors = server.descriptors
+    found.idle_bytes = server.memory_bytes
+
+    begin = time.monotonic()
+    await load.probe(
+        server, tally, lambda: time.monotonic() > begin + UNLOADED_SECONDS, found.unloaded
+    )
+    found.never_reader_bytes = await cost_of_never_readers(server, tally)
+
+    end = begin + seconds
+
+    def is_over() -> bool:
+        return time.monotonic() > end
+
+    def over_and_over(task: load.Task) -> asyncio.Task[None]:
+        return asyncio.ensure_future(load.repeat(task, tally, is_over))
+
+    tasks = [
+        asyncio.ensure_future(load.probe(server, tally, is_over, found.loaded)),
+        *(over_and_over(lambda: load.work(server, tally, chance, folder)) for _ in range(WORKERS)),
+        *(over_and_over(lambda: load.read_slowly(server, tally)) for _ in range(SLOW_READERS)),
+        over_and_over(lambda: load.flood(server, tally)),
+        over_and_over(lambda: load.die_mid_message(server, tally, chance)),
+        over_and_over(lambda: load.stay_half_open(server, tally, is_over)),
+        over_and_over(lambda: load.never_read(server, tally, is_over)),
+    ]
+    # At least once, however short the time is.
+    while True:
+        await load.many_connections(server, tally)
+        await load.many_processes(server, tally)
+        found.first_round_bytes = found.first_round_bytes or server.memory_bytes
+        if is_over():
+            break
+    await asyncio.gather(*tasks)
+    is_settled = await server.settles(descriptors)
+    found.leaked_processes = server.children
+    found.leaked_descriptors = max(0, server.descriptors - descriptors)
+    tally.expect(is_settled, "processes or descriptors were left")
+    found.last_bytes = server.memory_bytes
+    found.peak_bytes = server.peak_bytes
+    tally.expect(
+        found.last_bytes <= SETTLED_GROWTH * found.first_round_bytes, "memory went on growing"
+    )
+    return found
+
+
+async def cost_of_never_readers(server: Server, tally: Tally) -> int:
+    """What a client that never reads costs the server at most, in bytes."""
+    before = server.memory_bytes
+    end = time.monotonic() + 3
+    most = before
+
+    async def watch() -> None:
+        nonlocal most
+        while time.monotonic() < end:
+            most = max(most, server.memory_bytes)
+            await asyncio.sleep(0.02)
+
+    await asyncio.gather(
+        watch(),
+        *(
+            load.never_read(server, tally, lambda: time.monotonic() > end)
+            for _ in range(load.NEVER_READERS)
+        ),
+    )
+    return (most - before) // load.NEVER_READERS
+
+
+def percentile(values: Sequence[float], share: float) -> float:
+    """The value below which a share of the values is."""
+    return sorted(values)[min(len(values) - 1, int(share * len(values)))]
+
+
+def report(found: Measured, tally: Tally, tried: Sequence[str], seconds: float) -> None:
+    """Print what came of it."""
+
+    def latency(values: Sequence[float]) -> str:
+        middle, most = (percentile(values, share) * 1000 for share in (0.5, 0.99))
+        return f"p50 {middle:.2f} ms, p99 {most:.2f} ms"
+
+    def mib(size: int) -> str:
+        return f"{size / 2**20:.1f} MiB"
+
+    for name, value in (
+        ("duration", f"{seconds:.0f} s"),
+        ("connections", f"{tally.connections:,}"),
+        ("requests sent", f"{tally.sent:,}"),
+        ("requests answered", f"{tally.answered:,} ({tally.refused:,} refused, as expected)"),
+        ("requests lost", tally.lost),
+        ("processes started", f"{tally.processes:,}"),
+        ("processes leaked", found.leaked_processes),
+        ("descriptors leaked", found.leaked_descriptors),
+        ("output delivered", mib(tally.output_bytes)),
+        (
+            "memory idle / first round / end",
+            " / ".join(map(mib, (found.idle_bytes, found.first_round_bytes, found.last_bytes))),
+        ),
+        ("memory at its peak", mib(found.peak_bytes)),
+        ("cost of one that never reads", mib(found.never_reader_bytes)),
+        ("small request, unloaded", latency(found.unloaded)),
+        ("small request, under load", latency(found.loaded)),
+        ("refused by the system", ", ".join(tried)),
+    ):
+        print(f"{name:32} {value}")
+    for fault in tally.faults[:20]:
+        print(f"WRONG: {fault}")
+
+
+async def _run(seconds: float, seed: int) -> int:
+    tally = Tally()
+    begin = time.monotonic()
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        folder.chmod(0o777)
+        tried = await all_faults(tally, folder)
+        with running("--detached-seconds", "1", "--retention-seconds", "1") as server:
+            left = max(1.0, seconds - (time.monotonic() - begin))
+            found = await soak(server, left, seed, folder, tally)
+    report(found, tally, tried, time.monotonic() - begin)
+    is_well = not (tally.faults or tally.lost or found.leaked_processes or found.leaked_descriptors)
+    return 0 if is_well else 1
+
+
+def main() -> int:
+    """Parse the command line and run."""
+    parser = argparse.ArgumentParser(prog="python -m tests.soak", description=__doc__)
+    parser.add_argument("--seconds", type=float, default=60, help="how long (default: %(default)s)")
+    parser.add_argument("--seed", type=int, default=20_261_121, help="of what is left to chance")
+    options = parser.parse_args()
+    return asyncio.run(_run(options.seconds, options.seed))
+
+
+if __name__ == "__main__":
+    sys.exit(main())
