@@ -6,7 +6,6 @@ import argparse
 import asyncio
 import os
 import sys
-from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import TYPE_CHECKING, get_args
 
@@ -17,7 +16,14 @@ from exec_server_conformance.errors import Failure, ReportError, SessionError, T
 from exec_server_conformance.expectations import fault
 from exec_server_conformance.player import Player
 from exec_server_conformance.reports import table, table_page
-from exec_server_conformance.session import Session, Transport, load, load_all
+from exec_server_conformance.session import (
+    SESSIONS,
+    Session,
+    Transport,
+    load,
+    load_all,
+    selected,
+)
 from exec_server_conformance.suite import ExitCode, Plan, Suite, located
 from exec_server_conformance.target import Target
 from exec_server_conformance.terminal import Terminal
@@ -26,9 +32,6 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from exec_server_conformance.results import Report
-
-SESSIONS = Path(__file__).with_name("sessions")
-"""The recorded sessions that come with the suite."""
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -155,7 +158,7 @@ def _replay(arguments: list[str]) -> int:
     if "all" in revisions:
         revisions = REVISIONS
     everything = load_all(options.sessions)
-    sessions = _selected(everything, options.select)
+    sessions = selected(everything, options.select)
     if options.list:
         for session in _of_revisions(sessions, revisions or REVISIONS):
             print(f"{session.name} [{', '.join(session.transports)}]  {session.description}")
@@ -208,16 +211,7 @@ def _run(suite: Suite) -> Report:
     return suite.report()
 
 
-def _selected(sessions: list[Session], globs: list[str] | None) -> list[Session]:
-    if not globs:
-        return sessions
-    chosen = [one for one in sessions if any(fnmatchcase(one.name, glob) for glob in globs)]
-    if not chosen:
-        raise SessionError(f"no session matches {' or '.join(globs)}")
-    return chosen
-
-
-def _of_revisions(sessions: list[Session], revisions: tuple[str, ...]) -> list[Session]:
+def _of_revisions(sessions: Sequence[Session], revisions: tuple[str, ...]) -> list[Session]:
     chosen = [session for session in sessions if session.revision in revisions]
     if not chosen:
         raise SessionError(f"no session of {' or '.join(revisions) or 'any revision'} matches")
@@ -291,7 +285,7 @@ def _matrix(arguments: list[str]) -> int:
     columns = matrix.load_columns(options.targets)
     found = matrix.run(
         columns,
-        _selected(load_all(options.sessions), options.select),
+        selected(load_all(options.sessions), options.select),
         jobs=options.jobs,
         timeout=options.timeout,
         tell=lambda server: print(

@@ -22,11 +22,11 @@ from exec_server_conformance.errors import SessionError
 from exec_server_conformance.results import Outcome
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Mapping
     from pathlib import Path
 
     from exec_server_conformance.results import Report
-    from exec_server_conformance.session import Session
+    from exec_server_conformance.session import Session, Transport
 
 _MEMBERS = {"sessions": str, "reason": str, "transport": str, "falls_silent": bool}
 
@@ -72,6 +72,21 @@ def check_named(path: Path, entries: Iterable[Deviation], sessions: Iterable[Ses
     for entry in entries:
         if not any(entry.excuses(name, transport) for name, transport in plays):
             raise SessionError(f"{path}: there is no session {_name(entry)}")
+
+
+def stale(
+    entries: Iterable[Deviation], outcomes: Mapping[tuple[str, Transport], Outcome]
+) -> list[Deviation]:
+    """The entries of which everything that was played has passed.
+
+    ``outcomes`` are by session and transport.
+    """
+
+    def of(entry: Deviation) -> set[Outcome]:
+        found = (outcome for play, outcome in outcomes.items() if entry.excuses(*play))
+        return set(found) - {Outcome.NOT_APPLICABLE}
+
+    return [entry for entry in entries if of(entry) == {Outcome.PASSED}]
 
 
 def baseline(report: Report) -> str:

@@ -32,7 +32,7 @@ from exec_server_conformance.deviations import Deviation, load_deviations
 from exec_server_conformance.errors import SessionError
 from exec_server_conformance.results import Count, Outcome, Play, Report, Seconds
 from exec_server_conformance.session import Transport
-from exec_server_conformance.suite import ExitCode, Plan, Suite
+from exec_server_conformance.suite import ExitCode, Plan, Quiet, Suite
 from exec_server_conformance.target import Target
 
 if TYPE_CHECKING:
@@ -183,16 +183,6 @@ def _column(table: dict[str, Any], directory: Path) -> Column:
     )
 
 
-class _Quiet:
-    """Listens to a run and says nothing."""
-
-    def begun(self, total: int) -> None:
-        """So many plays are about to begin."""
-
-    def ended(self, play: Play) -> None:
-        """A play has ended, or does not apply."""
-
-
 def run(
     columns: Sequence[Column],
     sessions: Sequence[Session],
@@ -217,7 +207,7 @@ def run(
             jobs=jobs,
             timeout=timeout,
         )
-        suite = Suite(plan, _Quiet())
+        suite = Suite(plan, Quiet())
         try:
             asyncio.run(suite.play())
             report = suite.report()

@@ -8,6 +8,8 @@ from __future__ import annotations
 import json
 import re
 from dataclasses import dataclass, field
+from fnmatch import fnmatchcase
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 import jsonschema
@@ -15,7 +17,10 @@ import jsonschema
 from exec_server_conformance.errors import SessionError
 
 if TYPE_CHECKING:
-    from pathlib import Path
+    from collections.abc import Sequence
+
+SESSIONS = Path(__file__).with_name("sessions")
+"""The recorded sessions that come with the suite."""
 
 Transport = Literal["ws", "stdio"]
 Level = Literal["contract", "quirk"]
@@ -230,3 +235,13 @@ def load_all(directory: Path) -> list[Session]:
             raise SessionError(f"{session.path}:1: {seen[session.name]} has the same name")
         seen[session.name] = session.path
     return sessions
+
+
+def selected(sessions: Sequence[Session], globs: Sequence[str] | None) -> Sequence[Session]:
+    """The sessions whose name matches one of some globs; raises SessionError if none does."""
+    if not globs:
+        return sessions
+    chosen = [one for one in sessions if any(fnmatchcase(one.name, glob) for glob in globs)]
+    if not chosen:
+        raise SessionError(f"no session matches {' or '.join(globs)}")
+    return chosen

@@ -16,6 +16,7 @@ from msgspec.structs import replace
 
 from exec_server_conformance.abilities import Abilities, ask
 from exec_server_conformance.contract import REVISIONS
+from exec_server_conformance.deviations import stale as stale_among
 from exec_server_conformance.errors import (
     Death,
     Failure,
@@ -72,6 +73,8 @@ class Plan:
     server_version: str | None = None
     """Codex release that the server is or stands in for; None for the newest."""
     deviations: Sequence[Deviation] = ()
+    abilities: Abilities | None = None
+    """What the server can do; None: it is asked."""
     jobs: int = 1
     """Sessions at a time."""
     timeout: float | None = None
@@ -88,6 +91,16 @@ class Listener(Protocol):
     def ended(self, play: Play) -> None:
         """A play has ended, or does not apply."""
         ...
+
+
+class Quiet:
+    """A listener that says nothing."""
+
+    def begun(self, total: int) -> None:
+        """So many plays are about to begin."""
+
+    def ended(self, play: Play) -> None:
+        """A play has ended, or does not apply."""
 
 
 @dataclass(slots=True)
@@ -107,7 +120,7 @@ class Suite:
         plan = self.plan
         timeout = () if plan.timeout is None else (plan.timeout,)
         try:
-            asked = await ask(plan.target, plan.transports[0], *timeout)
+            asked = plan.abilities or await ask(plan.target, plan.transports[0], *timeout)
         except TargetError as error:
             self._no_server = str(error)
             return
@@ -141,7 +154,8 @@ class Suite:
     def report(self, *, interrupted: bool = False) -> Report:
         """What has come of the run so far."""
         plan = self.plan
-        stale = [one for one in plan.deviations if self._is_stale(one)]
+        outcomes = {(one.session, one.transport): one.outcome for one in self._plays}
+        stale = stale_among(plan.deviations, outcomes)
         plays = [
             replace(play, outcome=Outcome.STALE, reason=f"passed, but is known to deviate: {why}")
             if play.outcome is Outcome.PASSED and (why := _excuse(stale, play))
@@ -180,16 +194,6 @@ class Suite:
         if counts[Outcome.FAILED] or counts[Outcome.ERROR]:
             return ExitCode.FAILED
         return ExitCode.STALE if stale else ExitCode.PASSED
-
-    def _is_stale(self, entry: Deviation) -> bool:
-        """Whether what an entry names was played, and all of it passed."""
-        outcomes = {
-            play.outcome
-            for play in self._plays
-            if play.outcome is not Outcome.NOT_APPLICABLE
-            and entry.excuses(play.session, play.transport)
-        }
-        return outcomes == {Outcome.PASSED}
 
     def _applicable(self) -> list[tuple[Session, Transport]]:
         """What is to be played; what does not apply ends here."""

@@ -87,7 +87,7 @@ def serve() -> None:
             if "v0" in REVISIONS:
                 session["protocolVersion"] = "exec-server.v0"
             if REVISIONS != ["v0"]:
-                session["sessionId"] = "0" * 36
+                session["sessionId"] = "00000000-0000-4000-8000-000000000000"
             say({"id": identifier, "result": session})
         elif method == "process/start" and message["params"]["cwd"] not in ROOTS_SPOKEN:
             say({"error": {"code": -32602, "message": "cwd"}, "id": identifier})
@@ -111,6 +111,8 @@ def serve() -> None:
                 flood()
             for event in events():
                 say(event)
+        elif method == "process/terminate" and message["params"]:
+            say({"id": identifier, "result": {"running": False}})
         elif method == "process/terminate":
             code = -32603 if FAULT == "wrong-code" else -32602
             say({"error": {"code": code, "message": "missing field"}, "id": identifier})
