@@ -1,7 +1,7 @@
 """What a server can do, found out by asking it: its revisions and its capability flags.
 
 A revision is found by what only it answers: v0 by the ``protocolVersion`` of initialize, v1 and v2
-by the form of path that a process may start in.
+by the form of path that a process may start in, the draft by a capability flag that v2 has not.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ import json
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from exec_server_conformance.contract import REVISIONS
+from exec_server_conformance.contract import REVISIONS, bundle
 from exec_server_conformance.errors import Failure, TargetError
 from exec_server_conformance.patterns import show, text_of
 from exec_server_conformance.target import Server, Target
@@ -79,10 +79,15 @@ async def _interview(server: Server, link: Link, patience: float) -> Abilities:
     answers = await _ask(server, link, {**questions, "info": ("environment/info", {})}, patience)
     spoken |= {name for name in _ROOTS if "result" in answers.get(name, {})}
     flags = answers.get("info", {}).get("result", {}).get("capabilities", {})
-    return Abilities(
-        tuple(one for one in REVISIONS if one in spoken),
-        frozenset(name for name, is_set in flags.items() if is_set),
-    )
+    capabilities = frozenset(name for name, is_set in flags.items() if is_set)
+    if capabilities & (_flags("draft") - _flags("v2")):
+        spoken.add("draft")
+    return Abilities(tuple(one for one in REVISIONS if one in spoken), capabilities)
+
+
+def _flags(revision: str) -> frozenset[str]:
+    """The capability flags that a revision knows."""
+    return frozenset(bundle(revision)["$defs"]["EnvironmentCapabilities"]["properties"])
 
 
 async def _ask(

@@ -40,7 +40,7 @@ class Contract:
         own = bundle(revision)
         self.methods: dict[str, dict[str, Any]] = own["x-methods"]
         self._definitions: dict[str, Json] = own["$defs"]
-        for other in others:
+        for other in reversed(others):  # the newest knows most of what a member may hold
             self._allow_members_of(other)
         self._validators: dict[str, jsonschema.Draft202012Validator] = {}
 

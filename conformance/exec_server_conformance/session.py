@@ -53,7 +53,7 @@ def _step(required: str, **members: Any) -> dict[str, Any]:
 HEADER_SCHEMA: dict[str, Any] = {
     "type": "object",
     "properties": {
-        "session": {"type": "string", "pattern": "^v[0-9]+(/[a-z0-9_]+)+$"},
+        "session": {"type": "string", "pattern": "^(v[0-9]+|draft)(/[a-z0-9_]+)+$"},
         "description": {"type": "string", "minLength": 1},
         "transports": {
             "type": "array",

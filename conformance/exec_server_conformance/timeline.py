@@ -188,9 +188,11 @@ class Timeline:
             # The server chooses the id: an event may overtake the answer that tells it.
             may_be_starting = "command/exec" in self.pending.values()
             self._events_of(params["sessionId"], message, may_be_starting).add(method, params)
-        elif method.startswith("process/"):
+        elif method.startswith("process/") and "seq" in params:
             self._events_of(params["processId"], message).add(method, params)
         else:
+            if method == "process/started" and params["processId"] in self.processes:
+                raise Failure(f"what the process did came before this: {show(message)}")
             self.notifications.setdefault(method, []).append(params)
 
     def _events_of(

@@ -172,6 +172,7 @@ class Connection:
         self._tasks: set[asyncio.Task[Any]] = set()
         self._streams: set[asyncio.Task[None]] = set()
         self._queued_starts: dict[str, int] = {}
+        self._to_follow: dict[int, Sequence[bytes]] = {}
         self._closing: asyncio.Task[None] | None = None
         self._bound = {revision.name: revision.bind(self) for revision in revisions}
         self._spoken = self._bound[revisions[0].name]
@@ -232,6 +233,14 @@ class Connection:
         """Send a notification, in pieces, to the peer."""
         if not self._ended:
             self._channel.send_notification(pieces)
+
+    def notify_after(self, outcome: object, pieces: Sequence[bytes]) -> None:
+        """Send a notification right after an answer.
+
+        ``outcome`` is the very result that the handler returns, or the exception that it raises,
+        with nothing to wait for in between.
+        """
+        self._to_follow[id(outcome)] = pieces
 
     async def wait_uncongested(self) -> None:
         """Return when the peer has taken most of what was sent to it."""
@@ -550,6 +559,7 @@ class Connection:
                 self._channel.send_long_reply(Base64Message(head, tail, content, on_finish))
                 return holds_lane
         self._channel.send_reply((jsonrpc.response(identifier, result),))
+        self._follow(result)
         return False
 
     def _send_failure(
@@ -562,6 +572,13 @@ class Connection:
             log.error("%s failed: %r", bound.method, error)
             code = INTERNAL_ERROR
         self._send_error(identifier, code, text)
+        self._follow(error)
+
+    def _follow(self, outcome: object) -> None:
+        """Send what is to follow an answer."""
+        pieces = self._to_follow.pop(id(outcome), None)
+        if pieces is not None:
+            self.notify(pieces)
 
     def _send_error(self, identifier: jsonrpc.RequestId, code: int, text: str) -> None:
         if not self._ended:

@@ -10,14 +10,19 @@ if TYPE_CHECKING:
     from exec_server.connection import Revision
     from exec_server.settings import Settings
 
-PROTOCOLS: Final = ("auto", "v0", "v1", "v2")
+PROTOCOLS: Final = ("auto", "v0", "v1", "v2", "draft")
 """What a server can be told to speak: every revision at once, or one alone."""
 
 
 def revisions_of(protocol: str) -> Sequence[Revision]:
     """The revisions to speak, newest first; loads their models."""
     revisions: list[Revision] = []
-    if protocol in ("auto", "v2"):
+    if protocol in ("auto", "draft"):
+        # Extends v2, whose clients find in it what they know, down to the last member.
+        from exec_server.handlers.draft import Draft  # noqa: PLC0415
+
+        revisions.append(Draft())
+    if protocol == "v2":
         from exec_server.handlers.v2 import V2  # noqa: PLC0415
 
         revisions.append(V2())
