@@ -3,19 +3,20 @@
 from __future__ import annotations
 
 import signal
+import threading
 from typing import TYPE_CHECKING
 
 import pytest
 
 from .codex_client import CodexClient
 from .mock_model import MockModel
-from .processes import PATIENCE, eventually
+from .processes import PATIENCE
 from .stage import CommandResult, run_command, running, type_into
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from .mock_model import Item, ModelRequest
+    from .mock_model import Item, ModelRequest, Turn
     from .proxy import Proxy
     from .stage import Stage
 
@@ -164,12 +165,17 @@ def test_unfinished_command(stage: Stage) -> None:
 
 
 def _end_client(stage: Stage, signum: signal.Signals) -> None:
-    """Signal a client that waits for a command, and wait for its end."""
-    with (
-        MockModel([[run_command("run", "touch began; exec sleep 600")]]) as model,
-        stage.client(model, kind=CodexClient) as client,
-    ):
-        assert eventually((stage.workspace / "began").exists)
+    """Signal a client whose model waits for a command, and wait for its end."""
+    waiting = threading.Event()
+
+    def wait(request: ModelRequest) -> Sequence[Item]:
+        session_id = running(request, "run")  # earlier a client does not think of ending it
+        waiting.set()
+        return [type_into("wait", session_id, "", yield_time_ms=60_000)]
+
+    turns: list[Turn] = [[run_command("run", "exec sleep 600", yield_time_ms=250)], wait]
+    with MockModel(turns) as model, stage.client(model, kind=CodexClient) as client:
+        assert waiting.wait(PATIENCE)
         client.process.send_signal(signum)
         client.process.wait(PATIENCE)
 
