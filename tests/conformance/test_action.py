@@ -1,0 +1,68 @@
+"""The GitHub Action runs the suite as its inputs say, and leaves the reports where it publishes."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from running import PROGRAM, against
+
+ACTION = Path(__file__).parents[2] / "action.yml"
+
+
+def step(name: str) -> dict[str, Any]:
+    """A step of the action."""
+    action = yaml.safe_load(ACTION.read_text(encoding="utf-8"))
+    (found,) = [one for one in action["runs"]["steps"] if one.get("name") == name]
+    return found
+
+
+def replay(directory: Path, **inputs: str) -> subprocess.CompletedProcess[str]:
+    """Run the script of the step that replays, as a runner would."""
+    home = directory / "exec-server-conformance" / "bin"
+    home.mkdir(parents=True)
+    (home / "exec-server-conformance").symlink_to(PROGRAM)
+    script = step("Replay the sessions")
+    empty = dict.fromkeys(script["env"], "")
+    runner = {"RUNNER_TEMP": str(directory), "GITHUB_STEP_SUMMARY": str(directory / "summary.md")}
+    return subprocess.run(
+        ["bash", "--noprofile", "--norc", "-e", "-o", "pipefail", "-c", script["run"]],
+        cwd=directory,
+        env={**os.environ, **empty, **runner, "REPORTS": "reports", **inputs},
+        capture_output=True,
+        text=True,
+        timeout=100,
+    )
+
+
+@pytest.mark.parametrize(
+    ("select", "status"),
+    [("v1/handshake/basic v1/handshake/empty_*", 0), ("v1/process/no_output", 1)],
+)
+def test_the_reports_are_written_whatever_came(tmp_path: Path, select: str, status: int) -> None:
+    (tmp_path / "known.toml").write_text("")
+    inputs = {"CMD": against("none"), "TRANSPORT": "stdio", "SELECT": select}
+    more = {"SERVER_VERSION": "0.139.0", "KNOWN_DEVIATIONS": "known.toml"}
+    done = replay(tmp_path, **inputs, **more)
+    assert done.returncode == status, done.stdout
+    written = sorted(path.name for path in (tmp_path / "reports").iterdir())
+    assert written == ["junit.xml", "report.html", "report.jsonl"]
+    assert " passed, " in (tmp_path / "summary.md").read_text()
+
+
+def test_it_says_what_is_missing(tmp_path: Path) -> None:
+    done = replay(tmp_path, TRANSPORT="both")
+    assert done.returncode == 2
+    assert "one of the arguments --cmd --url is required" in done.stdout
+
+
+def test_what_is_published_is_what_is_written() -> None:
+    paths = step("Publish the JUnit report")["with"]["report_paths"]
+    assert paths == "${{ inputs.report-directory }}/junit.xml"
+    inputs = yaml.safe_load(ACTION.read_text(encoding="utf-8"))["inputs"]
+    used = ACTION.read_text(encoding="utf-8")
+    assert all(f"inputs.{name} }}}}" in used for name in inputs)
