@@ -155,7 +155,8 @@ class RpcConnection:
         answer: asyncio.Future[_Answer] = self._loop.create_future()
         self._answers[identifier] = answer
         self._methods[identifier] = method
-        self.transport.send(_encode(_Request(identifier, method, params)))
+        is_alone = len(self._answers) == 1
+        self.transport.send(_encode(_Request(identifier, method, params)), at_once=is_alone)
         if self._is_paused:
             # The answer is behind what was left unread.
             self.transport.resume()

@@ -246,6 +246,17 @@ class ByteStream:
         if not (self._corked or self._flush_scheduled or self._writing):
             self._schedule_flush()
 
+    def send_now(self, pieces: Sequence[bytes]) -> None:
+        """Queue one framed message, and write it before the turn is over if nothing is in the way.
+
+        For a peer that has nothing else to send and waits for the answer.
+        """
+        was_corked, self._corked = self._corked, True
+        self.queue_reply(pieces)
+        self._corked = was_corked
+        if not (was_corked or self._flush_scheduled or self._writing or self._lost):
+            self._flush()
+
     def _schedule_flush(self) -> None:
         # One turn later, so that what one turn produces leaves in one call.
         self._flush_scheduled = True

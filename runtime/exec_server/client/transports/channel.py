@@ -21,8 +21,8 @@ class Transport(Protocol):
         """Why the connection ended, in words, once it has."""
         ...
 
-    def send(self, message: bytes) -> None:
-        """Queue one message."""
+    def send(self, message: bytes, *, at_once: bool = False) -> None:
+        """Queue one message; ``at_once``: others are not likely to follow in the same turn."""
         ...
 
     def pause(self) -> None:

@@ -65,7 +65,7 @@ class MemoryTransport:
 
     # Transport: what the client does
 
-    def send(self, message: bytes) -> None:
+    def send(self, message: bytes, *, at_once: bool = False) -> None:
         """Hand over one message; see Transport."""
         self._to_server.append(message)
         self._serve_soon()

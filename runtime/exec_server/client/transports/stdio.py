@@ -56,12 +56,10 @@ class StdioClientTransport(StdioTransport):
         """How the server ended; see Transport."""
         return "it was closed here" if self._was_closed_here else self._server.end_reason
 
-    def send(self, message: bytes) -> None:
+    def send(self, message: bytes, *, at_once: bool = False) -> None:
         """Queue one line; see Transport."""
-        if len(message) < _JOIN_BELOW:
-            self._stream.queue_reply((message + b"\n",))
-        else:
-            self._stream.queue_reply((message, b"\n"))
+        queue = self._stream.send_now if at_once else self._stream.queue_reply
+        queue((message + b"\n",) if len(message) < _JOIN_BELOW else (message, b"\n"))
 
     def pause(self) -> None:
         """Stop reading the pipe; see Transport."""

@@ -144,10 +144,11 @@ class WebSocketClientTransport(WebSocketEndpoint):
             return f"the server closed it: {close.reason or name}"
         return self._reason or "the server ended it without a word"
 
-    def send(self, message: bytes) -> None:
+    def send(self, message: bytes, *, at_once: bool = False) -> None:
         """Queue one message, in as many frames as it needs; see Transport."""
         if len(message) <= FRAME_BYTES:
-            self._stream.queue_reply(_frame(_FINAL | Opcode.TEXT, message))
+            queue = self._stream.send_now if at_once else self._stream.queue_reply
+            queue(_frame(_FINAL | Opcode.TEXT, message))
             return
         view = memoryview(message)
         opcode = Opcode.TEXT
