@@ -271,7 +271,7 @@ def _matrix(arguments: list[str]) -> int:
         "the sessions that do not pass on every server that they apply to.",
     )
     parser.add_argument(
-        "targets", metavar="TARGETS.toml", type=Path, help="the servers; see docs/matrix.md"
+        "targets", metavar="TARGETS.toml", type=Path, help="the servers; see docs/conformance.md"
     )
     _add_selection(parser)
     _add_effort(parser)

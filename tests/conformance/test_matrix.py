@@ -32,6 +32,7 @@ def test_servers_are_put_side_by_side(tmp_path: Path) -> None:
         tmp_path,
         right=against("none", "v1", "v2"),
         wrong=against("exit-code"),
+        old=against("none", "v0"),
         **{"not | there": "/no/such/server"},
     )
     files = {kind: tmp_path / kind for kind in ("json", "markdown", "html")}
@@ -43,14 +44,14 @@ def test_servers_are_put_side_by_side(tmp_path: Path) -> None:
     assert "1 of 2 sessions pass wherever they apply." in done.stdout
     assert "not | there: could not be run: cannot run '/no/such/server'" in done.stdout
     matrix = json.loads(files["json"].read_text(encoding="utf-8"))
-    assert [server["exitCode"] for server in matrix["servers"]] == [0, 1, 3]
+    assert [server["exitCode"] for server in matrix["servers"]] == [0, 1, 0, 3]
     assert [
         {name: cell["outcome"] for name, cell in row["cells"].items()} for row in matrix["rows"]
     ] == [{"right": "passed", "wrong": "failed"}, {"right": "passed"}]
     markdown = files["markdown"].read_text(encoding="utf-8")
-    assert "| session | right | wrong | not \\| there |" in markdown
-    assert "| one: one process | ✓ | ✗ |  |" in markdown
-    assert "| two: not &lt;for> v1 | ✓ |  |  |" in markdown
+    assert "| session | right | wrong | old | not \\| there |" in markdown
+    assert "| one: one process | ✓ | ✗ |  |  |" in markdown
+    assert "| two: not &lt;for> v1 | ✓ |  |  |  |" in markdown
     assert "- v1/test/one on wrong: one.jsonl:3: process 'p'.exitCode: expected 0" in markdown
     page = files["html"].read_text(encoding="utf-8")
     assert "not &lt;for&gt; v1" in page

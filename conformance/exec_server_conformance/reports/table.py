@@ -94,6 +94,7 @@ def _sum(server: Server) -> str:
     if server.no_server is not None:
         return f"{server.name}: could not be run: {server.no_server}"
     counts = ", ".join(f"{count} {outcome}" for outcome, count in server.counts.items() if count)
+    counts = counts or "nothing to play"
     return f"{server.name} ({', '.join(server.revisions)}): {counts} in {server.seconds:.0f} s"
 
 
