@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import base64
 import json
 import os
@@ -695,6 +696,11 @@ def http_timeout_ignored(wire: Wire) -> None:
     wire.on_params("http/request", lambda params: params.pop("timeoutMs", None))
 
 
+@mutant("methods are made upper case", "v1/http/methods")
+def http_method_upper_case(wire: Wire) -> None:
+    wire.on_params("http/request", lambda params: params.update(method=params["method"].upper()))
+
+
 @mutant("bodies are never streamed", "v1/http/stream")
 def http_stream_ignored(wire: Wire) -> None:
     wire.on_params("http/request", lambda params: params.pop("streamResponse", None))
@@ -708,6 +714,109 @@ def _parsed_again(data: bytes) -> bytes:
         return json.dumps(json.loads(data)).encode()
     except (ValueError, RecursionError):
         return data
+
+
+def _refusing(is_bad: Callable[[Any], bool]) -> Callable[[Wire], None]:
+    """Hooks that answer messages as if they were malformed."""
+
+    def make(wire: Wire) -> None:
+        def take(data: bytes) -> bytes | None:
+            try:
+                message = json.loads(data)
+            except (ValueError, RecursionError):
+                return data
+            if not isinstance(message, dict) or not is_bad(message):
+                return data
+            wire.connection.refuse("not for this mutant")
+            return None
+
+        wire.on_input(take)
+
+    return make
+
+
+@mutant("members that nobody knows are refused", "v1/envelope/extra_members")
+def extra_members_refused(wire: Wire) -> None:
+    members = {"id", "method", "params", "trace", "result", "error"}
+    _refusing(lambda message: not members >= set(message))(wire)
+
+
+@mutant("a trace of null is refused", "v1/envelope/trace")
+def null_trace_refused(wire: Wire) -> None:
+    _refusing(lambda message: message.get("trace", {}) is None)(wire)
+
+
+@mutant("an id serves only once", "v1/envelope/duplicate_ids")
+def used_id_refused(wire: Wire) -> None:
+    used: set[str] = set()
+
+    def is_used(message: Message) -> bool:
+        identifier = json.dumps(message.get("id"))
+        found = "id" in message and identifier in used
+        used.add(identifier)
+        return found
+
+    _refusing(is_used)(wire)
+
+
+@mutant("a message must begin with its brace", "v1/envelope/whitespace")
+def whitespace_refused(wire: Wire) -> None:
+    def take(data: bytes) -> bytes | None:
+        if not data[:1].isspace():
+            return data
+        wire.connection.refuse("white space")
+        return None
+
+    wire.on_input(take)
+
+
+@mutant("an empty clientName is refused", "v1/handshake/empty_client_name")
+def empty_client_name_refused(wire: Wire) -> None:
+    _refusing(lambda message: (message.get("params") or {}).get("clientName") == "")(wire)
+
+
+@mutant("resumeSessionId must not be null", "v1/handshake/null_resume")
+def null_resume_refused(wire: Wire) -> None:
+    wire.on_params(
+        "initialize",
+        lambda params: (
+            params.update(resumeSessionId=params.get("resumeSessionId", "") or 0)
+            if "resumeSessionId" in params
+            else None
+        ),
+    )
+
+
+@mutant("members of initialize that nobody knows are refused", "v2/handshake/unknown_members")
+def unknown_members_refused(wire: Wire) -> None:
+    known = {"clientName", "resumeSessionId"}
+    _refusing(
+        lambda message: (
+            message.get("method") == "initialize" and not known >= set(message.get("params") or ())
+        )
+    )(wire)
+
+
+@mutant("the params of initialized are checked", "v1/handshake/initialized_params")
+def initialized_params_checked(wire: Wire) -> None:
+    _refusing(
+        lambda message: (
+            message.get("method") == "initialized" and message.get("params") not in ({}, None)
+        )
+    )(wire)
+
+
+@mutant("what comes before the answer to initialize is dropped", "v1/handshake/pipelined")
+def pipelining_lost(wire: Wire) -> None:
+    begun: list[bool] = []
+
+    def take(data: bytes) -> bytes | None:
+        if b'"initialize"' in data:
+            asyncio.get_running_loop().call_later(0.05, begun.append, True)
+            return data
+        return data if begun else None
+
+    wire.on_input(take)
 
 
 @mutant("NaN, repeated members and byte order marks are taken", "v1/envelope/strict_id_twice")
@@ -919,6 +1028,58 @@ def watch_twice(wire: Wire) -> None:
     wire.on_event(change)
 
 
+@mutant("closing an unknown handle is an error", "v2/handles/close")
+def close_not_idempotent(wire: Wire) -> None:
+    opened: set[str] = set()
+
+    def change(answer: Message) -> list[Message] | None:
+        if answer.get("result") != {} or unknown.pop("now", None) is None:
+            return None
+        return [{"id": answer["id"], "error": {"code": -32004, "message": "unknown handle"}}]
+
+    unknown: dict[str, bool] = {}
+
+    def close(params: Message) -> None:
+        if params["handleId"] not in opened:
+            unknown["now"] = True
+        opened.discard(params["handleId"])
+
+    wire.on_params("fs/open", lambda params: opened.add(params["handleId"]))
+    wire.on_params("fs/close", close)
+    wire.on_answer(change)
+
+
+@mutant("a watch that cannot be is promised", "v2/watch/not_watching")
+def watch_promised(wire: Wire) -> None:
+    wire.on_result("fs/watchMissing", lambda result, _: result.update(watching=True))
+
+
+@mutant("skills are found without their metadata", "v2/discovery/skills")
+def skills_without_metadata(wire: Wire) -> None:
+    def change(result: Message, _: Message) -> None:
+        for root in result["roots"]:
+            for skill in root["skills"]:
+                skill["metadata"] = None
+
+    wire.on_result("capabilityRoots/discoverV1", change)
+
+
+@mutant("plugins are not found", "v2/discovery/plugins")
+def plugins_missed(wire: Wire) -> None:
+    def change(result: Message, _: Message) -> None:
+        for root in result["roots"]:
+            root["plugin"] = None
+
+    wire.on_result("capabilityRoots/discoverV1", change)
+
+
+@mutant("the configuration has a name of its own", "v2/config/read")
+def config_renamed(wire: Wire) -> None:
+    wire.on_result(
+        "environmentConfig/read", lambda result, _: result.update(toml=result.pop("config"))
+    )
+
+
 @mutant("links are followed whatever is asked", "v2/fs/no_follow_read")
 def links_followed(wire: Wire) -> None:
     wire.on_params("fs/readFile", lambda params: params.pop("followSymlinks", None))
@@ -1008,19 +1169,40 @@ def any_path_accepted() -> None:
     _patch_head(lambda head: re.sub(rb"^(\w+) /(?!readyz)\S* ", rb"\1 / ", head))
 
 
+@patch("a slash after /readyz makes no difference", "v1/door/readyz_slash", "ws")
+def readyz_slash_accepted() -> None:
+    _patch_head(lambda head: head.replace(b"/readyz/", b"/readyz"))
+
+
+@patch("any method is GET", "v1/door/post_root", "ws")
+def any_method_accepted() -> None:
+    _patch_head(lambda head: re.sub(rb"^\w+ ", b"GET ", head))
+
+
+@patch("an upgrade is taken for granted", "v1/door/root_without_upgrade", "ws")
+def upgrade_granted() -> None:
+    from exec_server.transports import door  # noqa: PLC0415
+
+    examine = door.examine
+
+    def tampered(head: bytes, *rest: Any, **options: Any) -> Any:
+        refusal = examine(head, *rest, **options)
+        return door.Answer(200) if refusal is not None and refusal.status == 400 else refusal
+
+    door.examine = tampered
+
+
 @patch("there is no /readyz", "v1/door/readyz", "ws")
 def readyz_missing() -> None:
     _patch_head(lambda head: head.replace(b"/readyz", b"/other"))
 
 
 def _patch_head(change: Callable[[bytes], bytes]) -> None:
-    from exec_server.transports import door, websocket  # noqa: PLC0415
+    from exec_server.transports import door  # noqa: PLC0415
 
     examine = door.examine
 
     def tampered(head: bytes, *rest: Any, **options: Any) -> Any:
         return examine(change(bytes(head)), *rest, **options)
 
-    for module in (door, websocket):
-        if hasattr(module, "examine"):
-            module.examine = tampered  # type: ignore[assignment]
+    door.examine = tampered

@@ -43,6 +43,9 @@ SLOW_SECONDS = 20.0
 AT_A_TIME = 24
 """Sessions at a time on one server: they mostly wait."""
 
+MUTANTS_AT_A_TIME = 3
+"""Many mutants are found by waiting in vain."""
+
 OWN_SERVERS = 4
 """Servers at a time for the sessions that need one of their own."""
 
@@ -130,8 +133,15 @@ class Survey:
         for name in sorted(await failed_by("none", offered, None)):
             print(f"not judged: {name} fails without a fault")
             self._offered.remove(name)
-        for name, mutant in MUTANTS.items():
-            await self._play(name, mutant)
+        gate = asyncio.Semaphore(MUTANTS_AT_A_TIME)
+
+        async def play(name: str, mutant: Mutant) -> None:
+            async with gate:
+                await self._play(name, mutant)
+
+        async with asyncio.TaskGroup() as group:
+            for name, mutant in MUTANTS.items():
+                group.create_task(play(name, mutant))
         unfailed = [name for name in self._offered if name not in self._catchers]
         print(f"\nSessions that no mutant fails: {len(unfailed)} of {len(self._offered)}")
         for name in unfailed:
