@@ -7,7 +7,7 @@ import contextlib
 import os
 import sys
 import threading
-from typing import TYPE_CHECKING, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from exec_server.access import Access, add_options, parse_listen_url
 from exec_server.errors import UsageError
@@ -143,6 +143,7 @@ async def _serve(access: Access | None, options: argparse.Namespace, guardian: G
     )
     stop = Stop()
     loop = asyncio.get_running_loop()
+    loop.set_exception_handler(_report)
     for signum in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
         loop.add_signal_handler(signum, stop.tell)
     settings = settings_of(options, default_settings(options.protocol))
@@ -154,6 +155,13 @@ async def _serve(access: Access | None, options: argparse.Namespace, guardian: G
             _stop_at_eof(loop, stop)
         await _serve_websocket(server, access)
     return 0
+
+
+def _report(loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
+    """Tell of a fault of this program in one line."""
+    import logging  # noqa: PLC0415
+
+    logging.getLogger("exec_server").error("%s: %r", context["message"], context.get("exception"))
 
 
 def _stop_at_eof(loop: asyncio.AbstractEventLoop, stop: Stop) -> None:

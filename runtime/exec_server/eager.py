@@ -50,9 +50,16 @@ async def _continue(coroutine: Coroutine[Any, Any, T], pending: object) -> T:
     error: BaseException | None = None
     try:
         await _Yield(None)
-        value = await _Yield(pending)
     except BaseException as caught:
+        # The task has not come to wait for it yet, so it does not cancel it either.
+        if isinstance(pending, asyncio.Future):
+            pending.cancel()
         error = caught
+    else:
+        try:
+            value = await _Yield(pending)
+        except BaseException as caught:
+            error = caught
     while True:
         try:
             pending = coroutine.send(value) if error is None else coroutine.throw(error)

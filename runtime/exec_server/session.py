@@ -90,8 +90,6 @@ class Session:
 
     def on_exited(self, process: Process, seq: int, status: ExitStatus) -> None:
         """Tell the attached connection; see ProcessEvents."""
-        if self._orphans is not None:
-            self._orphans.look_soon()
         if self.attachment is not None:
             self.attachment.notify((announcer_of(process).exited(process, seq, status),))
 

@@ -14,6 +14,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
+import signal
 from typing import TYPE_CHECKING, Final
 
 from exec_server.engine import lineage
@@ -23,7 +24,7 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("exec_server")
 
-LOOK_SECONDS: Final = 1.0
+LOOK_SECONDS: Final = 0.5
 """How long an orphan that has ended may stay a zombie. It costs a number, nothing else."""
 
 END_SECONDS: Final = 5.0
@@ -49,7 +50,7 @@ class Orphans:
         self._marks = marks
         self._own_mark = lineage.own_mark()
         self._adopts = False
-        # Adopted children that have not been waited for; their numbers cannot be used again.
+        # Children that carry marks and have not been waited for: their numbers stay theirs.
         self._adopted: set[int] = set()
         self._timer: asyncio.TimerHandle | None = None
         self._condemned: set[int] = set()
@@ -65,10 +66,11 @@ class Orphans:
         if not self._adopts:
             self._adopts = True
             _adopt_orphans()
+            self._loop.add_signal_handler(signal.SIGCHLD, self._look_soon)
         return self._marks.new()
 
-    def look_soon(self) -> None:
-        """A process has ended and may have left others behind."""
+    def _look_soon(self) -> None:
+        """A child has ended. Most are waited for by who started them, and many end at a time."""
         if self._timer is None:
             self._timer = self._loop.call_later(LOOK_SECONDS, self._look)
 
@@ -92,31 +94,26 @@ class Orphans:
 
     def close(self) -> None:
         """Look no more."""
+        if self._adopts:
+            self._loop.remove_signal_handler(signal.SIGCHLD)
         if self._timer is not None:
             self._timer.cancel()
 
     def _look(self) -> None:
         self._timer = None
         self._wait_for_ended()
-        if self._adopted:
-            self.look_soon()
 
     def _wait_for_ended(self) -> None:
-        """Find out who was adopted and wait for those that have ended."""
+        """Find out who was adopted, and wait for those that have ended."""
         for pid in lineage.children(os.getpid()):
-            # Others than this server's processes may be waited for by whoever started them. They
-            # carry the mark that this server itself was started with, if any.
-            if pid not in self._started and pid not in self._adopted:
-                mark = lineage.mark_of(pid)
-                if mark is not None and mark != self._own_mark:
-                    self._adopted.add(pid)
-        for pid in list(self._adopted):
-            try:
-                has_ended = os.waitpid(pid, os.WNOHANG) != (0, 0)
-            except ChildProcessError:
-                has_ended = True
-            if has_ended:
-                self._adopted.discard(pid)
+            if pid in self._started or pid in self._adopted:
+                continue
+            mark = lineage.mark_of(pid)
+            if mark is not None and mark != self._own_mark:
+                self._adopted.add(pid)
+            elif not _leads_a_session(pid):
+                _has_ended(pid)
+        self._adopted = {pid for pid in self._adopted if not _has_ended(pid)}
 
     async def _end(self, marks: frozenset[int] | None) -> None:
         """Kill the bearers of some marks, or of any, until none is left or time is up."""
@@ -141,6 +138,22 @@ class Orphans:
             self._wait_for_ended()
         finally:
             self._condemned -= marks or set()
+
+
+def _leads_a_session(pid: int) -> bool:
+    """Whether a child may be one that this server has started for itself, and will wait for."""
+    try:
+        return os.getsid(pid) == pid
+    except ProcessLookupError:
+        return True
+
+
+def _has_ended(pid: int) -> bool:
+    """Whether a child has ended; it is waited for then."""
+    try:
+        return os.waitpid(pid, os.WNOHANG) != (0, 0)
+    except ChildProcessError:
+        return True
 
 
 def _adopt_orphans() -> None:

@@ -1,0 +1,1 @@
+"""Random messages and random bytes, of every revision, over both transports."""
