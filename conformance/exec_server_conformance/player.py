@@ -194,7 +194,10 @@ class Player:
         except TimeoutError:
             waits = [one.waiting_for for one in self._timelines.values()]
             missed = next(filter(None, [self._waiting_for, *waits]), "the step to end")
-            return Silence(f"expected {missed} within {self._timeout:g} s")
+            text = f"expected {missed} within {self._timeout:g} s"
+            others = (one for line in self._timelines.values() for one in line.answers.values())
+            other = next(others, None)
+            return Silence(text if other is None else f"{text}; what came instead: {show(other)}")
         except Failure as failure:
             return failure
         return None
