@@ -15,19 +15,6 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
-READ_ONLY = {
-    "permissions": {
-        "type": "managed",
-        "file_system": {
-            "type": "restricted",
-            "entries": [{"path": {"type": "special", "value": {"kind": "root"}}, "access": "read"}],
-        },
-        "network": "enabled",
-    },
-    "windowsSandboxLevel": "disabled",
-}
-
-
 @pytest.fixture(params=["stdio", "ws"])
 def client(request: pytest.FixtureRequest) -> Iterator[peer.Client]:
     """A client that is ready."""
@@ -182,29 +169,6 @@ def test_a_sandbox_that_restricts_nothing_confines_nothing(
     )
     assert client.call("process/start", params) == {"processId": "p", "sandboxType": "none"}
     assert exit_code(client, "p") == 0
-
-
-@pytest.mark.parametrize(
-    ("method", "params"),
-    [
-        ("fs/readFile", {}),
-        ("fs/writeFile", {"dataBase64": "YQ=="}),
-        ("fs/createDirectory", {}),
-        ("fs/getMetadata", {}),
-        ("fs/readDirectory", {}),
-        ("fs/remove", {}),
-        ("fs/canonicalize", {}),
-        ("fs/open", {"handleId": "h"}),
-    ],
-)
-def test_a_sandbox_that_restricts_files_is_refused(
-    client: peer.Client, tmp_path: Path, method: str, params: dict[str, Any]
-) -> None:
-    file = tmp_path / "file"
-    file.write_text("kept")
-    error = client.error(method, {"path": file.as_uri(), "sandbox": READ_ONLY, **params})
-    assert (error["code"], "sandbox" in error["message"]) == (-32600, True)
-    assert file.read_text() == "kept"
 
 
 def test_a_network_proxy_is_refused(client: peer.Client) -> None:

@@ -18,6 +18,7 @@ import sysconfig
 from typing import TYPE_CHECKING, Final
 
 from exec_server.engine import pty, sandbox_entry
+from exec_server.engine.memory_file import memory_file
 from exec_server.engine.sandbox_placeholders import PLACEHOLDERS
 from exec_server.engine.sandbox_view import Mount, View, plan_view
 from exec_server.engine.seccomp_filter import build_filter
@@ -34,6 +35,9 @@ PROGRAM: Final = "bwrap"
 
 MAX_ARGUMENTS: Final = 8_000
 """bubblewrap takes 9,000."""
+
+INTERPRETER: Final = (os.path.realpath(sys.executable), "-I", "-S", "-B")
+"""What a script is run with inside: nothing but the standard library, whatever the environment."""
 
 _FIRST_DESCRIPTOR: Final = 3
 """Of those that a child gets; see SpawnSpec."""
@@ -88,12 +92,13 @@ class Bubblewrap:
     def __init__(self, program: str) -> None:
         self._program = program
 
-    def plan(self, policy: SandboxPolicy) -> View:
+    def plan(self, policy: SandboxPolicy, needs: Iterable[str] = ()) -> View:
         """The view of a policy at this moment; looking for what its patterns deny takes a while.
 
-        Raises InvalidRequest if it cannot be kept.
+        ``needs`` are paths that a program needs besides the interpreter. Raises InvalidRequest if
+        the policy cannot be kept.
         """
-        return plan_view(policy, _needs_of_entry())
+        return plan_view(policy, (*_interpreter_paths(), _entry_path(), *needs))
 
     def confine(self, spec: SpawnSpec, view: View, *, allows_network: bool) -> SpawnSpec:
         """What to start instead of ``spec`` to have it confined.
@@ -103,10 +108,10 @@ class Bubblewrap:
         """
         check_program(spec)
         description = _describe(spec)
-        argv = [_interpreter(), "-I", "-S", "-B", _entry_path()]
+        argv = [*INTERPRETER, _entry_path()]
         confinement = Confinement(view)
         try:
-            description_fd = _memory_file("command", description)
+            description_fd = memory_file("command", description)
             confinement.descriptors = (description_fd,)
             confinement.go_ahead, told = os.pipe()
             confinement.descriptors += (told,)
@@ -142,8 +147,8 @@ class Bubblewrap:
         if len(options) > MAX_ARGUMENTS:
             raise InvalidRequest("sandbox: it has too many rules for bubblewrap")
         text = b"".join(os.fsencode(option) + b"\0" for option in options)
-        confinement.descriptors += (_memory_file("options", text),)
-        confinement.descriptors += (_memory_file("filter", seccomp),)
+        confinement.descriptors += (memory_file("options", text),)
+        confinement.descriptors += (memory_file("filter", seccomp),)
         if empty_files:
             nothing = os.open("/dev/null", os.O_RDONLY | os.O_CLOEXEC)
             confinement.descriptors += (nothing,) * empty_files
@@ -274,37 +279,16 @@ def _describe(spec: SpawnSpec) -> bytes:
     return b"\0".join(fields)
 
 
-def _memory_file(name: str, content: bytes) -> int:
-    """A file without a place, to be read from its beginning."""
-    descriptor = os.memfd_create(name)
-    try:
-        with open(descriptor, "wb", closefd=False) as file:
-            file.write(content)
-        os.lseek(descriptor, 0, os.SEEK_SET)
-    except BaseException:
-        os.close(descriptor)
-        raise
-    return descriptor
-
-
-def _interpreter() -> str:
-    return os.path.realpath(sys.executable)
-
-
 def _entry_path() -> str:
     return os.path.abspath(sandbox_entry.__file__)
 
 
 @functools.cache
-def interpreter_paths() -> tuple[str, ...]:
+def _interpreter_paths() -> tuple[str, ...]:
     """What the interpreter needs to be run, as far as it exists."""
-    paths = [_interpreter(), *_LIBRARIES, "/etc/ld.so.cache"]
+    paths = [INTERPRETER[0], *_LIBRARIES, "/etc/ld.so.cache"]
     paths += (sysconfig.get_path(name) for name in ("stdlib", "platstdlib"))
     library_directory = sysconfig.get_config_var("LIBDIR")
     if isinstance(library_directory, str):
         paths.append(library_directory)
     return tuple(dict.fromkeys(path for path in paths if os.path.exists(path)))
-
-
-def _needs_of_entry() -> tuple[str, ...]:
-    return (*interpreter_paths(), _entry_path())

@@ -47,9 +47,13 @@ class FileHandles:
     def open(self, handle_id: str, path: str, mode: OpenMode = "read") -> None:
         """Open a regular file to read it, or an empty one to write, created if it is missing.
 
-        Raises InvalidRequest if the id is in use, for one file too many, and for anything else than
-        a regular file; else as ``open_regular`` does.
+        Raises as ``check_free`` and ``open_regular`` do.
         """
+        self.check_free(handle_id)
+        self.adopt(handle_id, open_regular(path, mode))
+
+    def check_free(self, handle_id: str) -> None:
+        """Raise InvalidRequest if the id is in use, and for one file too many."""
         _check_id(handle_id)
         if handle_id in self._descriptors:
             raise InvalidRequest(f"file handle `{handle_id}` already exists")
@@ -57,7 +61,10 @@ class FileHandles:
             raise InvalidRequest(
                 f"at most {self._max_handles} file handles may be open per connection"
             )
-        self._descriptors[handle_id] = open_regular(path, mode)
+
+    def adopt(self, handle_id: str, descriptor: int) -> None:
+        """Take over what ``open_regular`` has opened, under an id that is free."""
+        self._descriptors[handle_id] = descriptor
 
     def read_block(self, handle_id: str, offset: int, length: int) -> Block:
         """Read up to ``length`` bytes, 1 to 1 MiB, from ``offset`` on; none beyond the end.

@@ -148,12 +148,18 @@ def open_for_read(
     for a socket. With ``regular_only``, the rule of v2, and where links are not followed, raises
     as ``open_regular`` does.
     """
+    return source_of(open_descriptor(path, regular_only, follow_symlinks=follow_symlinks))
+
+
+def open_descriptor(path: str, regular_only: bool, *, follow_symlinks: bool) -> int:
+    """What ``open_for_read`` makes a source of; raises as it does but for size and directories."""
     if regular_only or not follow_symlinks:
-        descriptor = open_regular(path, "read", follow_symlinks=follow_symlinks)
-    else:
-        descriptor = os.open(
-            to_native(path), os.O_RDONLY | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC
-        )
+        return open_regular(path, "read", follow_symlinks=follow_symlinks)
+    return os.open(to_native(path), os.O_RDONLY | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC)
+
+
+def source_of(descriptor: int) -> ReadSource:
+    """The source of a descriptor, which it takes over; raises as ``open_for_read`` does."""
     try:
         return ReadSource(descriptor)
     except BaseException:

@@ -1,10 +1,10 @@
 """Empty files and directories that stand where nothing may come to exist, while something confined
 runs.
 
-They are real, so everybody sees them. Whoever needs one holds a shared lock on it, this server once
-for all, and the last one removes it: removing what is mounted upon somewhere would take away the
-mount. They are known by their mode, so that those of other servers, living or dead, are treated
-alike.
+They are real, so everybody sees them, and whoever is not confined may use them. Whoever needs one
+holds a shared lock on it, this server once for all, and the last one removes it: removing what is
+mounted upon somewhere would take away the mount. They are known by the time at which they seem to
+have been changed, so those of other servers, living or dead, are treated alike.
 """
 
 from __future__ import annotations
@@ -24,8 +24,8 @@ if TYPE_CHECKING:
 
     from exec_server.engine.sandbox_view import Placeholder, View
 
-_DIRECTORY_MODE: Final = 0o555
-_FILE_MODE: Final = 0o444
+_MARK_NS: Final = 0
+"""When they were last changed, they claim: in 1970. Any use of them takes that mark away."""
 
 _OPEN_FLAGS: Final = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
 
@@ -38,79 +38,80 @@ _ATTEMPTS: Final = 10
 """At a placeholder that somebody else removes again and again."""
 
 
-@dataclass(slots=True)
-class _Held:
+@dataclass(slots=True, eq=False)
+class Held:
+    """A placeholder that this process holds."""
+
+    path: str
     descriptor: int
     holders: int = 0
 
 
 def is_placeholder(status: os.stat_result) -> bool:
-    """Whether this is one, if it is empty."""
-    if status.st_uid != os.geteuid():
+    """Whether this is one; a directory has to be empty, too."""
+    if status.st_uid != os.geteuid() or status.st_mtime_ns != _MARK_NS:
         return False
-    if stat.S_ISDIR(status.st_mode):
-        return stat.S_IMODE(status.st_mode) == _DIRECTORY_MODE
-    is_file = stat.S_ISREG(status.st_mode) and status.st_size == 0
-    return is_file and stat.S_IMODE(status.st_mode) == _FILE_MODE
+    return stat.S_ISDIR(status.st_mode) or (stat.S_ISREG(status.st_mode) and not status.st_size)
 
 
 class Placeholders:
     """Those that this process holds, counted."""
 
     def __init__(self) -> None:
-        self._held: dict[str, _Held] = {}
+        self._held: dict[str, Held] = {}
 
-    def hold(self, view: View) -> tuple[tuple[str, ...], frozenset[str]]:
-        """Make and hold what a view needs; ``release`` the paths in the first part later.
+    def hold(self, view: View) -> tuple[tuple[Held, ...], frozenset[str]]:
+        """Make and hold what a view needs; to be released later.
 
-        The second part are those that cannot be made, so that nobody else can make them either.
-        Raises OSError for lack of resources; nothing is held then.
+        Also returned are the paths of those that cannot be made, so that nobody else can make them
+        either. Raises OSError for lack of resources; nothing is held then.
         """
         wanted = {placeholder.path: placeholder for placeholder in view.placeholders}
-        held: list[str] = []
+        held: list[Held] = []
         impossible: set[str] = set()
         try:
-            for path, placeholder in wanted.items():
-                if self._hold(placeholder):
-                    held.append(path)
+            for placeholder in view.placeholders:
+                one = self._hold(placeholder)
+                if one is None:
+                    impossible.add(placeholder.path)
                 else:
-                    impossible.add(path)
+                    held.append(one)
             for mount in view.mounts:
                 # One that was there already when the view was planned.
                 known = self._held.get(mount.path)
                 if known is not None and mount.path not in wanted:
                     known.holders += 1
-                    held.append(mount.path)
+                    held.append(known)
         except BaseException:
             self.release(held)
             raise
         return tuple(held), frozenset(impossible)
 
-    def release(self, paths: Iterable[str]) -> None:
-        """Let go of paths that ``hold`` returned."""
-        for path in paths:
-            held = self._held[path]
-            held.holders -= 1
-            if not held.holders:
-                del self._held[path]
-                _let_go(to_native(path), held)
+    def release(self, held: Iterable[Held]) -> None:
+        """Let go of what ``hold`` returned."""
+        for one in held:
+            one.holders -= 1
+            if not one.holders:
+                if self._held.get(one.path) is one:
+                    del self._held[one.path]
+                _let_go(one)
 
-    def _hold(self, placeholder: Placeholder) -> bool:
+    def _hold(self, placeholder: Placeholder) -> Held | None:
         held = self._held.get(placeholder.path)
-        if held is None:
+        if held is None or not _is_in_place(held):
             held = _acquire(placeholder)
             if held is None:
-                return False
+                return None
             self._held[placeholder.path] = held
         held.holders += 1
-        return True
+        return held
 
 
 PLACEHOLDERS: Final = Placeholders()
 """The ones of this process."""
 
 
-def _acquire(placeholder: Placeholder) -> _Held | None:
+def _acquire(placeholder: Placeholder) -> Held | None:
     """Make a placeholder or find it there, and lock it; None where nobody can make one."""
     path = to_native(placeholder.path)
     for _ in range(_ATTEMPTS):
@@ -127,31 +128,37 @@ def _acquire(placeholder: Placeholder) -> _Held | None:
             except BaseException:
                 os.close(descriptor)
                 raise
-            if os.fstat(descriptor).st_nlink:
-                return _Held(descriptor)
+            held = Held(placeholder.path, descriptor)
+            if _is_in_place(held):
+                return held
             os.close(descriptor)
     return None
 
 
 def _make(path: bytes, is_directory: bool) -> None:
     with contextlib.suppress(FileExistsError):
-        mode = _DIRECTORY_MODE if is_directory else _FILE_MODE
         if is_directory:
-            os.mkdir(path, mode)
+            os.mkdir(path)
         else:
-            flags = os.O_RDONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
-            os.close(os.open(path, flags, mode))
-        os.chmod(path, mode)  # whatever the umask has taken away
+            os.close(os.open(path, os.O_RDONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o666))
+        os.utime(path, ns=(_MARK_NS, _MARK_NS), follow_symlinks=False)
 
 
-def _let_go(path: bytes, held: _Held) -> None:
+def _is_in_place(held: Held) -> bool:
+    try:
+        return os.path.samestat(os.lstat(to_native(held.path)), os.fstat(held.descriptor))
+    except OSError:
+        return False
+
+
+def _let_go(held: Held) -> None:
     """Remove what is still empty and needed by nobody; leave everything else."""
+    path = to_native(held.path)
     try:
         with contextlib.suppress(OSError):
             fcntl.flock(held.descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
             status = os.fstat(held.descriptor)
-            if not is_placeholder(status) or not os.path.samestat(os.lstat(path), status):
-                return
-            (os.rmdir if stat.S_ISDIR(status.st_mode) else os.unlink)(path)
+            if is_placeholder(status) and _is_in_place(held):
+                (os.rmdir if stat.S_ISDIR(status.st_mode) else os.unlink)(path)
     finally:
         os.close(held.descriptor)

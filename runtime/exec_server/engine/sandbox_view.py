@@ -69,7 +69,7 @@ class View(NamedTuple):
     mounts: tuple[Mount, ...]
     placeholders: tuple[Placeholder, ...]
     sources: tuple[tuple[int, int], ...]
-    """Device and inode of what is shown, in the order of the mounts that show something."""
+    """Device and inode of what is shown, in the order of the mounts, without placeholders."""
 
 
 def plan_view(policy: SandboxPolicy, needs: Iterable[str] = ()) -> View:
@@ -113,7 +113,11 @@ class _Plan:
         return View(
             mounts=tuple(mounts),
             placeholders=tuple(Placeholder(*item) for item in self._placeholders.items()),
-            sources=tuple(_identity(mount.path) for mount in mounts if mount.kind in _SHOWING),
+            sources=tuple(
+                _identity(mount.path)
+                for mount in mounts
+                if mount.kind in _SHOWING and mount.path not in self._placeholders
+            ),
         )
 
     def _at(self, path: str) -> Access | None:

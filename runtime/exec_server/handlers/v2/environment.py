@@ -31,6 +31,7 @@ CAPABILITIES_WITH_SANDBOX: Final = replace(
     CAPABILITIES,
     linux_approved_root_write_preserves_restrictions=True,
     linux_root_write_preserves_devices=True,
+    sandboxed_file_streaming=True,
 )
 """The same where something can be confined."""
 

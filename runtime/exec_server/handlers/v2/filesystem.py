@@ -2,20 +2,19 @@
 
 from __future__ import annotations
 
-import asyncio
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 from exec_server import jsonrpc
-from exec_server.engine import file_walk, files, path_uri
+from exec_server.engine import file_operations as operations
+from exec_server.engine import path_uri
 from exec_server.engine.file_handles import FileHandles
+from exec_server.engine.file_source import source_of
+from exec_server.engine.file_walk import WalkOptions
+from exec_server.engine.paths import from_native, to_native
 from exec_server.errors import InvalidRequest, system_text
-from exec_server.handlers.file_content import (
-    decode_content,
-    read_content,
-    remove_path,
-    write_content,
-)
-from exec_server.handlers.v2.sandbox import refuse_for_files
+from exec_server.handlers.file_access import FileAccess
+from exec_server.handlers.file_content import decode_content, read_content
+from exec_server.handlers.v2.sandbox import policy_for_files
 from exec_server_protocol.v2.filesystem import (
     DirectoryEntry,
     FsCanonicalizeParams,
@@ -53,14 +52,11 @@ from exec_server_protocol.v2.filesystem import (
 
 if TYPE_CHECKING:
     from exec_server.connection import Connection
+    from exec_server.engine.file_operations import Operation
     from exec_server.engine.missing_watch import MissingWatch
     from exec_server_protocol.v2.sandbox import Sandbox
 
-
-def _path(uri: str, sandbox: Sandbox | None) -> str:
-    """The native path of a URI, for an operation that nothing restricts."""
-    refuse_for_files(sandbox)
-    return path_uri.parse(uri)
+R = TypeVar("R")
 
 
 class FilesystemV2:
@@ -68,44 +64,46 @@ class FilesystemV2:
 
     def __init__(self, connection: Connection) -> None:
         self._connection = connection
+        self._access = FileAccess()
         self._handles = FileHandles(connection.settings.max_file_handles)
         self._watch: MissingWatch | None = None
 
+    async def _run(self, operation: Operation[R], sandbox: Sandbox | None) -> R:
+        return await self._access.run(operation, policy_for_files(sandbox))
+
     async def read_file(self, params: FsReadFileParams) -> FsReadFileResult:
         """A whole regular file; a large one is read while it is sent."""
-        source = files.open_for_read(
-            _path(params.path, params.sandbox),
-            regular_only=True,
-            follow_symlinks=params.follow_symlinks is not False,
-        )
+        follow = params.follow_symlinks is not False
+        opening = operations.OpenForRead(_native(params.path), True, follow)
+        source = source_of(await self._run(opening, params.sandbox))
         return FsReadFileResult(data_base64=await read_content(self._connection, source))
 
     async def write_file(self, params: FsWriteFileParams) -> FsWriteFileResult:
         """Create or replace the content of a file."""
-        path = _path(params.path, params.sandbox)
-        follow = params.follow_symlinks is not False
-        durable = self._connection.settings.fsync
-        await write_content(
+        writing = operations.WriteFile(
+            _native(params.path),
             decode_content(params.data_base64),
-            lambda data: files.write_file(path, data, follow_symlinks=follow, durable=durable),
+            follow_symlinks=params.follow_symlinks is not False,
+            durable=self._connection.settings.fsync,
         )
+        await self._run(writing, params.sandbox)
         return FsWriteFileResult()
 
     async def create_directory(self, params: FsCreateDirectoryParams) -> FsCreateDirectoryResult:
         """Make a directory, by default with its parents."""
-        files.create_directory(
-            _path(params.path, params.sandbox),
+        making = operations.CreateDirectory(
+            _native(params.path),
             params.recursive is not False,
             follow_symlinks=params.follow_symlinks is not False,
         )
+        await self._run(making, params.sandbox)
         return FsCreateDirectoryResult()
 
     async def get_metadata(self, params: FsGetMetadataParams) -> FsGetMetadataResult:
         """Kind, size and times."""
-        found = files.get_metadata(
-            _path(params.path, params.sandbox),
-            follow_symlinks=params.follow_symlinks is not False,
-        )
+        follow = params.follow_symlinks is not False
+        looking = operations.GetMetadata(_native(params.path), follow)
+        found = await self._run(looking, params.sandbox)
         return FsGetMetadataResult(
             is_directory=found.is_directory,
             is_file=found.is_file,
@@ -117,6 +115,7 @@ class FilesystemV2:
 
     async def read_directory(self, params: FsReadDirectoryParams) -> FsReadDirectoryResult:
         """The entries of a directory."""
+        listing = operations.ReadDirectory(_native(params.path))
         return FsReadDirectoryResult(
             entries=[
                 DirectoryEntry(
@@ -124,42 +123,43 @@ class FilesystemV2:
                     is_directory=entry.is_directory,
                     is_file=entry.is_file,
                 )
-                for entry in files.read_directory(_path(params.path, params.sandbox))
+                for entry in await self._run(listing, params.sandbox)
             ]
         )
 
     async def remove(self, params: FsRemoveParams) -> FsRemoveResult:
         """Remove a file, a link or a tree."""
-        await remove_path(
-            _path(params.path, params.sandbox),
+        removing = operations.Remove(
+            _native(params.path),
             recursive=params.recursive is not False,
             force=params.force is not False,
             follow_symlinks=params.follow_symlinks is not False,
         )
+        await self._run(removing, params.sandbox)
         return FsRemoveResult()
 
     async def copy(self, params: FsCopyParams) -> FsCopyResult:
         """Copy a file, a link or a tree."""
-        refuse_for_files(params.sandbox)
-        source = path_uri.parse(params.source_path)
-        destination = path_uri.parse(params.destination_path)
-        await asyncio.to_thread(
-            files.copy,
-            source,
-            destination,
+        copying = operations.Copy(
+            _native(params.source_path),
+            _native(params.destination_path),
             params.recursive,
             durable=self._connection.settings.fsync,
         )
+        await self._run(copying, params.sandbox)
         return FsCopyResult()
 
     async def canonicalize(self, params: FsCanonicalizeParams) -> FsCanonicalizeResult:
         """The path without symbolic links."""
-        path = files.canonicalize(_path(params.path, params.sandbox))
+        resolving = operations.Canonicalize(_native(params.path))
+        path = from_native(await self._run(resolving, params.sandbox))
         return FsCanonicalizeResult(path=path_uri.format(path))
 
     async def open(self, params: FsOpenParams) -> FsOpenResult:
         """Hold a file open under a name."""
-        self._handles.open(params.handle_id, _path(params.path, params.sandbox), params.mode)
+        self._handles.check_free(params.handle_id)
+        opening = operations.OpenRegular(_native(params.path), params.mode)
+        self._handles.adopt(params.handle_id, await self._run(opening, params.sandbox))
         return FsOpenResult(handle_id=params.handle_id)
 
     async def read_block(self, params: FsReadBlockParams) -> FsReadBlockResult:
@@ -180,10 +180,9 @@ class FilesystemV2:
     async def walk(self, params: FsWalkParams) -> FsWalkResult:
         """The files and directories of a tree."""
         options = params.options
-        found = await asyncio.to_thread(
-            file_walk.walk,
-            _path(params.path, params.sandbox),
-            file_walk.WalkOptions(
+        walking = operations.Walk(
+            _native(params.path),
+            WalkOptions(
                 max_depth=options.max_depth,
                 max_directories=options.max_directories,
                 max_entries=options.max_entries,
@@ -191,6 +190,7 @@ class FilesystemV2:
                 prune_hidden_directories=options.prune_hidden_directories,
             ),
         )
+        found = await self._run(walking, params.sandbox)
         return FsWalkResult(
             entries=[WalkEntry(path=entry.path, kind=entry.kind) for entry in found.entries],
             errors=[
@@ -222,6 +222,11 @@ class FilesystemV2:
 
     async def aclose(self) -> None:
         """Let go of every file and of the watch."""
+        await self._access.aclose()
         await self._handles.aclose()
         if self._watch is not None:
             await self._watch.aclose()
+
+
+def _native(uri: str) -> bytes:
+    return to_native(path_uri.parse(uri))

@@ -1,0 +1,65 @@
+"""Carries out file operations inside a sandbox, for ``confined_files`` outside of it.
+
+Run as a script with the directories of the packages it needs, and with descriptor 3, a socket of
+packets over which requests and replies come and go until the other side closes it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import socket
+import sys
+from typing import TYPE_CHECKING, Final
+
+if TYPE_CHECKING:
+    from exec_server.engine.file_operations import Operation
+
+SOCKET_FD: Final = 3
+
+
+def main() -> None:
+    """Serve until there is nobody to serve."""
+    # Behind the standard library, which must not be replaced by what lies about somewhere.
+    sys.path += sys.argv[1:]
+    import msgspec  # noqa: PLC0415
+
+    from exec_server.engine.file_operations import (  # noqa: PLC0415
+        AnyOperation,
+        OpenForRead,
+        OpenRegular,
+    )
+    from exec_server.engine.packets import Failure, receive_packet, send_packet  # noqa: PLC0415
+
+    decode = msgspec.msgpack.Decoder(AnyOperation).decode
+    encode = msgspec.msgpack.encode
+    # All that Python would ask the kernel about it, which does not answer in here.
+    with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET, 0, SOCKET_FD) as channel:
+        while (packet := receive_packet(channel)) is not None:
+            descriptors: list[int] = []
+            try:
+                operation = decode(packet.content)
+                if isinstance(operation, OpenForRead | OpenRegular):
+                    descriptors.append(operation.run())
+                    reply = b"\0"
+                else:
+                    reply = b"\0" + encode(_carry_out(operation))
+            except Exception as error:
+                reply = b"\1" + encode(Failure.of(error))
+            send_packet(channel, reply, descriptors)
+            for descriptor in descriptors:
+                os.close(descriptor)
+
+
+def _carry_out(operation: Operation[object]) -> object:
+    from exec_server.engine.files import PendingWrite  # noqa: PLC0415
+
+    result = operation.run()
+    if isinstance(result, PendingWrite):
+        asyncio.run(result.finish())
+        return None
+    return result
+
+
+if __name__ == "__main__":
+    main()

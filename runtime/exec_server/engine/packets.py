@@ -1,0 +1,96 @@
+"""Packets between this server and a confined worker of it: bytes, and open files beside them.
+
+What comes from a worker is decoded into plain values, never into code: whoever has taken a worker
+over has no more than what its sandbox gives him.
+"""
+
+from __future__ import annotations
+
+import os
+import socket
+from typing import TYPE_CHECKING, Final, NamedTuple
+
+import msgspec
+
+from exec_server import errors
+from exec_server.engine.memory_file import memory_file
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+INLINE_BYTES: Final = 32 * 1024
+"""What a packet holds itself, well below any socket's buffer; more goes into a file beside it."""
+
+MAX_DESCRIPTORS: Final = 2
+
+_INLINE: Final = b"i"
+_IN_FILE: Final = b"f"
+
+_ERRORS: Final = {
+    error.__name__: error
+    for error in (
+        errors.InvalidArgument,
+        errors.InvalidRequest,
+        errors.NotFound,
+        errors.OperationFailed,
+    )
+}
+
+
+class Packet(NamedTuple):
+    """One message."""
+
+    content: bytes
+    descriptors: Sequence[int]
+    """Open files, which now belong to the receiver."""
+
+
+class Failure(msgspec.Struct, frozen=True):
+    """An error on its way."""
+
+    kind: str = ""
+    text: str = ""
+    errno: int | None = None
+    """Set for an OSError."""
+
+    @classmethod
+    def of(cls, error: Exception) -> Failure:
+        """What is told of an error."""
+        if isinstance(error, OSError) and error.errno is not None:
+            return cls(errno=error.errno)
+        if type(error).__name__ in _ERRORS:
+            return cls(type(error).__name__, str(error))
+        return cls("OperationFailed", f"{type(error).__name__}: {error}")
+
+    def error(self) -> Exception:
+        """The error again."""
+        if self.errno is not None:
+            return OSError(self.errno, os.strerror(self.errno))
+        return _ERRORS.get(self.kind, errors.OperationFailed)(self.text)
+
+
+def send_packet(channel: socket.socket, content: bytes, descriptors: Sequence[int] = ()) -> None:
+    """Send a message and copies of open files. Raises OSError."""
+    if len(content) <= INLINE_BYTES:
+        socket.send_fds(channel, [_INLINE, content], list(descriptors))
+        return
+    file = memory_file("packet", content)
+    try:
+        socket.send_fds(channel, [_IN_FILE], [file, *descriptors])
+    finally:
+        os.close(file)
+
+
+def receive_packet(channel: socket.socket) -> Packet | None:
+    """The next message, None when the other side has closed. Raises OSError."""
+    data, descriptors, _, _ = socket.recv_fds(channel, INLINE_BYTES + 1, MAX_DESCRIPTORS)
+    for descriptor in descriptors:
+        os.set_inheritable(descriptor, False)
+    if not data:
+        return None
+    if not data.startswith(_IN_FILE):
+        return Packet(data[1:], descriptors)
+    if not descriptors:
+        raise OSError("a packet lacks its file")
+    with open(descriptors[0], "rb") as file:
+        return Packet(file.read(), descriptors[1:])

@@ -1,0 +1,344 @@
+"""Sandboxes as clients ask for them: enforced for processes and files, or refused."""
+
+from __future__ import annotations
+
+import base64
+import os
+from contextlib import ExitStack
+from typing import TYPE_CHECKING, Any
+
+import peer
+import pytest
+
+from exec_server.engine import bubblewrap
+from exec_server.errors import InvalidRequest
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+
+def why_not() -> str:
+    try:
+        bubblewrap.require()
+    except InvalidRequest as error:
+        return str(error)
+    return ""
+
+
+needs_sandbox = pytest.mark.skipif(
+    not bubblewrap.is_available(), reason=f"CONFINEMENT IS NOT TESTED HERE: {why_not()}"
+)
+
+
+@pytest.fixture(params=["stdio", "ws"])
+def client(request: pytest.FixtureRequest) -> Iterator[peer.Client]:
+    """A client of v2 that is ready."""
+    client: peer.Client
+    with ExitStack() as exits:
+        if request.param == "stdio":
+            client = exits.enter_context(peer.stdio("--protocol", "v2"))
+        else:
+            client = exits.enter_context(peer.listening("--protocol", "v2")).client()
+        client.initialize()
+        yield client
+
+
+@pytest.fixture
+def root(tmp_path: Path) -> Path:
+    root = tmp_path / "root"
+    (root / "sub").mkdir(parents=True)
+    for name in ("file", "sub/file", "key.pem"):
+        (root / name).write_text(name)
+    return root
+
+
+def entry(path: Any, access: str, **more: Any) -> dict[str, Any]:
+    return {"path": path, "access": access, **more}
+
+
+def plain(path: Path) -> dict[str, Any]:
+    return {"type": "path", "path": path.as_uri()}
+
+
+def place(kind: str, **more: Any) -> dict[str, Any]:
+    return {"type": "special", "value": {"kind": kind, **more}}
+
+
+def glob(pattern: str) -> dict[str, Any]:
+    return {"type": "glob_pattern", "pattern": pattern}
+
+
+READ_ALL = entry(place("root"), "read")
+
+
+def sandbox(*entries: dict[str, Any], network: str = "restricted", **more: Any) -> dict[str, Any]:
+    """Managed permissions."""
+    file_system = {"type": "restricted", "entries": list(entries)}
+    return {
+        "permissions": {"type": "managed", "file_system": file_system, "network": network},
+        "windowsSandboxLevel": "disabled",
+        **more,
+    }
+
+
+UNRESTRICTED = {
+    "permissions": {
+        "type": "managed",
+        "file_system": {"type": "unrestricted"},
+        "network": "restricted",
+    },
+    "windowsSandboxLevel": "disabled",
+}
+
+
+def run(
+    client: peer.Client, script: str, sandbox: dict[str, Any], cwd: Path, **options: Any
+) -> tuple[str, dict[str, Any]]:
+    """What a confined script writes, and the params of its end."""
+    name = f"p{len(client.arrivals)}"
+    started = client.call(
+        "process/start",
+        peer.start_params(
+            name, "sh", "-c", f"exec 2>&1; {script}", cwd=cwd.as_uri(), sandbox=sandbox, **options
+        ),
+    )
+    assert started == {"processId": name, "sandboxType": "linuxSeccomp"}
+    events = client.closed(name)
+    output = b"".join(
+        base64.b64decode(event["params"]["chunk"])
+        for event in events
+        if event["method"] == "process/output"
+    )
+    (exited,) = (event["params"] for event in events if event["method"] == "process/exited")
+    read = client.call("process/read", {"processId": name})
+    assert read["sandboxDenied"] == exited["sandboxDenied"]
+    return output.decode(), exited
+
+
+@needs_sandbox
+@pytest.mark.parametrize(
+    ("place_entry", "context"),
+    [
+        (entry(place("project_roots"), "write"), {"workspaceRoots": ["{root}"]}),
+        (
+            entry(place("project_roots"), "write"),
+            {"policyContext": {"cwd": "{root}", "workspaceRoots": ["{root}"]}},
+        ),
+        (entry(place("project_roots", subpath="root"), "write"), {"workspaceRoots": ["{above}"]}),
+        (entry(place("current_working_directory"), "write"), {}),
+        (entry(place("current_working_directory"), "write"), {"cwd": "{root}"}),
+        (
+            entry(place("current_working_directory", subpath="root"), "write"),
+            {"cwd": "{above}"},
+        ),
+        (entry(place("tmpdir"), "write"), {"temporaryDirectories": ["{root}"]}),
+    ],
+)
+def test_places_stand_for_directories(
+    client: peer.Client, root: Path, place_entry: dict[str, Any], context: dict[str, Any]
+) -> None:
+    filled = _fill(context, {"{root}": root.as_uri(), "{above}": root.parent.as_uri()})
+    script = "echo x > new; echo x > ../new"
+    output, exited = run(client, script, sandbox(READ_ALL, place_entry, **filled), root)
+    assert (output.count("Read-only file system"), exited["sandboxDenied"]) == (1, True)
+    assert (root / "new").exists()
+    assert not (root.parent / "new").exists()
+
+
+def _fill(value: Any, values: dict[str, str]) -> Any:
+    if isinstance(value, dict):
+        return {name: _fill(one, values) for name, one in value.items()}
+    if isinstance(value, list):
+        return [_fill(one, values) for one in value]
+    return values.get(value, value)
+
+
+@needs_sandbox
+def test_the_temporary_directory_is_that_of_the_command(client: peer.Client, root: Path) -> None:
+    env = {"PATH": "/usr/bin:/bin", "TMPDIR": str(root)}
+    run(
+        client,
+        "touch $TMPDIR/new",
+        sandbox(READ_ALL, entry(place("tmpdir"), "write")),
+        root,
+        env=env,
+    )
+    assert (root / "new").exists()
+
+
+@needs_sandbox
+@pytest.mark.parametrize("access", ["deny", "none"])
+def test_rules_and_patterns_deny(client: peer.Client, root: Path, access: str) -> None:
+    denying = entry(plain(root / "sub"), access), entry(glob("*.pem"), access)
+    output, exited = run(
+        client, "cat sub/file; cat file; echo; cat key.pem", sandbox(READ_ALL, *denying), root
+    )
+    assert output.count("Permission denied") == 2
+    assert "file" in output.splitlines()
+    assert exited == {**exited, "exitCode": 1, "sandboxDenied": True}
+
+
+@needs_sandbox
+def test_the_network_alone_can_be_restricted(client: peer.Client, root: Path) -> None:
+    probe = "python3 -c 'import socket; socket.socket()'"
+    output, exited = run(client, f"touch new && {probe}", UNRESTRICTED, root)
+    assert (root / "new").exists()
+    assert "Operation not permitted" in output
+    assert exited["sandboxDenied"] is True
+    output, exited = run(client, probe, sandbox(READ_ALL, network="enabled"), root)
+    assert (output, exited["exitCode"], exited["sandboxDenied"]) == ("", 0, False)
+
+
+@needs_sandbox
+def test_only_failures_seem_denied(client: peer.Client, root: Path) -> None:
+    restricted = sandbox(READ_ALL)
+    assert run(client, "echo Permission denied", restricted, root)[1]["sandboxDenied"] is False
+    assert run(client, "exit 3", restricted, root)[1]["sandboxDenied"] is False
+    client.start("free", "sh", "-c", "echo Permission denied; exit 1", cwd=root.as_uri())
+    (exited,) = (e["params"] for e in client.closed("free") if e["method"] == "process/exited")
+    assert (exited["exitCode"], exited["sandboxDenied"]) == (1, False)
+
+
+@needs_sandbox
+def test_a_command_that_cannot_be_run_ends_with_101(client: peer.Client, root: Path) -> None:
+    params = peer.start_params("p", "nonesuch", cwd=root.as_uri(), sandbox=sandbox(READ_ALL))
+    assert client.call("process/start", params)["sandboxType"] == "linuxSeccomp"
+    (exited,) = (e["params"] for e in client.closed("p") if e["method"] == "process/exited")
+    assert (exited["exitCode"], exited["sandboxDenied"]) == (101, True)
+
+
+@needs_sandbox
+def test_terminals_work(client: peer.Client, root: Path) -> None:
+    client.call(
+        "process/start",
+        peer.start_params("p", "cat", cwd=root.as_uri(), tty=True, sandbox=sandbox(READ_ALL)),
+    )
+    chunk = base64.b64encode(b"\x03").decode()
+    client.call("process/write", {"processId": "p", "writeId": "1", "chunk": chunk})
+    (exited,) = (e["params"] for e in client.closed("p") if e["method"] == "process/exited")
+    assert exited["exitCode"] == 130
+
+
+@needs_sandbox
+def test_file_calls_are_confined_too(client: peer.Client, root: Path) -> None:
+    restricted = sandbox(
+        READ_ALL,
+        entry(place("project_roots"), "write"),
+        entry(plain(root / "sub"), "deny"),
+        entry(glob("**/*.pem"), "deny"),
+        cwd=root.as_uri(),
+        workspaceRoots=[root.as_uri()],
+    )
+
+    def uri(name: str) -> str:
+        return (root / name).as_uri()
+
+    def code(method: str, name: str, **params: Any) -> int:
+        found: int = client.error(method, {"path": uri(name), "sandbox": restricted, **params})[
+            "code"
+        ]
+        return found
+
+    data = base64.b64encode(b"data").decode()
+    (root / "link").symlink_to("../outside")
+    (root.parent / "outside").write_text("outside")
+    for name in ("../new", "link", ".git/config"):
+        assert code("fs/writeFile", name, dataBase64=data) == -32603
+    for name in ("sub/file", "key.pem"):
+        assert code("fs/readFile", name) == -32600
+        assert code("fs/open", name, handleId="h") == -32600
+    assert code("fs/readDirectory", "sub") == -32600
+    assert code("fs/readFile", "missing") == -32004
+    confined = {"sandbox": restricted}
+    client.call("fs/writeFile", {"path": uri("new"), "dataBase64": data, **confined})
+    assert client.call("fs/readFile", {"path": uri("new"), **confined}) == {"dataBase64": data}
+    found = client.call("fs/getMetadata", {"path": uri("sub"), **confined})
+    assert found["isDirectory"] is True
+    opening = {"handleId": "w", "path": uri("streamed"), "mode": "replace", **confined}
+    client.call("fs/open", opening)
+    client.call("fs/writeBlock", {"handleId": "w", "offset": 0, "chunk": data})
+    client.call("fs/close", {"handleId": "w"})
+    assert (root / "streamed").read_bytes() == b"data"
+    copying = {"sourcePath": uri("new"), "destinationPath": uri("copy"), "recursive": False}
+    client.call("fs/copy", {**copying, **confined})
+    client.call("fs/remove", {"path": uri("new"), **confined})
+    walk = {"maxDepth": 3, "maxDirectories": 9, "maxEntries": 99, "followDirectorySymlinks": False}
+    walked = client.call("fs/walk", {"path": uri(""), "options": walk, **confined})
+    names = {os.path.basename(one["path"]) for one in walked["entries"]}
+    assert {"copy", "streamed", "sub", ".git"} <= names
+    assert [one["message"] for one in walked["errors"]] == ["Permission denied (os error 13)"]
+    assert (root.parent / "outside").read_text() == "outside"
+
+
+@needs_sandbox
+def test_a_large_file_passes_the_sandbox_whole(client: peer.Client, root: Path) -> None:
+    data = base64.b64encode(os.urandom(3_000_000)).decode()
+    restricted = sandbox(READ_ALL, entry(plain(root), "write"))
+    target = {"path": (root / "large").as_uri(), "sandbox": restricted}
+    client.call("fs/writeFile", {**target, "dataBase64": data})
+    assert client.call("fs/readFile", target)["dataBase64"] == data
+
+
+@pytest.mark.parametrize(
+    ("restricted", "code", "words"),
+    [
+        (sandbox(READ_ALL, useLegacyLandlock=True), -32600, "Landlock"),
+        (
+            sandbox(entry(place("project_roots", subpath="../x"), "write"), cwd="file:///"),
+            -32602,
+            "subpath",
+        ),
+        (sandbox(entry({"type": "path", "path": "file://host/x"}, "read")), -32600, "file:"),
+    ],
+)
+def test_what_cannot_be_enforced_is_refused(
+    client: peer.Client, restricted: dict[str, Any], code: int, words: str
+) -> None:
+    restricted = {**restricted, "workspaceRoots": ["file:///"]}
+    for method, params in (
+        ("fs/readFile", {"path": "file:///etc/passwd"}),
+        ("process/start", peer.start_params("p", "true", cwd="file:///")),
+    ):
+        error = client.error(method, {**params, "sandbox": restricted})
+        assert (error["code"], words in error["message"]) == (code, True), error
+
+
+def test_file_calls_need_a_directory_for_places(client: peer.Client, root: Path) -> None:
+    for dynamic in (place("project_roots"), place("current_working_directory"), glob("*.pem")):
+        restricted = sandbox(READ_ALL, entry(dynamic, "deny"))
+        error = client.error("fs/readFile", {"path": root.as_uri(), "sandbox": restricted})
+        assert (error["code"], "requires cwd" in error["message"]) == (-32602, True)
+
+
+@needs_sandbox
+def test_a_managed_network_is_refused(client: peer.Client, root: Path) -> None:
+    params = peer.start_params(
+        "p", "true", cwd=root.as_uri(), sandbox=sandbox(READ_ALL), enforceManagedNetwork=True
+    )
+    error = client.error("process/start", params)
+    assert (error["code"], "enforceManagedNetwork" in error["message"]) == (-32600, True)
+
+
+@pytest.mark.parametrize("works", [pytest.param(True, marks=needs_sandbox), False])
+def test_the_capabilities_tell_whether_anything_is_confined(
+    root: Path, monkeypatch: pytest.MonkeyPatch, works: bool
+) -> None:
+    if not works:
+        monkeypatch.setenv("PATH", str(root))
+    with peer.stdio("--protocol", "v2") as client:
+        client.initialize()
+        info = client.call("environment/info", None)
+        for flag in (
+            "sandboxedFileStreaming",
+            "linuxRootWritePreservesDevices",
+            "linuxApprovedRootWritePreservesRestrictions",
+        ):
+            assert info["capabilities"].get(flag, False) is works
+        if not works:
+            for method, params in (
+                ("fs/readFile", {"path": "file:///etc/passwd"}),
+                ("process/start", peer.start_params("p", "true", cwd="file:///")),
+            ):
+                error = client.error(method, {**params, "sandbox": sandbox(READ_ALL)})
+                assert (error["code"], "not installed" in error["message"]) == (-32600, True)
