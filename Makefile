@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 SERVER ?= $(BIN)/codex-exec-server
 
-.PHONY: help setup generate check breaking record lint format types test test-peers unit conformance conformance-pinned peers conformance-peers bench bench-client bench-library lock wheel clean
+.PHONY: help setup generate check breaking record lint format types test test-peers unit conformance conformance-pinned peers conformance-peers bench bench-client bench-library soak fuzz lock wheel clean
 
 help: ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 20
@@ -86,6 +86,16 @@ bench: $(STAMP) ## measure the server beside codex binaries, in one run
 
 bench-library: $(STAMP) ## measure the client library: imports, echo, output, processes
 	$(BIN)/python tests/bench/measure_client.py
+
+SOAK_SECONDS ?= 600
+
+soak: $(STAMP) ## load and faults for SOAK_SECONDS; reports what was lost, leaked and spent
+	$(BIN)/python -m tests.soak --seconds $(SOAK_SECONDS)
+
+FUZZ ?= --messages 1000000
+
+fuzz: $(STAMP) ## random messages and bytes, over both transports (FUZZ="--seconds N --seed N")
+	$(BIN)/python -m tests.fuzz $(FUZZ)
 
 peers: $(STAMP) ## fetch the codex binaries that the suite is proven on
 	$(BIN)/python -m exec_server_conformance.peers fetch
