@@ -66,13 +66,15 @@ class Fuzzer:
         self._folder = folder
         self._generator = Generator(self._chance, folder)
         self._messages = messages
-        self._deadline = time.monotonic() + seconds
+        self._begin = time.monotonic()
+        self._seconds = seconds
         self.result = Result()
         self._count = 0
 
     def is_done(self, share: float) -> bool:
         """Whether a share of the messages was sent, or of the time has passed."""
-        return self.result.sent >= share * self._messages or time.monotonic() > self._deadline
+        passed = time.monotonic() - self._begin
+        return self.result.sent >= share * self._messages or passed > share * self._seconds
 
     def bombard(self, connection: Connection, count: int) -> None:
         """Send messages until the server ends the connection, as it may.
