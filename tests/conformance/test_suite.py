@@ -230,6 +230,18 @@ def test_the_sessions_of_the_suite_are_well_formed_and_listed() -> None:
             True,
         ),
         ({"$chunks": {"pty": "ab"}}, [{"stream": "stdout", "chunk": "YWI="}], False),
+        (
+            {"$chunks": {"stdout": "ab"}},
+            [{"stream": "stdout", "chunk": "YWI="}, {"stream": "stderr", "chunk": "YWI="}],
+            False,
+        ),
+        ({"$contains": [1, 3]}, [1, 2, 3], True),
+        ({"$contains": [3, 1]}, [1, 2, 3], False),
+        ({"$contains": [{"a": 1}]}, [{"a": 2}, {"a": 1, "b": 2}], True),
+        ({"$contains": []}, {}, False),
+        ({"$type": "object"}, {}, True),
+        ({"$type": "object"}, [], False),
+        ({"$type": "array"}, [], True),
     ],
 )
 def test_patterns(expected: Any, actual: Any, matches: bool) -> None:
