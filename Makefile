@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 SERVER ?= $(BIN)/codex-exec-server
 
-.PHONY: help setup generate check breaking record lint format types test test-peers unit conformance conformance-pinned peers conformance-peers bench bench-client bench-library soak fuzz lock wheel clean
+.PHONY: help setup generate check breaking record lint format types test test-peers unit conformance conformance-pinned peers conformance-peers matrix mutants screenshots bench bench-client bench-library soak fuzz lock wheel clean
 
 help: ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 20
@@ -79,6 +79,15 @@ conformance-peers: $(STAMP) ## replay every session against real codex binaries
 	    --transport $$transport --server-version $$version \
 	    --known-deviations conformance/exec_server_conformance/deviations/codex-$$version.toml; \
 	done
+
+matrix: $(STAMP) ## put our server and every fetched codex release side by side in dist/matrix.html
+	$(BIN)/exec-server-conformance matrix conformance/targets.toml --html dist/matrix.html
+
+mutants: $(STAMP) ## break our server in many ways, and list the sessions that notice none of them
+	PYTHONPATH=tests/conformance $(BIN)/python -m mutants.survey
+
+screenshots: $(STAMP) ## photograph the HTML reports for docs/, with chromium
+	PYTHONPATH=tests/conformance $(BIN)/python tests/conformance/screenshots.py docs/images
 
 bench: $(STAMP) ## measure the server beside codex binaries, in one run
 	$(BIN)/python -m exec_server_conformance.peers fetch 0.130.0 0.169.0

@@ -39,7 +39,8 @@ def _document(matrix: Matrix) -> Iterator[str]:
     yield "</tr>\n<tr><td>passed</td>"
     for server in matrix.servers:
         total = sum(count for outcome, count in server.counts.items() if outcome != "n/a")
-        share = f"{server.counts['passed']}<small>/{total}</small>" if total else "!"
+        share = f"{server.counts['passed']}<small>/{total}</small>" if total else ""
+        share = "!" if server.no_server else share
         yield f"<td>{share}</td>"
     yield "</tr></thead>\n"
     for group, rows in groupby(matrix.rows, key=lambda row: row.session.rpartition("/")[0]):
