@@ -135,10 +135,11 @@ def _function(owner: str, node: ast.FunctionDef | ast.AsyncFunctionDef) -> Itera
 def _signature(node: ast.FunctionDef | ast.AsyncFunctionDef) -> str:
     """How the function is called, one parameter a line unless all fit into one."""
     given = node.args
-    defaults: list[ast.expr | None] = [None] * (len(given.args) - len(given.defaults))
+    required = len(given.args) - len(given.defaults)
+    defaults: list[ast.expr | None] = [*[None] * required, *given.defaults]
     parameters = [
         _parameter(argument, default)
-        for argument, default in zip(given.args, defaults + given.defaults, strict=True)
+        for argument, default in zip(given.args, defaults, strict=True)
         if argument.arg != "self"
     ]
     if given.kwonlyargs:
