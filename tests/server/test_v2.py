@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
+
 @pytest.fixture(params=["stdio", "ws"])
 def client(request: pytest.FixtureRequest) -> Iterator[peer.Client]:
     """A client that is ready."""

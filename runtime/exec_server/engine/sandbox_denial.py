@@ -25,13 +25,16 @@ _KILLED_BY_FILTER: Final = 128 + 31
 
 
 def looks_denied(exit_code: int, output: Iterable[OutputChunk]) -> bool:
-    """Whether an exit code and what is retained of the output, each stream for itself, look so."""
+    """Whether an exit code and the retained output, each stream and all in order, look so."""
     if exit_code == 0:
         return False
     if exit_code == _KILLED_BY_FILTER:
         return True
+    in_order: list[bytes] = []
     streams: dict[str, list[bytes]] = {}
     for chunk in output:
+        in_order.append(chunk.data)
         streams.setdefault(chunk.stream, []).append(chunk.data)
-    said = (b"".join(pieces).lower() for pieces in streams.values())
-    return any(text in stream for stream in said for text in DENIAL_TEXTS)
+    views = [*streams.values(), in_order] if len(streams) > 1 else streams.values()
+    said = (b"".join(pieces).lower() for pieces in views)
+    return any(text in view for view in said for text in DENIAL_TEXTS)

@@ -1206,3 +1206,242 @@ def _patch_head(change: Callable[[bytes], bytes]) -> None:
         return examine(change(bytes(head)), *rest, **options)
 
     door.examine = tampered
+
+
+# The draft
+
+
+@patch("a new size is forgotten", "draft/resize/running")
+def resize_ignored() -> None:
+    from exec_server.engine import pty  # noqa: PLC0415
+
+    pty.resize = lambda master, rows, cols: None
+
+
+@patch("rows and columns are mixed up", "draft/resize/before_output")
+def resize_swapped() -> None:
+    from exec_server.engine import pty  # noqa: PLC0415
+
+    resize = pty.resize
+    pty.resize = lambda master, rows, cols: resize(master, cols, rows)
+
+
+@mutant("every terminal starts with 24 rows and 80 columns", "draft/resize/initial_size")
+def initial_size_ignored(wire: Wire) -> None:
+    def change(params: Message) -> None:
+        params.pop("rows", None)
+        params.pop("cols", None)
+
+    wire.on_params("process/start", change)
+
+
+@mutant("a terminal may have no rows", "draft/resize/params")
+def zero_rows_accepted(wire: Wire) -> None:
+    def change(params: Message) -> None:
+        if params.get("rows") == 0:
+            params["rows"] = 1
+
+    wire.on_params("process/resize", change)
+
+
+@patch("closing an input drops what is on its way", "draft/stdin/large")
+def stdin_cut_off() -> None:
+    from exec_server.engine.stdin import StdinWriter  # noqa: PLC0415
+
+    StdinWriter.finish = StdinWriter.close  # type: ignore[method-assign,assignment]
+
+
+@patch("an input is never closed", "draft/stdin/end_of_input")
+def stdin_left_open() -> None:
+    from exec_server.engine.stdin import StdinWriter  # noqa: PLC0415
+
+    StdinWriter.finish = lambda self: None  # type: ignore[method-assign]
+
+
+@mutant("a closed input accepts what is written", "draft/stdin/write_after")
+def write_after_close_accepted(wire: Wire) -> None:
+    def change(result: Message, _: Message) -> None:
+        result["status"] = "accepted"
+
+    wire.on_result("process/write", change)
+
+
+@mutant("a wait is never waited", "draft/wait/exit")
+def wait_answered_at_once(wire: Wire) -> None:
+    wire.on_params("process/wait", lambda params: params.update(timeoutMs=0))
+
+
+@mutant("a wait goes on when its time is over", "draft/wait/timeout")
+def wait_without_timeout(wire: Wire) -> None:
+    wire.on_params("process/wait", lambda params: params.pop("timeoutMs", None))
+
+
+@mutant("a wait for the close ends with the exit", "draft/wait/closed")
+def wait_for_exit_alone(wire: Wire) -> None:
+    wire.on_params("process/wait", lambda params: params.pop("until", None))
+
+
+@mutant("a wait whose time is over tells an exit", "draft/wait/timeout")
+def wait_tells_exit(wire: Wire) -> None:
+    wire.on_result("process/wait", lambda result, _: result.update(exited=True, exitCode=0))
+
+
+@mutant("a snapshot has no end", "draft/snapshot/both_ends")
+def snapshot_without_tail(wire: Wire) -> None:
+    wire.on_result("process/snapshot", lambda result, _: result["stdout"].update(tail=""))
+
+
+@mutant("a snapshot's gap is not counted", "draft/snapshot/both_ends")
+def snapshot_gap_uncounted(wire: Wire) -> None:
+    wire.on_result("process/snapshot", lambda result, _: result["stdout"].update(omitted=0))
+
+
+@mutant("a snapshot never says that something is omitted", "draft/snapshot/both_ends")
+def snapshot_never_truncated(wire: Wire) -> None:
+    wire.on_result("process/snapshot", lambda result, _: result.update(truncated=False))
+
+
+@mutant("a snapshot mixes up the streams", "draft/snapshot/pipes")
+def snapshot_streams_swapped(wire: Wire) -> None:
+    def change(result: Message, _: Message) -> None:
+        result["stdout"], result["stderr"] = result["stderr"], result["stdout"]
+
+    wire.on_result("process/snapshot", change)
+
+
+@mutant("a snapshot's nextSeq is that of its last event", "draft/snapshot/running")
+def snapshot_next_seq_low(wire: Wire) -> None:
+    wire.on_result(
+        "process/snapshot", lambda result, _: result.update(nextSeq=result["nextSeq"] - 1)
+    )
+
+
+@patch("a snapshot keeps the end of the output alone", "draft/snapshot/exactly_the_limit")
+def snapshot_without_head() -> None:
+    from exec_server.engine.head_tail import Excerpt, HeadTail  # noqa: PLC0415
+
+    excerpt = HeadTail.excerpt
+
+    def tail_alone(self: Any) -> Excerpt:
+        head, omitted, tail = excerpt(self)
+        return Excerpt(b"", omitted + len(head), tail)
+
+    HeadTail.excerpt = tail_alone  # type: ignore[method-assign]
+
+
+@mutant("a graceful end kills at once", "draft/terminate/graceful")
+def graceful_is_force(wire: Wire) -> None:
+    wire.on_params("process/terminate", lambda params: params.pop("mode", None))
+
+
+@patch("a graceful end is never forced", "draft/terminate/killed_in_time")
+def graceful_for_ever() -> None:
+    from exec_server.engine.process import Process  # noqa: PLC0415
+
+    gracefully = Process.terminate_gracefully
+    Process.terminate_gracefully = (  # type: ignore[method-assign]
+        lambda self, seconds: gracefully(self, 3600)
+    )
+
+
+@patch("a later graceful end puts the kill off", "draft/terminate/not_later")
+def graceful_put_off() -> None:
+    from exec_server.engine.process import Process  # noqa: PLC0415
+
+    gracefully = Process.terminate_gracefully
+
+    def put_off(self: Any, seconds: float) -> bool:
+        if self._killing is not None:
+            self._killing.cancel()
+            self._killing = None
+        return gracefully(self, seconds)
+
+    Process.terminate_gracefully = put_off  # type: ignore[method-assign]
+
+
+@patch("a stopped process does not hear that it is to end", "draft/terminate/stopped")
+def stopped_not_continued() -> None:
+    from exec_server.engine.process import Process  # noqa: PLC0415
+
+    send = Process.signal
+
+    def stay(self: Any, signum: int) -> None:
+        if signum != signal.SIGCONT:
+            send(self, signum)
+
+    Process.signal = stay  # type: ignore[method-assign]
+
+
+@patch("what is left of a group outlives a graceful end", "draft/terminate/group")
+def group_left_alive() -> None:
+    from exec_server.engine.process import Process  # noqa: PLC0415
+
+    end_now = Process._end_now
+
+    def leader_alone(self: Any) -> None:
+        if self.status is None:
+            end_now(self)
+
+    Process._end_now = leader_alone  # type: ignore[method-assign]
+
+
+@mutant("an unknown mode kills", "draft/terminate/params")
+def unknown_mode_kills(wire: Wire) -> None:
+    def change(params: Message) -> None:
+        if not isinstance(params.get("mode"), dict) or params["mode"].get("type") != "graceful":
+            params.pop("mode", None)
+
+    wire.on_params("process/terminate", change)
+
+
+def _lost(event: str) -> Callable[[str, Message], list[Message] | None]:
+    return lambda method, params: [] if method == event else None
+
+
+@mutant("a start is not told of", "draft/start/started")
+def started_lost(wire: Wire) -> None:
+    wire.on_event(_lost("process/started"))
+
+
+@mutant("a start that fails is not told of", "draft/start/failed")
+def failed_lost(wire: Wire) -> None:
+    wire.on_event(_lost("process/failed"))
+
+
+@mutant("starts are told of to everybody", "draft/start/not_asked")
+def started_unasked(wire: Wire) -> None:
+    wire.on_params("process/start", lambda params: params.update(notifyStart=True))
+
+
+@mutant("a start is told of after the output", "draft/start/before_output")
+def started_late(wire: Wire) -> None:
+    held: list[Message] = []
+
+    def change(method: str, params: Message) -> list[Message] | None:
+        if method == "process/started":
+            held.append(notification(method, **params))
+            return []
+        if method == "process/closed":
+            return [*held, notification(method, **params)]
+        return None
+
+    wire.on_event(change)
+
+
+@mutant("a failed start is told of with another code", "draft/start/taken")
+def failed_code_wrong(wire: Wire) -> None:
+    def change(method: str, params: Message) -> None:
+        if method == "process/failed":
+            params["code"] = -32603
+
+    wire.on_event(change)
+
+
+@mutant("a kind that is none is taken for direct", "draft/execution/params")
+def unknown_execution_accepted(wire: Wire) -> None:
+    wire.on_params("process/start", lambda params: params.update(execution="direct"))
+
+
+@mutant("the limits are not told", "draft/environment/limits")
+def limits_untold(wire: Wire) -> None:
+    wire.on_result("environment/info", lambda result, _: result.pop("limits"))
