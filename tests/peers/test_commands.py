@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import TYPE_CHECKING
 
 import pytest
@@ -85,14 +86,26 @@ def test_waiting_for_a_command(stage: Stage) -> None:
 
 
 @pytest.mark.since("0.143.0")  # earlier clients wrap their commands into a sandbox themselves
-def test_sandboxed(stage: Stage) -> None:
-    """What the server cannot hold back does not happen, and the model is told why."""
+def test_read_only_sandbox(stage: Stage) -> None:
+    """Neither a command nor a patch changes a file, whether confined or refused."""
     told = stage.play(
         [run_command("run", "touch ran")],
         [apply_patch("patch", "*** Add File: patched", "+x")],
+        settings={"sandbox_mode": "read-only"},
+    )
+    assert re.search("Read-only file system|sandbox", told.text_result("run"))
+    assert "A patched" not in told.text_result("patch")
+    assert {path.name for path in stage.workspace.iterdir()} == {".git"}
+
+
+@pytest.mark.since("0.145.0")  # earlier clients leave it to the server to guess their workspace
+def test_workspace_sandbox(stage: Stage) -> None:
+    """A command writes into its workspace at most; where nothing can confine it, it is refused."""
+    told = stage.play(
+        [run_command("run", "touch inside; touch ../outside")],
         settings={"sandbox_mode": "workspace-write"},
     )
-    assert "sandbox" in told.text_result("run")
-    assert not (stage.workspace / "ran").exists()
-    assert not (stage.workspace / "patched").exists()
-    assert "Failed to write file" in told.text_result("patch")
+    assert re.search("Read-only file system|sandbox", told.text_result("run"))
+    confined = "Read-only file system" in told.text_result("run")
+    assert (stage.workspace / "inside").exists() == confined
+    assert not (stage.directory / "outside").exists()
