@@ -25,7 +25,7 @@ from tests.fuzz.server import (
     descriptors,
     memory_bytes,
     random_frames,
-    start,
+    running,
 )
 
 if TYPE_CHECKING:
@@ -44,6 +44,9 @@ WARM: Final = 10_000
 
 GROWTH: Final = 1.1
 
+PROGRESS: Final = 50_000
+"""Messages between two signs of life."""
+
 
 @dataclass
 class Result:
@@ -56,6 +59,11 @@ class Result:
     frames: int = 0
     skipped: int = 0
     faults: list[str] = field(default_factory=list)
+
+    def fault(self, words: str) -> None:
+        """Note what should not have happened, and tell it at once."""
+        print(f"WRONG: {words}", file=sys.stderr, flush=True)
+        self.faults.append(words)
 
 
 class Fuzzer:
@@ -104,6 +112,8 @@ class Fuzzer:
                         continue
                 connection.send(data)
                 result.sent += 1
+                if result.sent % PROGRESS == 0:
+                    print(f"{result.sent:,} messages", file=sys.stderr, flush=True)
                 if is_valid and message["method"] not in SLOW:
                     result.valid += 1
                     sent_valid.add(name)
@@ -114,12 +124,15 @@ class Fuzzer:
         except Ended:
             result.ended += 1
         except Hung as error:
-            result.faults.append(f"hung after message {self._count}: {error}")
+            result.fault(f"hung after message {self._count}: {error}")
 
     def over_websocket(self) -> tuple[int, int]:
         """Fuzz one server over many connections; returns its memory when warm and at the end."""
         arguments = ("--listen", "ws://127.0.0.1:0", "--detached-seconds", "0")
-        process = start(command(self._folder, *arguments))
+        with running(command(self._folder, *arguments)) as process:
+            return self._fuzz_listening(process)
+
+    def _fuzz_listening(self, process: subprocess.Popen[bytes]) -> tuple[int, int]:
         assert process.stdout is not None
         url = process.stdout.readline().decode().strip()
         fds = descriptors(process.pid)
@@ -131,7 +144,7 @@ class Fuzzer:
                 connection.close()
                 self._send_frames(url)
             except (Ended, Hung) as error:
-                self.result.faults.append(f"no connection after {self._count}: {error!r}")
+                self.result.fault(f"no connection after {self._count}: {error!r}")
                 break
             if not warm and self.result.sent >= min(WARM, self._messages / 10):
                 warm = memory_bytes(process.pid)
@@ -151,10 +164,9 @@ class Fuzzer:
         """Fuzz servers over their standard streams, each until it ends or has had enough."""
         argv = command(self._folder)
         while not self.is_done(1.0):
-            process = start(argv)
-            connection = StdioConnection(process)
-            self.bombard(connection, STDIO_ROUND)
-            self._end(process)
+            with running(argv) as process:
+                self.bombard(StdioConnection(process), STDIO_ROUND)
+                self._end(process)
 
     def _look_after(self, process: subprocess.Popen[bytes], fds: int) -> int:
         """What is left when all clients have gone."""
@@ -163,7 +175,7 @@ class Fuzzer:
         deadline = time.monotonic() + PATIENCE
         while children(process.pid) > 1 or descriptors(process.pid) > fds:
             if time.monotonic() > deadline:
-                self.result.faults.append(
+                self.result.fault(
                     f"left: {children(process.pid) - 1} processes, "
                     f"{descriptors(process.pid) - fds} descriptors"
                 )
@@ -185,9 +197,10 @@ class Fuzzer:
             words = process.stderr.read().decode(errors="replace")
         code = process.wait(PATIENCE)
         if code != 0:
-            self.result.faults.append(f"exit code {code}")
+            self.result.fault(f"exit code {code}")
         complaints = [line for line in words.splitlines() if line and "listening on" not in line]
-        self.result.faults += complaints[:5]
+        for line in complaints[:5]:
+            self.result.fault(line)
 
 
 SLOW: Final = frozenset(("process/read", "process/write", "process/wait", "http/request"))
@@ -208,7 +221,7 @@ def main() -> int:
         fuzzer.over_stdio()
     result = fuzzer.result
     if warm and last > GROWTH * warm:
-        result.faults.append(f"memory grew by more than {GROWTH - 1:.0%}")
+        result.fault(f"memory grew by more than {GROWTH - 1:.0%}")
     seconds = time.monotonic() - begin
     print(f"seed {options.seed}: {result.sent:,} messages in {seconds:.0f} s")
     print(f"valid and answered: {result.valid:,}; too dangerous to send: {result.skipped:,}")
@@ -217,8 +230,6 @@ def main() -> int:
     print(
         f"memory after {WARM:,} messages {warm / 2**20:.1f} MiB, at the end {last / 2**20:.1f} MiB"
     )
-    for fault in result.faults[:20]:
-        print(f"WRONG: {fault}")
     return 1 if result.faults else 0
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import select
@@ -15,7 +16,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 if TYPE_CHECKING:
     import random
-    from collections.abc import Sequence
+    from collections.abc import Iterator, Sequence
     from collections.abc import Set as AbstractSet
 
 PATIENCE: Final = 60.0
@@ -48,16 +49,21 @@ def command(folder: str, *arguments: str) -> list[str]:
     return [*confined, *program]
 
 
-def start(argv: Sequence[str]) -> subprocess.Popen[bytes]:
-    """Start a server."""
-    return subprocess.Popen(
+@contextlib.contextmanager
+def running(argv: Sequence[str]) -> Iterator[subprocess.Popen[bytes]]:
+    """A server that does not outlive what is done with it."""
+    with subprocess.Popen(
         argv,
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         start_new_session=True,
         env={**os.environ, "http_proxy": "", "all_proxy": ""},
-    )
+    ) as process:
+        try:
+            yield process
+        finally:
+            process.kill()  # harmless to one that has been waited for
 
 
 def memory_bytes(pid: int) -> int:
