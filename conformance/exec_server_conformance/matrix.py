@@ -10,7 +10,7 @@ A file of targets is TOML, a ``[[target]]`` table for each:
 ``transports``        a list of ``ws`` and ``stdio`` (default: both; those that a peer has)
 ``server_version``    codex release that it stands in for (default: the newest; a peer's own)
 ``known_deviations``  file of known deviations, relative to this file (default: none; for a peer the
-                      suite's own, if there is one)
+                      suite's own of that release, or of the last before it that has one)
 ====================  ============================================================================
 """
 
@@ -172,8 +172,7 @@ def _column(table: dict[str, Any], directory: Path) -> Column:
         except peers.PeerError as error:
             raise SessionError(str(error)) from None
         transports = peers.transports(version)
-        own = DEVIATIONS / f"codex-{version}.toml"
-        deviations = deviations or (own if own.exists() else None)
+        deviations = deviations or _own_deviations(version)
     return Column(
         name=table.get("name")
         or (f"codex {version}" if "peer" in table else command or table["url"]),
@@ -182,6 +181,13 @@ def _column(table: dict[str, Any], directory: Path) -> Column:
         server_version=version,
         deviations=tuple(load_deviations(deviations)) if deviations else (),
     )
+
+
+def _own_deviations(version: str) -> Path | None:
+    """The suite's file for a codex release, or for the last release before it that has one."""
+    files = {path.stem.removeprefix("codex-"): path for path in DEVIATIONS.glob("codex-*.toml")}
+    past = [one for one in files if peers.parse_version(one) <= peers.parse_version(version)]
+    return files[max(past, key=peers.parse_version)] if past else None
 
 
 def run(
