@@ -1,0 +1,1 @@
+"""``exec-server``: commands and files of another machine, from a shell."""

@@ -1,0 +1,137 @@
+"""``exec-server cp``, ``ls`` and ``cat``: files of the server's machine."""
+
+from __future__ import annotations
+
+import errno
+import os
+import posixpath
+import sys
+import time
+from typing import TYPE_CHECKING, Any, Final
+
+import msgspec
+
+from exec_server.command import terminal
+from exec_server.command.failures import FAILED, CommandError
+from exec_server.command.progress import Progress
+
+if TYPE_CHECKING:
+    import argparse
+
+    from exec_server.client import Client, FileStatus
+
+PIECE_BYTES: Final = 1024 * 1024
+"""What is read of a local file at a time."""
+
+REMOTE_MARK: Final = ":"
+"""What a path of the server's machine begins with where local ones are meant otherwise."""
+
+
+async def remote_path(client: Client, path: str) -> str:
+    """An absolute path of the server's machine, relative ones seen from its directory."""
+    if posixpath.isabs(path):
+        return path
+    base = (await client.environment()).cwd
+    if base is None:
+        raise CommandError(f"{path or '.'}: the server tells no directory; give an absolute path")
+    return posixpath.normpath(posixpath.join(base, path))
+
+
+async def copy(client: Client, options: argparse.Namespace) -> int:
+    """Copy a file from here to there or from there to here."""
+    source, destination = options.source, options.destination
+    if source.startswith(REMOTE_MARK) == destination.startswith(REMOTE_MARK):
+        raise CommandError("cp: one of the paths, and only one, is remote, as in :/etc/hosts")
+    if source.startswith(REMOTE_MARK):
+        remote = await remote_path(client, source.removeprefix(REMOTE_MARK))
+        await _download(client, remote, destination)
+    else:
+        remote = await remote_path(client, destination.removeprefix(REMOTE_MARK))
+        await _upload(client, source, remote, into=destination.endswith("/"))
+    return 0
+
+
+async def _download(client: Client, remote: str, local: str) -> None:
+    size = await _size(client, remote)
+    if os.path.isdir(local):
+        local = os.path.join(local, posixpath.basename(remote))
+    progress = Progress(posixpath.basename(remote), size)
+    async with await client.fs.open_read(remote) as reader:
+        with open(local, "wb") as file:  # noqa: ASYNC230 (small writes)
+            async for piece in reader:
+                file.write(piece)
+                progress.advance(len(piece))
+    progress.finish()
+
+
+async def _size(client: Client, path: str) -> int | None:
+    """Bytes of a regular file, None where the revision does not tell; other things are refused."""
+    status = await client.fs.stat(path)
+    if status.is_dir:
+        raise CommandError(f"{path}: {os.strerror(errno.EISDIR)}", FAILED)
+    if not status.is_file:
+        raise CommandError(f"{path}: not a regular file", FAILED)
+    return status.size
+
+
+async def _upload(client: Client, local: str, remote: str, *, into: bool) -> None:
+    name = os.path.basename(local)
+    with open(local, "rb") as file:  # noqa: ASYNC230 (small reads)
+        if into or await client.fs.is_dir(remote):
+            remote = posixpath.join(remote, name)
+        progress = Progress(name, os.fstat(file.fileno()).st_size)
+        async with await client.fs.open_write(remote) as writer:
+            while piece := file.read(PIECE_BYTES):
+                await writer.write(piece)
+                progress.advance(len(piece))
+    progress.finish()
+
+
+async def show(client: Client, options: argparse.Namespace) -> int:
+    """Write files to standard output."""
+    for path in options.paths:
+        remote = await remote_path(client, path)
+        await _size(client, remote)
+        async with await client.fs.open_read(remote) as reader:
+            async for piece in reader:
+                await terminal.write(terminal.STDOUT, piece)
+    return 0
+
+
+async def list_directory(client: Client, options: argparse.Namespace) -> int:
+    """List a directory, names in order; of a file, the file."""
+    path = await remote_path(client, options.path)
+    status = await client.fs.stat(path)
+    if status.is_dir:
+        entries = sorted(await client.fs.listdir(path), key=lambda entry: entry.name)
+        found = [(e.name, _kind(is_dir=e.is_dir, is_file=e.is_file)) for e in entries]
+    else:
+        found = [(path, _kind(is_dir=False, is_file=status.is_file))]
+    rows: list[dict[str, Any]] = [{"name": name, "kind": kind} for name, kind in found]
+    if options.long:
+        for row in rows:
+            row.update(_details(await client.fs.stat(posixpath.join(path, row["name"]))))
+    if options.json:
+        sys.stdout.write(msgspec.json.encode(rows).decode() + "\n")
+        return 0
+    for row in rows:
+        print(_line(row) if options.long else row["name"])
+    return 0
+
+
+def _kind(*, is_dir: bool, is_file: bool) -> str:
+    if is_dir:
+        return "directory"
+    return "file" if is_file else "other"
+
+
+def _details(status: FileStatus) -> dict[str, Any]:
+    return {"size": status.size, "modified": status.modified, "isSymlink": status.is_symlink}
+
+
+def _line(row: dict[str, Any]) -> str:
+    size = "-" if row["size"] is None else row["size"]
+    modified = "-"
+    if row["modified"] is not None:
+        modified = time.strftime("%Y-%m-%d %H:%M", time.localtime(row["modified"]))
+    return f"{row['kind']:9} {size:>12} {modified:16} {row['name']}"
