@@ -13,7 +13,12 @@ from targets import PATIENCE, PROGRAM
 
 DOCS = Path(__file__).parents[2] / "docs"
 
-PAGES = ("quickstart.md", "guides/write-a-client.md", "guides/under-codex.md")
+PAGES = (
+    "quickstart.md",
+    "guides/write-a-client.md",
+    "guides/under-codex.md",
+    "guides/command-line.md",
+)
 
 _PROGRAM = re.compile(r"```python\n(?P<code>.*?)```\n\n```text\n(?P<output>.*?)```", re.DOTALL)
 
