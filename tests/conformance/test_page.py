@@ -54,7 +54,7 @@ def view(browser: Browser, tmp_path: Path) -> Iterator[Page]:
 
 
 def names(view: Page) -> list[str]:
-    return view.locator(".play:visible .name").all_inner_texts()
+    return view.locator(".play:visible .name").all_text_contents()
 
 
 def test_outcomes_filter_the_plays(view: Page) -> None:

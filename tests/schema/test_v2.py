@@ -136,7 +136,7 @@ MEMBERS = {
     "HttpHeader": "name! value!",
     "HttpRequestBodyDeltaParams": "requestId! seq! deltaBase64! done! error!?",
     "EnvironmentConfigReadParams": "cwd! configPaths! requirementsPaths!",
-    "EnvironmentConfigReadResult": "userHomeDir! codexHomeDir! hostname! config! requirements!",
+    "EnvironmentConfigReadResult": ("userHomeDir!? codexHomeDir! hostname!? config! requirements!"),
     "ConfigLayers": "layers! cloudInsertionIndex!",
     "ConfigLayer": "source! baseDir! toml!",
     "CapabilityRootsDiscoverV1Params": "roots!",
