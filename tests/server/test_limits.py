@@ -227,7 +227,8 @@ class TestProcesses:
                 "x" * 49,
                 pipeStdin=True,
             )
-            for _ in range(2):
+            for number in range(1, 3):
+                connected.wait(lambda number=number: len(connected.events("p")) == number)
                 connected.call("process/write", {"processId": "p", "chunk": "Cg=="})
             connected.closed("p")
             assert (
