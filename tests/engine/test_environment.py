@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+import exec_server
 from exec_server.engine import environment
 from exec_server.engine.environment import environment_info
 from exec_server.engine.shell import login_shell
@@ -24,7 +25,6 @@ if TYPE_CHECKING:
 def _looked_up_anew() -> Iterator[None]:
     """What is remembered of the package must not leak between tests."""
     yield
-    environment.package_version.cache_clear()
     environment._build_id.cache_clear()
 
 
@@ -124,14 +124,11 @@ class TestBuild:
 
     def install(self, monkeypatch: pytest.MonkeyPatch, folder: Path, record: str) -> None:
         """Make it look as if the package were installed with these files."""
-        information = folder / "exec_server_protocol-9.8.7.dist-info"
+        version = metadata.version("exec-server-protocol")
+        information = folder / f"exec_server_protocol-{version}.dist-info"
         information.mkdir()
-        (information / "METADATA").write_text("Name: exec-server-protocol\nVersion: 9.8.7\n")
         (information / "RECORD").write_text(record)
-        monkeypatch.setattr(
-            metadata, "distribution", lambda _: metadata.PathDistribution(information)
-        )
-        environment.package_version.cache_clear()
+        monkeypatch.setattr(exec_server, "__file__", f"{folder}/exec_server/__init__.py")
         environment._build_id.cache_clear()
 
     def test_an_installed_build(self, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
@@ -142,28 +139,19 @@ class TestBuild:
             tmp_path,
             modules + "../../../bin/codex-exec-server,sha256=zzz,3\nexec_server/a.pyc,,\n",
         )
-        info = environment_info()
-        assert info.executor_version == "9.8.7"
-        listed = b"exec_server/a.py xxx\nexec_server/b.py yyy\n"
-        assert info.provider_id == f"sha256:{hashlib.sha256(listed).hexdigest()}"
+        listed = b"exec_server/a.py sha256=xxx\nexec_server/b.py sha256=yyy\n"
+        assert environment_info().provider_id == f"sha256:{hashlib.sha256(listed).hexdigest()}"
 
     def test_an_editable_install(self, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
         """Has no identity: its modules may change."""
         self.install(monkeypatch, tmp_path, "exec_server.pth,sha256=xxx,1\n")
-        info = environment_info()
-        assert (info.executor_version, info.provider_id) == ("9.8.7", None)
+        assert environment_info().provider_id is None
 
-    def test_no_install(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        """Has no version either."""
-
-        def missing(name: str) -> metadata.Distribution:
-            raise metadata.PackageNotFoundError(name)
-
-        monkeypatch.setattr(metadata, "distribution", missing)
-        environment.package_version.cache_clear()
+    def test_no_install(self, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+        """Nor has what runs from its sources."""
+        monkeypatch.setattr(exec_server, "__file__", f"{tmp_path}/exec_server/__init__.py")
         environment._build_id.cache_clear()
-        info = environment_info()
-        assert (info.executor_version, info.provider_id) == (None, None)
+        assert environment_info().provider_id is None
 
     def test_the_form(self) -> None:
         """Of what is told here and now."""

@@ -6,7 +6,6 @@ by them what may be written, so a path that the environment does not give is lef
 
 from __future__ import annotations
 
-import hashlib
 import os
 import pwd
 import sys
@@ -14,12 +13,13 @@ from dataclasses import dataclass
 from functools import cache
 from typing import Final, Literal
 
+import exec_server
 from exec_server.engine import paths
 from exec_server.engine.shell import Shell, login_shell
 from exec_server.errors import OperationFailed
 
-PACKAGE: Final = "exec-server-protocol"
-"""The distribution that this server is installed from."""
+DISTRIBUTION: Final = "exec_server_protocol"
+"""What this server is installed from, as its files are named."""
 
 SYSTEM_DIRECTORY: Final = "/etc/codex"
 """Where the machine's administrator configures codex."""
@@ -32,8 +32,8 @@ class EnvironmentInfo:
     """Facts about the machine, the user and this server."""
 
     shell: Shell
-    executor_version: str | None
-    """This package's version; None where it runs without being installed."""
+    executor_version: str
+    """This package's version."""
     provider_id: str | None
     """``sha256:`` and 64 hexadecimal digits that differ for any two builds of this package; None
     where its files may change under it (an editable install) or it is not installed."""
@@ -54,7 +54,7 @@ def environment_info() -> EnvironmentInfo:
     temporary = [] if (given := _directory("TMPDIR", cwd)) is None else [given]
     return EnvironmentInfo(
         shell=login_shell(),
-        executor_version=package_version(),
+        executor_version=exec_server.__version__,
         provider_id=_build_id(),
         cwd=cwd,
         user_home_dir=user_home_dir(),
@@ -107,28 +107,29 @@ def codex_home_dir() -> str:
 
 
 @cache
-def package_version() -> str | None:
-    """Return the version of this package; None where it is not installed."""
-    from importlib import metadata  # noqa: PLC0415 (slow to load, and not needed to start)
-
-    try:
-        return metadata.version(PACKAGE)
-    except metadata.PackageNotFoundError:
-        return None
-
-
-@cache
 def _build_id() -> str | None:
-    """Hash the hashes that the installer has recorded of this package's modules."""
-    from importlib import metadata  # noqa: PLC0415
+    """Hash the hashes that the installer has recorded of this package's modules.
 
+    The record lies beside the package, as wheels are laid out; it is read without the standard
+    library's metadata module, which takes longer to load than the server to answer.
+    """
+    site_packages = os.path.dirname(os.path.dirname(exec_server.__file__))
+    record = os.path.join(
+        site_packages, f"{DISTRIBUTION}-{exec_server.__version__}.dist-info", "RECORD"
+    )
     try:
-        installed = metadata.distribution(PACKAGE).files or []
-    except metadata.PackageNotFoundError:
+        with open(record, encoding="utf-8") as file:
+            lines = file.readlines()
+    except OSError:
         return None
+    import csv  # noqa: PLC0415 (not needed where nothing is installed)
+    import hashlib  # noqa: PLC0415
+
     # Scripts and metadata are written anew by each installer; the modules come from the build.
     modules = sorted(
-        f"{file} {file.hash.value}\n" for file in installed if file.hash and file.suffix == ".py"
+        f"{name} {recorded}\n"
+        for name, recorded, _size in csv.reader(lines)
+        if recorded and name.endswith(".py")
     )
     if not modules:
         return None

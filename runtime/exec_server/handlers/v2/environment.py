@@ -41,7 +41,7 @@ def describe_environment() -> EnvironmentInfoResult:
     info = environment_info()
     return EnvironmentInfoResult(
         shell=Shell(name=info.shell.name, path=info.shell.path),
-        executor_version=UNSET if info.executor_version is None else info.executor_version,
+        executor_version=info.executor_version,
         provider_id=UNSET if info.provider_id is None else info.provider_id,
         cwd=UNSET if info.cwd is None else path_uri.format(info.cwd),
         user_home_dir=UNSET if info.user_home_dir is None else path_uri.format(info.user_home_dir),
