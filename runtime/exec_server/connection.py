@@ -26,7 +26,6 @@ from __future__ import annotations
 import asyncio
 import errno
 import logging
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final, Protocol
 
 import msgspec
@@ -72,8 +71,7 @@ INTERNAL_ERROR: Final = -32603
 """JSON-RPC's own codes; a revision adds its own in ErrorCodes."""
 
 
-@dataclass(frozen=True, slots=True)
-class BoundMethod:
+class BoundMethod(msgspec.Struct, frozen=True):
     """A method of one revision, bound to the handlers of one connection."""
 
     revision: str
@@ -99,8 +97,7 @@ class BoundMethod:
     """The revision's code for NotFound and, in the ``filesystem`` family, ENOENT."""
 
 
-@dataclass(frozen=True, slots=True)
-class BoundRevision:
+class BoundRevision(msgspec.Struct, frozen=True):
     """One revision of the protocol, bound to one connection."""
 
     name: str

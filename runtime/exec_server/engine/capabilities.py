@@ -10,7 +10,6 @@ Paths are file URIs, as in ``capability_roots``.
 from __future__ import annotations
 
 import contextlib
-from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Final
 
 import msgspec
@@ -62,16 +61,14 @@ _MAX_QUALIFIED_NAME: Final = 2 * MAX_NAME_CHARACTERS + 1
 """Characters of ``plugin:skill``."""
 
 
-@dataclass(frozen=True, slots=True)
-class DiscoveryRoot:
+class DiscoveryRoot(msgspec.Struct, frozen=True):
     """A directory that skills are looked for in."""
 
     id: str
     path: str
 
 
-@dataclass(frozen=True, slots=True)
-class Skill:
+class Skill(msgspec.Struct, frozen=True):
     """A skill, as its files describe it."""
 
     name: str
@@ -86,8 +83,7 @@ class Skill:
     policy: SkillPolicy | None
 
 
-@dataclass(frozen=True, slots=True)
-class Plugin:
+class Plugin(msgspec.Struct, frozen=True):
     """An installed plugin."""
 
     id: str
@@ -101,8 +97,7 @@ class Plugin:
     skills: list[Skill]
 
 
-@dataclass(frozen=True, slots=True)
-class Capabilities:
+class Capabilities(msgspec.Struct, frozen=True):
     """What the user has."""
 
     plugins: list[Plugin]
@@ -112,20 +107,18 @@ class Capabilities:
     warnings: list[str]
 
 
-@dataclass(frozen=True, slots=True)
-class _Location:
+class _Location(msgspec.Struct, frozen=True):
     """A directory to look into: an installed plugin, or one for skills."""
 
     root: CapabilityRoot
     plugin: InstalledPlugin | None = None
 
 
-@dataclass(slots=True)
-class _Findings:
+class _Findings(msgspec.Struct):
     """What was found at one location."""
 
     plugin: Plugin | None = None
-    skills: list[Skill] = field(default_factory=list)
+    skills: list[Skill] = msgspec.field(default_factory=list)
     is_complete: bool = True
 
 

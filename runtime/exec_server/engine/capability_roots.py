@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import os
 import stat
-from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Final
 
 import msgspec
@@ -50,24 +49,21 @@ _WALK: Final = WalkOptions(
 )
 
 
-@dataclass(frozen=True, slots=True)
-class CapabilityRoot:
+class CapabilityRoot(msgspec.Struct, frozen=True):
     """A directory to look into."""
 
     id: str
     path: str
 
 
-@dataclass(frozen=True, slots=True)
-class TextFile:
+class TextFile(msgspec.Struct, frozen=True):
     """A file and its text."""
 
     path: str
     contents: str
 
 
-@dataclass(frozen=True, slots=True)
-class PluginFiles:
+class PluginFiles(msgspec.Struct, frozen=True):
     """The files of a plugin."""
 
     manifest: TextFile
@@ -75,16 +71,14 @@ class PluginFiles:
     apps_config: TextFile | None
 
 
-@dataclass(frozen=True, slots=True)
-class SkillFiles:
+class SkillFiles(msgspec.Struct, frozen=True):
     """The files of a skill."""
 
     instructions: TextFile
     metadata: TextFile | None
 
 
-@dataclass(frozen=True, slots=True)
-class CapabilityRootDiscovery:
+class CapabilityRootDiscovery(msgspec.Struct, frozen=True):
     """What a directory holds."""
 
     id: str
@@ -92,12 +86,12 @@ class CapabilityRootDiscovery:
     """As in the request."""
     plugin: PluginFiles | None = None
     """If the directory itself is one."""
-    skills: list[SkillFiles] = field(default_factory=list)
+    skills: list[SkillFiles] = msgspec.field(default_factory=list)
     """Sorted by path."""
-    namespace_manifests: list[TextFile] = field(default_factory=list)
+    namespace_manifests: list[TextFile] = msgspec.field(default_factory=list)
     """Manifests of the plugins that the skills belong to: that of the directory or else the
     nearest above it, then those below, sorted by path."""
-    warnings: list[str] = field(default_factory=list)
+    warnings: list[str] = msgspec.field(default_factory=list)
     """What could not be read."""
     error: str | None = None
     """Why the directory could not be looked into."""

@@ -9,9 +9,10 @@ from __future__ import annotations
 import os
 import pwd
 import sys
-from dataclasses import dataclass
 from functools import cache
 from typing import Final, Literal
+
+import msgspec
 
 import exec_server
 from exec_server.engine import paths
@@ -27,8 +28,7 @@ SYSTEM_DIRECTORY: Final = "/etc/codex"
 PlatformOs = Literal["linux", "macos"]
 
 
-@dataclass(frozen=True, slots=True)
-class EnvironmentInfo:
+class EnvironmentInfo(msgspec.Struct, frozen=True):
     """Facts about the machine, the user and this server."""
 
     shell: Shell

@@ -22,10 +22,11 @@ import os
 import re
 import socket
 import tomllib
-from dataclasses import dataclass
 from functools import cache
 from itertools import takewhile
 from typing import TYPE_CHECKING, Any, Final, NamedTuple, TypeVar
+
+import msgspec
 
 from exec_server.engine import paths
 from exec_server.engine.environment import SYSTEM_DIRECTORY, codex_home_dir, user_home_dir
@@ -85,8 +86,7 @@ KeyPath = tuple[str, ...]
 _T = TypeVar("_T")
 
 
-@dataclass(frozen=True, slots=True)
-class ConfigLayer:
+class ConfigLayer(msgspec.Struct, frozen=True):
     """What one file says of the settings asked for."""
 
     source: str
@@ -97,8 +97,7 @@ class ConfigLayer:
     """The settings asked for that the file has, in the file's order; never none."""
 
 
-@dataclass(frozen=True, slots=True)
-class ConfigLayers:
+class ConfigLayers(msgspec.Struct, frozen=True):
     """Layers with growing precedence."""
 
     layers: list[ConfigLayer]
@@ -106,8 +105,7 @@ class ConfigLayers:
     """Where in the list a client puts layers that it has from elsewhere."""
 
 
-@dataclass(frozen=True, slots=True)
-class EnvironmentConfig:
+class EnvironmentConfig(msgspec.Struct, frozen=True):
     """Configuration and requirements of this machine, as far as asked for."""
 
     user_home_dir: str | None

@@ -7,7 +7,6 @@ import errno
 import os
 import stat
 from collections import deque
-from dataclasses import dataclass
 from operator import itemgetter
 from typing import Final, Literal, NamedTuple
 
@@ -30,8 +29,7 @@ is a link."""
 _DOT: Final = b"."[0]
 
 
-@dataclass(frozen=True, slots=True)
-class WalkOptions:
+class WalkOptions(msgspec.Struct, frozen=True):
     """How far to go."""
 
     max_depth: int

@@ -11,8 +11,9 @@ from __future__ import annotations
 
 import os
 import sys
-from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Literal
+
+import msgspec
 
 from exec_server.errors import OperationFailed
 
@@ -23,13 +24,12 @@ if TYPE_CHECKING:
     from exec_server.engine.http_request import GivenHeader
 
 
-@dataclass(frozen=True, slots=True)
-class HttpRequest:
+class HttpRequest(msgspec.Struct, frozen=True):
     """A request as the client states it."""
 
     method: str
     url: str
-    headers: Sequence[GivenHeader] = field(default_factory=list)
+    headers: Sequence[GivenHeader] = msgspec.field(default_factory=list)
     """Each a name and a value and, where a third is given, the environment variable of this
     server whose value goes behind that value."""
     body: bytes | None = None
@@ -39,8 +39,7 @@ class HttpRequest:
     """Whether to go where a redirect leads, or to hand it out as the answer."""
 
 
-@dataclass(frozen=True, slots=True)
-class HttpResponse:
+class HttpResponse(msgspec.Struct, frozen=True):
     """A whole answer."""
 
     status: int

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import base64
 import re
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
+
+import msgspec
 
 from exec_server.engine.http_url import HttpUrl, UnsupportedScheme, UrlError, parse
 from exec_server.errors import InvalidArgument
@@ -59,8 +60,7 @@ GivenHeader = tuple[str, str] | tuple[str, str, str | None]
 """Name, value, and the environment variable whose value is to follow that value."""
 
 
-@dataclass(frozen=True, slots=True)
-class PreparedRequest:
+class PreparedRequest(msgspec.Struct, frozen=True):
     """A checked request, ready for the wire; the next one where a redirect leads."""
 
     method: bytes

@@ -7,10 +7,11 @@ spaces in a path, numeric hosts), and their requests and messages show URLs in i
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
 from ipaddress import AddressValueError, IPv4Address, IPv6Address
 from typing import Final
 from urllib.parse import unquote_to_bytes
+
+import msgspec
 
 DEFAULT_PORTS: Final = {"http": 80, "https": 443}
 
@@ -42,8 +43,7 @@ class UnsupportedScheme(UrlError):
         self.scheme = scheme
 
 
-@dataclass(frozen=True, slots=True)
-class HttpUrl:
+class HttpUrl(msgspec.Struct, frozen=True):
     """A URL in normal form: everything ASCII, ready for the wire."""
 
     scheme: str

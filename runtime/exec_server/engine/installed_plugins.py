@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import os
 import re
-from dataclasses import dataclass
 from functools import cmp_to_key
 from typing import TYPE_CHECKING, Final
 
@@ -42,8 +41,7 @@ _SEMANTIC: Final = re.compile(
 )
 
 
-@dataclass(frozen=True, slots=True)
-class InstalledPlugin:
+class InstalledPlugin(msgspec.Struct, frozen=True):
     """A plugin as it is installed."""
 
     id: str

@@ -8,8 +8,9 @@ is kept whole or not at all.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Final, Literal, TypeAlias
+
+import msgspec
 
 StreamName: TypeAlias = Literal["stdout", "stderr", "pty"]
 
@@ -24,8 +25,7 @@ _COMPACT_AFTER: Final = 1024
 without ever wasting more than half of a long list."""
 
 
-@dataclass(frozen=True, slots=True)
-class OutputChunk:
+class OutputChunk(msgspec.Struct, frozen=True):
     """What one read brought: its number, the stream it came from, and the bytes."""
 
     seq: int

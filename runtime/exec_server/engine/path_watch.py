@@ -9,9 +9,9 @@ import select
 import stat
 from collections import defaultdict
 from contextlib import ExitStack
-from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final
 
+import msgspec
 from inotify_simple import INotify, flags, parse_events
 
 from exec_server.engine.file_system_type import tells_of_changes
@@ -34,13 +34,12 @@ _CHANGED: Final = _REPLACED | flags.MODIFY
 _OF_ITSELF: Final = flags.ATTRIB | flags.DELETE_SELF | flags.MOVE_SELF
 
 
-@dataclass(slots=True)
-class _Survey:
+class _Survey(msgspec.Struct):
     """What has to be watched: the events of files and directories, and the names that matter in
     a directory."""
 
-    events: defaultdict[bytes, int] = field(default_factory=lambda: defaultdict(int))
-    names: defaultdict[bytes, set[str]] = field(default_factory=lambda: defaultdict(set))
+    events: defaultdict[bytes, int] = msgspec.field(default_factory=lambda: defaultdict(int))
+    names: defaultdict[bytes, set[str]] = msgspec.field(default_factory=lambda: defaultdict(set))
 
     def add_missing(self, path: bytes) -> None:
         """Add a path that has to be missing. Raises OSError if it exists or cannot be watched."""

@@ -22,8 +22,9 @@ import os
 import signal
 import sys
 from collections import deque
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final, Literal, Protocol, TypeAlias
+
+import msgspec
 
 from exec_server.engine import pty
 from exec_server.engine.head_tail import Excerpt, HeadTail
@@ -91,8 +92,7 @@ Execution: TypeAlias = Literal["direct", "prepared"]
 EXECUTIONS: Final[frozenset[Execution]] = frozenset(("direct", "prepared"))
 
 
-@dataclass(frozen=True, slots=True)
-class ExitStatus:
+class ExitStatus(msgspec.Struct, frozen=True):
     """How a process ended; exactly one of the two is set."""
 
     code: int | None
@@ -101,8 +101,7 @@ class ExitStatus:
     """The number of the signal that killed it."""
 
 
-@dataclass(frozen=True, slots=True)
-class ReadView:
+class ReadView(msgspec.Struct, frozen=True):
     """What a read of a process finds (v1 and v2, process/read)."""
 
     chunks: list[OutputChunk]
@@ -115,8 +114,7 @@ class ReadView:
     closed: bool
 
 
-@dataclass(frozen=True, slots=True)
-class Snapshot:
+class Snapshot(msgspec.Struct, frozen=True):
     """Beginning and end of the output of each stream, and the state (draft, process/snapshot)."""
 
     streams: Mapping[StreamName, Excerpt]
@@ -161,6 +159,7 @@ class Process:
         "_streams",
         "_table",
         "_terminated",
+        "argv",
         "closed",
         "context",
         "id",
@@ -179,6 +178,8 @@ class Process:
         """Whatever the starter wants to find again in the events."""
         self.pid = child.pid
         """Also its process group and session."""
+        self.argv = list(spec.argv if spec.asked_argv is None else spec.asked_argv)
+        """Program and arguments, as they were asked for."""
         self.tty = spec.tty
         self.pipe_stdin = spec.pipe_stdin
         self.status: ExitStatus | None = None
@@ -222,9 +223,10 @@ class Process:
 
     @property
     def memory_bytes(self) -> int:
-        """About what it takes to retain its output."""
+        """About what it takes to retain it and its output."""
         heads = sum(kept.head_bytes for kept in self._excerpts.values())
-        return _PROCESS_COST + len(self.id) + self._log.retained_bytes + heads
+        names = len(self.id) + sum(map(len, self.argv))
+        return _PROCESS_COST + names + self._log.retained_bytes + heads
 
     def read(self, after_seq: int = 0, max_bytes: int | None = None) -> ReadView:
         """Retained output numbered above ``after_seq``, and the state at this moment.

@@ -9,8 +9,9 @@ from __future__ import annotations
 
 import contextlib
 import os
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
+
+import msgspec
 
 from exec_server.engine import files, paths
 from exec_server.engine.text_file import read_text
@@ -22,8 +23,7 @@ if TYPE_CHECKING:
 TrustLevel = Literal["trusted", "untrusted"]
 
 
-@dataclass(frozen=True, slots=True)
-class Checkout:
+class Checkout(msgspec.Struct, frozen=True):
     """A working tree of git."""
 
     root: str
@@ -40,8 +40,7 @@ class Checkout:
         return self.repository + directory.removeprefix(self.root)
 
 
-@dataclass(frozen=True, slots=True)
-class Project:
+class Project(msgspec.Struct, frozen=True):
     """The project of a working directory, and what the user thinks of it."""
 
     root: str

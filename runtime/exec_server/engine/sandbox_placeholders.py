@@ -14,8 +14,9 @@ import errno
 import fcntl
 import os
 import stat
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
+
+import msgspec
 
 from exec_server.engine.paths import to_native
 
@@ -38,8 +39,7 @@ _ATTEMPTS: Final = 10
 """At a placeholder that somebody else removes again and again."""
 
 
-@dataclass(slots=True, eq=False)
-class Held:
+class Held(msgspec.Struct, eq=False):
     """A placeholder that this process holds."""
 
     path: str

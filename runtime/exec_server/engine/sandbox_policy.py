@@ -7,8 +7,9 @@ no rule concerns is hidden. (v2, ``sandbox`` of process/start and of fs/*.)
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Final, Literal, NamedTuple
+
+import msgspec
 
 from exec_server.engine.paths import normalize
 from exec_server.errors import InvalidArgument
@@ -35,8 +36,7 @@ class Rule(NamedTuple):
     unless the rule itself allows writing."""
 
 
-@dataclass(frozen=True, slots=True)
-class SandboxPolicy:
+class SandboxPolicy(msgspec.Struct, frozen=True):
     """What is allowed."""
 
     rules: tuple[Rule, ...]
@@ -57,8 +57,7 @@ class SandboxPolicy:
         )
 
 
-@dataclass(frozen=True, slots=True)
-class Places:
+class Places(msgspec.Struct, frozen=True):
     """The directories that places stand for; each absolute."""
 
     cwd: str | None = None

@@ -7,9 +7,9 @@ Both are YAML, of which only mappings, lists and scalars count. A scalar is text
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
+import msgspec
 import yaml
 
 if TYPE_CHECKING:
@@ -52,8 +52,7 @@ class MetadataError(ValueError):
     """The metadata is malformed, or lacks what every skill must say."""
 
 
-@dataclass(frozen=True, slots=True)
-class FrontMatter:
+class FrontMatter(msgspec.Struct, frozen=True):
     """What SKILL.md begins with. White space in the texts is single spaces."""
 
     name: str
@@ -63,8 +62,7 @@ class FrontMatter:
     short_description: str | None
 
 
-@dataclass(frozen=True, slots=True)
-class SkillTool:
+class SkillTool(msgspec.Struct, frozen=True):
     """A tool that a skill uses."""
 
     type: str
@@ -76,16 +74,14 @@ class SkillTool:
     oauth_callback_port: int | None
 
 
-@dataclass(frozen=True, slots=True)
-class SkillDependencies:
+class SkillDependencies(msgspec.Struct, frozen=True):
     """What a skill needs."""
 
     tools: list[SkillTool]
     """At least one."""
 
 
-@dataclass(frozen=True, slots=True)
-class SkillPolicy:
+class SkillPolicy(msgspec.Struct, frozen=True):
     """Who may use a skill."""
 
     allow_implicit_invocation: bool | None
@@ -93,8 +89,7 @@ class SkillPolicy:
     """Of PRODUCTS; empty means all."""
 
 
-@dataclass(frozen=True, slots=True)
-class SkillMetadata:
+class SkillMetadata(msgspec.Struct, frozen=True):
     """What agents/openai.yaml adds."""
 
     dependencies: SkillDependencies | None = None

@@ -23,8 +23,9 @@ import functools
 import os
 import resource
 import signal
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final, NamedTuple, Protocol
+
+import msgspec
 
 from exec_server.engine import pty
 from exec_server.engine.lineage import Marking
@@ -64,8 +65,7 @@ class Confinement(Protocol):
         """The child has ended, or will not be started. Idempotent."""
 
 
-@dataclass(frozen=True, slots=True)
-class SpawnSpec:
+class SpawnSpec(msgspec.Struct, frozen=True):
     """What to start."""
 
     argv: Sequence[str]
@@ -84,6 +84,8 @@ class SpawnSpec:
     cols: int = 80
     confinement: Confinement | None = None
     """What this is started through; closed by whoever takes over the child."""
+    asked_argv: Sequence[str] | None = None
+    """What was asked for, where ``argv`` is what confines it."""
 
 
 class Child(NamedTuple):

@@ -6,9 +6,10 @@ and a process is unknown from its exit on.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from itertools import count
 from typing import TYPE_CHECKING, Final
+
+import msgspec
 
 from exec_server import jsonrpc
 from exec_server.connection import BoundRevision
@@ -127,8 +128,7 @@ class CommandV0:
         return CommandExecTerminateResult(running=process is not None)
 
 
-@dataclass(frozen=True, slots=True)
-class HandlersV0:
+class HandlersV0(msgspec.Struct, frozen=True):
     """The handlers of one connection."""
 
     lifecycle: LifecycleV0

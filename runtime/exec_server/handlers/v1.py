@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import os
-from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Final
 
 import msgspec
@@ -324,8 +323,7 @@ class EnvironmentV1:
         return EnvironmentInfoResult(shell=Shell(name=shell.name, path=shell.path))
 
 
-@dataclass(frozen=True, slots=True)
-class HandlersV1:
+class HandlersV1(msgspec.Struct, frozen=True):
     """The handlers of one connection."""
 
     lifecycle: LifecycleV1
@@ -395,7 +393,7 @@ class V1:
             for name in _COVERED:
                 del methods[name]
             for name, is_newer in _NEWER.items():
-                methods[name] = replace(methods[name], is_newer=is_newer)
+                methods[name] = msgspec.structs.replace(methods[name], is_newer=is_newer)
         return BoundRevision(
             name=self.name,
             methods=methods,

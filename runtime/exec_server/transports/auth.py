@@ -12,7 +12,6 @@ import hmac
 import json
 import re
 import time
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final, NoReturn, Protocol
 
 import msgspec
@@ -67,8 +66,7 @@ class CapabilityToken:
         return None if hmac.compare_digest(digest, self._digest) else WRONG_TOKEN
 
 
-@dataclass(frozen=True, slots=True)
-class SignedToken:
+class SignedToken(msgspec.Struct, frozen=True):
     """JSON Web Tokens with an ``exp`` that has not passed, signed with HS256."""
 
     secret: bytes

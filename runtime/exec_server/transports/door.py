@@ -10,8 +10,9 @@ from __future__ import annotations
 
 import ipaddress
 import re
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
+
+import msgspec
 
 if TYPE_CHECKING:
     from collections.abc import Set as AbstractSet
@@ -44,8 +45,7 @@ _REASONS: Final = {
 }
 
 
-@dataclass(frozen=True, slots=True)
-class Answer:
+class Answer(msgspec.Struct, frozen=True):
     """An HTTP answer that ends the connection."""
 
     status: int
@@ -63,8 +63,7 @@ class Answer:
         return "\r\n".join(lines).encode() + END_OF_HEAD + body
 
 
-@dataclass(frozen=True, slots=True)
-class Gate:
+class Gate(msgspec.Struct, frozen=True):
     """Who is let in."""
 
     authenticator: Authenticator | None = None

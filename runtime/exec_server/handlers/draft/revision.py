@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
+import msgspec
 from msgspec import UNSET, UnsetType
 
 from exec_server.handlers.binding import decoders
@@ -48,8 +48,7 @@ class LifecycleDraft(LifecycleV2):
         )
 
 
-@dataclass(frozen=True, slots=True)
-class HandlersDraft:
+class HandlersDraft(msgspec.Struct, frozen=True):
     """The handlers of one connection."""
 
     lifecycle: LifecycleDraft

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
+import msgspec
 from msgspec import UNSET, UnsetType
 
 from exec_server.connection import BoundRevision
@@ -24,8 +24,6 @@ from exec_server_protocol.v2.session import InitializedParams, InitializeParams,
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Coroutine, Mapping
-
-    import msgspec
 
     from exec_server.connection import Connection
     from exec_server_protocol.table import Method
@@ -62,8 +60,7 @@ def v0_version(connection: Connection) -> str | UnsetType:
     return "exec-server.v0" if "v0" in connection.revisions else UNSET
 
 
-@dataclass(frozen=True, slots=True)
-class HandlersV2:
+class HandlersV2(msgspec.Struct, frozen=True):
     """The handlers of one connection."""
 
     lifecycle: LifecycleV2
