@@ -342,3 +342,122 @@ def test_the_capabilities_tell_whether_anything_is_confined(
             ):
                 error = client.error(method, {**params, "sandbox": sandbox(READ_ALL)})
                 assert (error["code"], "not installed" in error["message"]) == (-32600, True)
+
+
+V1_SHAPES = {
+    "policy of 0.121": lambda root: {
+        "sandboxPolicy": {
+            "type": "workspace-write",
+            "writable_roots": [str(root)],
+            "exclude_slash_tmp": True,
+            "exclude_tmpdir_env_var": True,
+        }
+    },
+    "permissions of 0.124": lambda root: {
+        "permissions": {
+            "network": None,
+            "file_system": {
+                "entries": [
+                    READ_ALL,
+                    entry({"type": "path", "path": str(root)}, "write"),
+                ]
+            },
+        }
+    },
+    "lists of 0.124": lambda root: {
+        "permissions": {"file_system": {"read": ["/"], "write": [str(root)]}}
+    },
+    "permissions of 0.128": lambda root: {
+        "permissions": {
+            "type": "managed",
+            "file_system": {
+                "type": "restricted",
+                "entries": [READ_ALL, entry(place("project_roots"), "write")],
+            },
+            "network": "restricted",
+        },
+        "cwd": str(root),
+    },
+}
+
+
+@needs_sandbox
+@pytest.mark.parametrize("shape", V1_SHAPES)
+def test_every_shape_of_v1_confines_file_calls(shape: str, root: Path) -> None:
+    restricted = {**V1_SHAPES[shape](root), "windowsSandboxLevel": "disabled"}
+    data = base64.b64encode(b"data").decode()
+    with peer.stdio() as client:
+        client.initialize()
+
+        def write(path: Path) -> dict[str, Any]:
+            return {"path": str(path), "dataBase64": data, "sandbox": restricted}
+
+        client.call("fs/writeFile", write(root / "new"))
+        for path in (root.parent / "new", root / ".git/config"):
+            assert client.error("fs/writeFile", write(path))["code"] == -32603
+        read = {"path": str(root / "new"), "sandbox": restricted}
+        assert client.call("fs/readFile", read) == {"dataBase64": data}
+    assert not (root.parent / "new").exists()
+
+
+@needs_sandbox
+def test_policies_of_v1_can_hide(root: Path) -> None:
+    access = {"type": "restricted", "readable_roots": [str(root)]}
+    restricted = {"sandboxPolicy": {"type": "read-only", "access": access}}
+    with peer.stdio() as client:
+        client.initialize()
+        for path, code in ((root.parent, -32004), ("/root", -32004)):
+            params = {"path": f"{path}/missing", "sandbox": restricted}
+            assert client.error("fs/getMetadata", params)["code"] == code
+        found = client.call("fs/getMetadata", {"path": str(root / "file"), "sandbox": restricted})
+        assert found["isFile"] is True
+        error = client.error(
+            "fs/writeFile", {"path": str(root / "x"), "dataBase64": "", "sandbox": restricted}
+        )
+        assert error["code"] == -32603
+
+
+@pytest.mark.parametrize(
+    ("given", "code"),
+    [
+        ({}, -32602),
+        ({"permissions": 1}, -32602),
+        ({"permissions": {"type": "other"}}, -32602),
+        ({"permissions": {"type": "managed"}}, -32602),
+        ({"sandboxPolicy": {"type": "other"}}, -32602),
+        ({"sandboxPolicy": {"type": "workspace-write", "writable_roots": ["relative"]}}, -32602),
+        ({"permissions": {"file_system": {"read": ["/"]}}, "cwd": 1}, -32602),
+        ({"sandboxPolicy": {"type": "read-only"}, "useLegacyLandlock": True}, -32600),
+        (
+            {"permissions": {"file_system": {"entries": [entry(place("project_roots"), "read")]}}},
+            -32600,
+        ),
+    ],
+)
+def test_sandboxes_of_v1_that_mean_nothing_are_refused(given: dict[str, Any], code: int) -> None:
+    with peer.stdio() as client:
+        client.initialize()
+        params = {"path": "/etc/passwd", "sandbox": given}
+        assert client.error("fs/readFile", params)["code"] == code
+
+
+@pytest.mark.parametrize(
+    "given",
+    [
+        None,
+        {"permissions": {"type": "disabled"}},
+        {"permissions": {"type": "external", "network": "enabled"}},
+        {"sandboxPolicy": {"type": "danger-full-access"}},
+        {"sandboxPolicy": {"type": "external-sandbox"}},
+        {"permissions": {"file_system": {"write": ["/"]}}},
+    ],
+)
+def test_sandboxes_of_v1_that_restrict_nothing_are_direct_access(
+    root: Path, given: dict[str, Any] | None
+) -> None:
+    with peer.stdio() as client:
+        client.initialize()
+        client.call(
+            "fs/writeFile", {"path": str(root / ".git"), "dataBase64": "", "sandbox": given}
+        )
+    assert (root / ".git").exists()

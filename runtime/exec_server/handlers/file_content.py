@@ -2,23 +2,16 @@
 
 from __future__ import annotations
 
-import asyncio
-import os
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING
 
 import pybase64
 
-from exec_server.engine import files
 from exec_server.errors import InvalidRequest
 from exec_server.long_message import PIECE_BYTES, StreamedBytes
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
     from exec_server.connection import Connection
-
-LARGE_WRITE_BYTES: Final = 1024 * 1024
-"""Files above this are written in a thread, so that nothing else has to wait."""
+    from exec_server.engine import files
 
 
 def decode_content(text: str) -> bytes:
@@ -54,22 +47,3 @@ async def read_content(connection: Connection, source: files.ReadSource) -> byte
         raise
     source.close()
     return data
-
-
-async def write_content(data: bytes, write: Callable[[bytes], files.PendingWrite | None]) -> None:
-    """Write with ``write``, in a thread if there is much, and wait for what it leaves pending."""
-    pending = await asyncio.to_thread(write, data) if len(data) > LARGE_WRITE_BYTES else write(data)
-    if pending is not None:
-        await pending.finish()
-
-
-async def remove_path(
-    path: str, *, recursive: bool, force: bool, follow_symlinks: bool = True
-) -> None:
-    """Remove what is there, a tree in a thread."""
-    if recursive and os.path.isdir(path) and not os.path.islink(path):
-        await asyncio.to_thread(
-            files.remove, path, recursive, force, follow_symlinks=follow_symlinks
-        )
-    else:
-        files.remove(path, recursive, force, follow_symlinks=follow_symlinks)

@@ -2,29 +2,26 @@
 
 from __future__ import annotations
 
-import asyncio
 import os
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 import msgspec
 
 from exec_server import jsonrpc
 from exec_server.connection import BoundRevision
+from exec_server.engine import file_operations as operations
 from exec_server.engine import files, http
 from exec_server.engine.environ import child_environment
+from exec_server.engine.file_source import source_of
+from exec_server.engine.paths import from_native, to_native
 from exec_server.engine.shell import login_shell
 from exec_server.engine.spawn import SpawnSpec
 from exec_server.errors import InvalidRequest
 from exec_server.handlers.binding import bind_methods, decoders
-from exec_server.handlers.file_content import (
-    decode_content,
-    read_content,
-    remove_path,
-    write_content,
-)
+from exec_server.handlers.file_access import FileAccess
+from exec_server.handlers.file_content import decode_content, read_content
 from exec_server.handlers.http_requests import HttpRequests
 from exec_server.handlers.process_events import exit_code_without_signals, output_message
-from exec_server.handlers.sandbox import refuse_restrictive
 from exec_server_protocol.v1 import errors
 from exec_server_protocol.v1.environment import (
     EnvironmentInfoParams,
@@ -87,7 +84,10 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
     from exec_server.connection import Connection
+    from exec_server.engine.file_operations import Operation
     from exec_server.engine.process import ExitStatus, OutputChunk, Process
+
+R = TypeVar("R")
 
 
 class V1Announcer:
@@ -197,32 +197,41 @@ class FilesystemV1:
 
     def __init__(self, connection: Connection) -> None:
         self._connection = connection
+        self._access = FileAccess()
+
+    async def _run(self, operation: Operation[R], sandbox: Mapping[str, Any] | None) -> R:
+        if sandbox is None:
+            return await self._access.run(operation, None)
+        # Loads the shapes of permissions, which few clients send.
+        from exec_server.handlers.sandbox import policy_of  # noqa: PLC0415
+
+        return await self._access.run(operation, policy_of(sandbox))
 
     async def read_file(self, params: FsReadFileParams) -> FsReadFileResult:
         """A whole file; a large one is read while it is sent."""
-        refuse_restrictive(params.sandbox)
-        source = files.open_for_read(files.normalize(params.path))
+        opening = operations.OpenForRead(to_native(params.path), False)
+        source = source_of(await self._run(opening, params.sandbox))
         return FsReadFileResult(data_base64=await read_content(self._connection, source))
 
     async def write_file(self, params: FsWriteFileParams) -> FsWriteFileResult:
         """Create or replace the content of a file."""
-        refuse_restrictive(params.sandbox)
-        data = decode_content(params.data_base64)
-        path = files.normalize(params.path)
-        durable = self._connection.settings.fsync
-        await write_content(data, lambda data: files.write_file(path, data, durable=durable))
+        writing = operations.WriteFile(
+            data=decode_content(params.data_base64),
+            path=to_native(params.path),
+            durable=self._connection.settings.fsync,
+        )
+        await self._run(writing, params.sandbox)
         return FsWriteFileResult()
 
     async def create_directory(self, params: FsCreateDirectoryParams) -> FsCreateDirectoryResult:
         """Make a directory, by default with its parents."""
-        refuse_restrictive(params.sandbox)
-        files.create_directory(files.normalize(params.path), params.recursive is not False)
+        making = operations.CreateDirectory(to_native(params.path), params.recursive is not False)
+        await self._run(making, params.sandbox)
         return FsCreateDirectoryResult()
 
     async def get_metadata(self, params: FsGetMetadataParams) -> FsGetMetadataResult:
         """Kind and times."""
-        refuse_restrictive(params.sandbox)
-        found = files.get_metadata(files.normalize(params.path))
+        found = await self._run(operations.GetMetadata(to_native(params.path)), params.sandbox)
         return FsGetMetadataResult(
             is_directory=found.is_directory,
             is_file=found.is_file,
@@ -233,7 +242,7 @@ class FilesystemV1:
 
     async def read_directory(self, params: FsReadDirectoryParams) -> FsReadDirectoryResult:
         """The entries of a directory."""
-        refuse_restrictive(params.sandbox)
+        listing = operations.ReadDirectory(to_native(params.path))
         return FsReadDirectoryResult(
             entries=[
                 DirectoryEntry(
@@ -241,38 +250,35 @@ class FilesystemV1:
                     is_directory=entry.is_directory,
                     is_file=entry.is_file,
                 )
-                for entry in files.read_directory(files.normalize(params.path))
+                for entry in await self._run(listing, params.sandbox)
             ]
         )
 
     async def remove(self, params: FsRemoveParams) -> FsRemoveResult:
         """Remove a file, a link or a tree."""
-        refuse_restrictive(params.sandbox)
-        await remove_path(
-            files.normalize(params.path),
+        removing = operations.Remove(
+            to_native(params.path),
             recursive=params.recursive is not False,
             force=params.force is not False,
         )
+        await self._run(removing, params.sandbox)
         return FsRemoveResult()
 
     async def copy(self, params: FsCopyParams) -> FsCopyResult:
         """Copy a file, a link or a tree."""
-        refuse_restrictive(params.sandbox)
-        source = files.normalize(params.source_path)
-        destination = files.normalize(params.destination_path)
-        await asyncio.to_thread(
-            files.copy,
-            source,
-            destination,
+        copying = operations.Copy(
+            to_native(params.source_path),
+            to_native(params.destination_path),
             params.recursive,
             durable=self._connection.settings.fsync,
         )
+        await self._run(copying, params.sandbox)
         return FsCopyResult()
 
     async def canonicalize(self, params: FsCanonicalizeParams) -> FsCanonicalizeResult:
         """The path without symbolic links."""
-        refuse_restrictive(params.sandbox)
-        path = files.canonicalize(files.normalize(params.path))
+        resolving = operations.Canonicalize(to_native(params.path))
+        path = from_native(await self._run(resolving, params.sandbox))
         return FsCanonicalizeResult(path=files.displayable(path))
 
     async def join(self, params: FsJoinParams) -> FsJoinResult:
@@ -282,6 +288,10 @@ class FilesystemV1:
     async def parent(self, params: FsParentParams) -> FsParentResult:
         """The parent of a path, as text."""
         return FsParentResult(path=files.parent(params.path))
+
+    async def aclose(self) -> None:
+        """Release what it holds."""
+        await self._access.aclose()
 
 
 class HttpV1:
@@ -373,11 +383,17 @@ class V1:
 
     def bind(self, connection: Connection) -> BoundRevision:
         """The handlers of one connection; see Revision."""
+        filesystem = FilesystemV1(connection)
         requests = HttpRequests(connection, HttpRequestBodyDeltaParams)
+
+        async def aclose() -> None:
+            await filesystem.aclose()
+            await requests.aclose()
+
         handlers = HandlersV1(
             lifecycle=LifecycleV1(connection),
             process=ProcessV1(connection),
-            filesystem=FilesystemV1(connection),
+            filesystem=filesystem,
             http=HttpV1(requests),
             environment=EnvironmentV1(),
         )
@@ -401,5 +417,5 @@ class V1:
                 FsReadFileResult: ("data_base64", "dataBase64"),
                 HttpRequestResult: ("body_base64", "bodyBase64"),
             },
-            aclose=requests.aclose,
+            aclose=aclose,
         )

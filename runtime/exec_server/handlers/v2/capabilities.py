@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from exec_server.engine import path_uri
-from exec_server.handlers.v2.sandbox import refuse_for_files
+from exec_server.handlers.v2.sandbox import refuse_for_discovery
 from exec_server_protocol.v2.capabilities import (
     CapabilitiesDiscoverV2Result,
     CapabilityRootDiscovery,
@@ -43,7 +43,7 @@ class CapabilitiesV2:
         )
 
         for root in params.roots:
-            refuse_for_files(root.sandbox)
+            refuse_for_discovery(root.sandbox)
         found = await asyncio.to_thread(
             discover_capability_roots, [CapabilityRoot(root.id, root.path) for root in params.roots]
         )
@@ -57,7 +57,7 @@ class CapabilitiesV2:
         """What the user of this machine has; the working directory does not count."""
         from exec_server.engine.capabilities import discover_capabilities  # noqa: PLC0415
 
-        refuse_for_files(params.sandbox)
+        refuse_for_discovery(params.sandbox)
         path_uri.parse(params.cwd)
         found = await asyncio.to_thread(discover_capabilities)
         return CapabilitiesDiscoverV2Result(

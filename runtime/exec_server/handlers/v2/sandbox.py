@@ -13,29 +13,17 @@ from exec_server.engine import path_uri
 from exec_server.engine.paths import normalize
 from exec_server.engine.sandbox_policy import Places, Rule, SandboxPolicy
 from exec_server.errors import InvalidArgument, InvalidRequest
+from exec_server.handlers.file_rules import EntryReader
 from exec_server_protocol.v2.sandbox import (
     DisabledPermissions,
     ExternalPermissions,
-    GlobFileSystemPath,
-    MinimalPlace,
-    PlainFileSystemPath,
-    ProjectRootsPlace,
     RestrictedFileSystem,
-    RootPlace,
-    SlashTmpPlace,
-    TmpdirPlace,
-    WorkingDirectoryPlace,
 )
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from exec_server_protocol.v2.sandbox import (
-        FileSystemEntry,
-        ManagedPermissions,
-        Sandbox,
-        SpecialPlace,
-    )
+    from exec_server_protocol.v2.sandbox import ManagedPermissions, Sandbox
 
 _OPEN: Final = (DisabledPermissions, ExternalPermissions)
 """Permissions that are no business of this server."""
@@ -67,6 +55,14 @@ def policy_for_process(
     return None if is_open else _enforceable(sandbox, policy)
 
 
+def refuse_for_discovery(sandbox: Sandbox | None) -> None:
+    """Return if the sandbox restricts no file operation; raises InvalidRequest if it does."""
+    if policy_for_files(sandbox) is not None:
+        raise InvalidRequest(
+            "sandbox: its permissions restrict the file system, which is not enforced for discovery"
+        )
+
+
 def _enforceable(sandbox: Sandbox, policy: SandboxPolicy) -> SandboxPolicy:
     if sandbox.use_legacy_landlock:
         raise InvalidRequest("sandbox: useLegacyLandlock: this server does not use Landlock")
@@ -81,28 +77,14 @@ def _policy(
     file_system = permissions.file_system
     if not isinstance(file_system, RestrictedFileSystem):
         return SandboxPolicy((Rule("/", "write"),), allows_network=allows_network)
-    places = _places(sandbox, cwd, tmpdir)
-    rules: list[Rule] = []
-    patterns: list[str] = []
-    for entry in file_system.entries:
-        match entry.path:
-            case GlobFileSystemPath(pattern=pattern):
-                # A pattern grants nothing, it only takes away (as in the released servers).
-                if entry.access in ("deny", "none"):
-                    patterns.append(_absolute(pattern, _home(sandbox), places))
-            case PlainFileSystemPath(path=uri):
-                rules.append(_rule(path_uri.parse(uri), entry))
-            case _:
-                paths = _find(entry.path.value, places)
-                rules += (_rule(path, entry) for path in paths)
-    return SandboxPolicy(
-        tuple(rules), tuple(patterns), file_system.glob_scan_max_depth, allows_network
+    reader = EntryReader(
+        places=_places(sandbox, cwd, tmpdir),
+        home=_home(sandbox),
+        read_path=path_uri.parse,
+        no_cwd=InvalidArgument("file system sandbox context with dynamic permissions requires cwd"),
     )
-
-
-def _rule(path: str, entry: FileSystemEntry) -> Rule:
-    access = "deny" if entry.access == "none" else entry.access
-    return Rule(path, access, skips_missing=entry.missing_path_behavior == "skip")
+    rules, patterns = reader.rules(file_system.entries)
+    return SandboxPolicy(rules, patterns, file_system.glob_scan_max_depth, allows_network)
 
 
 def _places(sandbox: Sandbox, cwd: str | None, tmpdir: str | None) -> Places:
@@ -117,49 +99,7 @@ def _places(sandbox: Sandbox, cwd: str | None, tmpdir: str | None) -> Places:
     )
 
 
-def _find(place: SpecialPlace, places: Places) -> list[str]:
-    match place:
-        case RootPlace():
-            return places.find("root")
-        case MinimalPlace():
-            return places.find("minimal")
-        case TmpdirPlace():
-            return places.find("tmpdir")
-        case SlashTmpPlace():
-            return places.find("slash_tmp")
-        case ProjectRootsPlace(subpath=subpath):
-            _require_cwd(places)
-            return places.find("project_roots", subpath)
-        case WorkingDirectoryPlace(subpath=subpath):
-            _require_cwd(places)
-            return places.find("current_working_directory", subpath)
-        case _:
-            return []
-
-
 def _home(sandbox: Sandbox) -> str:
     if sandbox.user_home_dir is None:
         return os.path.expanduser("~")
     return path_uri.parse(sandbox.user_home_dir)
-
-
-def _absolute(pattern: str, home: str, places: Places) -> str:
-    if pattern.startswith("~/"):
-        pattern = home + pattern[1:]
-    if not pattern.startswith("/"):
-        pattern = f"{_require_cwd(places)}/{pattern}"
-    return normalize(pattern)
-
-
-def _require_cwd(places: Places) -> str:
-    if places.cwd is None:
-        raise InvalidArgument("file system sandbox context with dynamic permissions requires cwd")
-    return places.cwd
-
-
-def refuse_for_files(sandbox: Sandbox | None) -> None:
-    """Return if the sandbox restricts no file operation; raises InvalidRequest if it does."""
-    if policy_for_files(sandbox) is not None:
-        raise InvalidRequest(
-            "sandbox: its permissions restrict the file system, which this server cannot enforce"
-        )
