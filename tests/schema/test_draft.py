@@ -20,6 +20,7 @@ NEW_METHODS = {
     "process/closeStdin": ("request", "clientToServer"),
     "process/wait": ("request", "clientToServer"),
     "process/snapshot": ("request", "clientToServer"),
+    "process/list": ("request", "clientToServer"),
     "process/started": ("notification", "serverToClient"),
     "process/failed": ("notification", "serverToClient"),
 }
@@ -36,6 +37,9 @@ MEMBERS = {
     "ProcessSnapshotResult": (
         "stdout!? stderr!? terminal!? truncated! nextSeq! running! exitCode!? closed!"
     ),
+    "ProcessListParams": "",
+    "ProcessListResult": "processes!",
+    "ListedProcess": "processId! pid! argv! tty! nextSeq! running! exitCode!? closed!",
     "OutputExcerpt": "head! omitted! tail!",
     "GracefulTermination": "type! timeoutMs!",
     "ForcedTermination": "type!",
@@ -49,8 +53,8 @@ ADDED = {
     "ProcessTerminateResult": "",
     "EnvironmentInfoResult": "limits",
     "EnvironmentCapabilities": (
-        "processResize processCloseStdin processWait processSnapshot processTerminateMode "
-        "processStartNotification processExecution"
+        "processResize processCloseStdin processWait processSnapshot processList "
+        "processTerminateMode processStartNotification processExecution"
     ),
 }
 

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 FLAGS = {
     "processCloseStdin",
     "processExecution",
+    "processList",
     "processResize",
     "processSnapshot",
     "processStartNotification",

@@ -128,6 +128,7 @@ class Bubblewrap:
             rows=spec.rows,
             cols=spec.cols,
             confinement=confinement,
+            asked_argv=spec.argv,
         )
 
     def wrap(

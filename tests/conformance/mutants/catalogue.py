@@ -1286,6 +1286,54 @@ def wait_tells_exit(wire: Wire) -> None:
     wire.on_result("process/wait", lambda result, _: result.update(exited=True, exitCode=0))
 
 
+@mutant("a list leaves out what has ended", "draft/list/states")
+def list_of_running_alone(wire: Wire) -> None:
+    def change(result: Message, _: Message) -> None:
+        result["processes"] = [found for found in result["processes"] if found["running"]]
+
+    wire.on_result("process/list", change)
+
+
+@mutant("a list begins with what was started last", "draft/list/states")
+def list_backwards(wire: Wire) -> None:
+    wire.on_result("process/list", lambda result, _: result["processes"].reverse())
+
+
+@mutant("a listed process has no arguments", "draft/list/states")
+def list_without_arguments(wire: Wire) -> None:
+    def change(result: Message, _: Message) -> None:
+        for found in result["processes"]:
+            del found["argv"][1:]
+
+    wire.on_result("process/list", change)
+
+
+@mutant("a listed process is closed when it has ended", "draft/list/open_output")
+def list_closes_early(wire: Wire) -> None:
+    def change(result: Message, _: Message) -> None:
+        for found in result["processes"]:
+            found["closed"] = not found["running"]
+
+    wire.on_result("process/list", change)
+
+
+@patch("a list tells of the processes of every session", "draft/list/session", "ws")
+def list_of_all_sessions() -> None:
+    from exec_server.engine.process import Process, ProcessTable  # noqa: PLC0415
+
+    tables: list[ProcessTable] = []
+    start = ProcessTable.start
+
+    def noted(self: ProcessTable, *args: Any, **options: Any) -> Process:
+        tables.append(self)
+        return start(self, *args, **options)
+
+    ProcessTable.start = noted  # type: ignore[method-assign]
+    ProcessTable.__iter__ = lambda self: iter(  # type: ignore[method-assign]
+        [process for table in tables for process in table._processes.values()]
+    )
+
+
 @mutant("a snapshot has no end", "draft/snapshot/both_ends")
 def snapshot_without_tail(wire: Wire) -> None:
     wire.on_result("process/snapshot", lambda result, _: result["stdout"].update(tail=""))

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 _ADDED: Final = {
     "process_close_stdin": True,
     "process_execution": True,
+    "process_list": True,
     "process_resize": True,
     "process_snapshot": True,
     "process_start_notification": True,

@@ -16,10 +16,13 @@ from exec_server.handlers.v2.process import (
 from exec_server_protocol.draft import errors
 from exec_server_protocol.draft.process import (
     GracefulTermination,
+    ListedProcess,
     OutputExcerpt,
     ProcessCloseStdinParams,
     ProcessCloseStdinResult,
     ProcessFailedParams,
+    ProcessListParams,
+    ProcessListResult,
     ProcessResizeParams,
     ProcessResizeResult,
     ProcessSnapshotParams,
@@ -102,6 +105,24 @@ class ProcessDraft(ProcessesV2):
             running=taken.status is None,
             exit_code=_exit_code(process),
             closed=taken.closed,
+        )
+
+    async def list(self, params: ProcessListParams) -> ProcessListResult:
+        """Every process that can be read, oldest first."""
+        return ProcessListResult(
+            processes=[
+                ListedProcess(
+                    process_id=process.id,
+                    pid=process.pid,
+                    argv=process.argv,
+                    tty=process.tty,
+                    next_seq=process.next_seq,
+                    running=not process.exited,
+                    exit_code=_exit_code(process),
+                    closed=process.closed,
+                )
+                for process in self._connection.session.processes
+            ]
         )
 
     async def terminate(self, params: ProcessTerminateParams) -> ProcessTerminateResult:
