@@ -25,11 +25,19 @@ SECTIONS: Final = (
     ("Commands", "command", ("CompletedProcess",)),
     ("Processes", "process", ("Process",)),
     ("Reading output", "output", ("OutputReader",)),
-    ("Events", "events", ("Output", "Gap", "Exited", "Closed", "Snapshot")),
+    (
+        "Events",
+        "events",
+        ("Output", "Gap", "Exited", "Closed", "Snapshot", "Excerpts", "Excerpt", "ProcessInfo"),
+    ),
     ("Slow consumers", "subscription", ()),
     ("Files", "filesystem", ("FileSystem", "FileReader", "FileWriter")),
     ("HTTP requests", "http", ("Http", "HttpResponse", "HttpStream")),
-    ("What servers tell", "revisions/base", ("FileStatus", "DirEntry", "Environment")),
+    (
+        "What servers tell",
+        "revisions/base",
+        ("FileStatus", "DirEntry", "Tree", "TreeEntry", "TreeError", "Environment"),
+    ),
     (
         "Errors",
         "errors",

@@ -108,6 +108,43 @@ async def test_changing(target: Target, tmp_path: Path) -> None:
         assert sorted(os.listdir(tmp_path)) == ["tree"]
 
 
+async def test_a_tree_at_once(target: Target, tmp_path: Path) -> None:
+    """The same regular files and directories from every server, in the same order."""
+    for path in ("b/file", "b/deep/er/file", ".hidden/file", "a/.file"):
+        (tmp_path / path).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / path).write_text("")
+    (tmp_path / ODD).write_text("")
+    (tmp_path / "a" / "link").symlink_to("../b/file")
+    (tmp_path / "a" / "up").symlink_to("..")
+    os.mkfifo(tmp_path / "pipe")
+    level_by_level = [
+        *(("a b#%?&'ü☃.txt", False), (".hidden", True), ("a", True), ("b", True)),
+        (".hidden/file", False),
+        ("a/.file", False),
+        *(("b/deep", True), ("b/file", False)),
+        ("b/deep/er", True),
+        ("b/deep/er/file", False),
+    ]
+    level_by_level[:4] = sorted(level_by_level[:4])
+    expected = [(f"{tmp_path}/{name}", is_dir) for name, is_dir in level_by_level]
+    async with target.connect() as client:
+        tree = await client.fs.tree(tmp_path)
+        assert [(entry.path, entry.is_dir) for entry in tree.entries] == expected
+        assert (tree.errors, tree.truncated) == ([], False)
+        pruned = await client.fs.tree(tmp_path, prune_hidden=True)
+        hidden = f"{tmp_path}/.hidden/"
+        assert [entry.path for entry in pruned.entries] == [
+            path for path, _ in expected if not path.startswith(hidden)
+        ]
+        followed = await client.fs.tree(tmp_path / "a", follow_symlinks=True)
+        names = [entry.path.removeprefix(f"{tmp_path}/a/") for entry in followed.entries]
+        assert names[:2] == [".file", "up"]
+        assert names.count("up/b/deep/er/file") == 1
+        assert (await client.fs.tree(tmp_path / "b" / "file")).entries == []
+        with pytest.raises(FileNotFoundError):
+            await client.fs.tree(tmp_path / "none")
+
+
 async def test_listing_and_walking(target: Target, tmp_path: Path) -> None:
     """A directory's entries, and a tree from the top down without going in circles."""
     (tmp_path / "one" / "deep").mkdir(parents=True)

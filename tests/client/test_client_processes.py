@@ -147,6 +147,20 @@ async def test_what_cannot_be_started(target: Target, tmp_path: Path) -> None:
             await client.start("true")
 
 
+@pytest.mark.revisions("v1", "v2")
+async def test_what_cannot_be_started_on_a_terminal(target: Target, tmp_path: Path) -> None:
+    """Servers say it in words of their own."""
+    program = tmp_path / "plain"
+    program.write_text("no program")
+    async with target.connect() as client:
+        for name in ("no-such-program", "/nowhere/program"):
+            with pytest.raises(FileNotFoundError):
+                await client.start([name], tty=True)
+        for name in (str(program), str(tmp_path)):
+            with pytest.raises(PermissionError):
+                await client.start([name], tty=True)
+
+
 async def test_events(target: Target) -> None:
     """Events come in the order of their numbers, from 1, each once, the close at the end."""
     async with target.connect() as client:
@@ -246,6 +260,10 @@ async def test_what_a_revision_cannot(target: Target) -> None:
             await client.start(["true"], env=PATH, tty=True, size=(10, 20))
         with pytest.raises(Unsupported, match="closing standard input"):
             await process.close_stdin()
+        with pytest.raises(Unsupported, match="listing processes"):
+            await client.processes()
+        with pytest.raises(Unsupported, match="excerpts of the output"):
+            await process.excerpts()
         with pytest.raises(Unsupported, match="asking a process to end"):
             await process.terminate(graceful=1)
         with pytest.raises(Unsupported, match="cannot close standard input"):
@@ -267,6 +285,46 @@ async def test_sizes_of_terminals(target: Target) -> None:
         await process.resize(33, 44)
         assert await process.stdout.readline() == b"33 44\r\n"
         assert await process.wait() == 0
+
+
+@pytest.mark.revisions("draft")
+async def test_listing_processes(target: Target) -> None:
+    """What the session has, in the order of the starts, with the ends."""
+    async with target.connect() as client:
+        assert await client.processes() == []
+        await client.run(["sh", "-c", "exit 3"])
+        async with await client.start(["cat"], tty=True, process_id="second"):
+            ended, running = await client.processes()
+    assert (ended.argv, ended.tty) == (["sh", "-c", "exit 3"], False)
+    assert (ended.exit_code, ended.closed) == (3, True)
+    assert (running.id, running.argv, running.tty) == ("second", ["cat"], True)
+    assert (running.exit_code, running.closed) == (None, False)
+    assert running.pid > 0
+
+
+@pytest.mark.revisions("draft")
+async def test_excerpts_of_the_output(target: Target) -> None:
+    """Beginning and end of each stream, with the gap counted, while events go on."""
+    async with target.connect() as client:
+        script = "echo first >&2; seq 400000; echo last; exit 2"
+        process = await client.start(["sh", "-c", script], buffer_bytes=None)
+        assert await process.wait_closed() == 2
+        found = await process.excerpts()
+        whole = await process.stdout.read()
+        assert (found.stderr.head, found.stderr.omitted, found.stderr.tail) == (b"first\n", 0, b"")
+        assert found.stdout.omitted > 0
+        assert found.stdout.head.startswith(b"1\n2\n")
+        assert found.stdout.tail.endswith(b"400000\nlast\n")
+        size = len(found.stdout.head) + found.stdout.omitted + len(found.stdout.tail)
+        assert size == len(whole)
+        assert (found.exit_code, found.closed) == (2, True)
+        assert (await process.read(found.next_seq - 1)).outputs == []
+
+        async with await client.start(["sh", "-c", "echo shown; cat"], tty=True) as shown:
+            assert await shown.stdout.readline() == b"shown\r\n"
+            found = await shown.excerpts()
+        assert (found.stdout.head, found.stderr.head) == (b"shown\r\n", b"")
+        assert (found.exit_code, found.closed) == (None, False)
 
 
 @pytest.mark.revisions("draft")

@@ -34,10 +34,27 @@ from exec_server.client.errors import (
     SessionLost,
     Unsupported,
 )
-from exec_server.client.events import Closed, Exited, Gap, Output, ProcessEvent, Snapshot
+from exec_server.client.events import (
+    Closed,
+    Excerpt,
+    Excerpts,
+    Exited,
+    Gap,
+    Output,
+    ProcessEvent,
+    ProcessInfo,
+    Snapshot,
+)
 from exec_server.client.output import OutputReader
 from exec_server.client.process import Process
-from exec_server.client.revisions.base import DirEntry, Environment, FileStatus
+from exec_server.client.revisions.base import (
+    DirEntry,
+    Environment,
+    FileStatus,
+    Tree,
+    TreeEntry,
+    TreeError,
+)
 from exec_server.client.subscription import Overflow
 
 __all__ = [
@@ -55,6 +72,8 @@ __all__ = [
     "ConnectionLost",
     "DirEntry",
     "Environment",
+    "Excerpt",
+    "Excerpts",
     "Exited",
     "FileStatus",
     "Gap",
@@ -66,9 +85,13 @@ __all__ = [
     "Overflow",
     "Process",
     "ProcessEvent",
+    "ProcessInfo",
     "ServerError",
     "SessionLost",
     "Snapshot",
+    "Tree",
+    "TreeEntry",
+    "TreeError",
     "Unsupported",
     "connect",
     "connect_in_process",

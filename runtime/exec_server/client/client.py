@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from types import TracebackType
 
     from exec_server.client.command import CompletedProcess
+    from exec_server.client.events import ProcessInfo
     from exec_server.client.filesystem import FileSystem
     from exec_server.client.http import Http
     from exec_server.client.session import Session
@@ -176,6 +177,14 @@ class Client:
         )
         await self._session.adopt(feed)
         return process
+
+    async def processes(self) -> list[ProcessInfo]:
+        """The processes of the session in the order of their starts, whoever started them.
+
+        Those that have ended are among them as long as the server retains their output. Raises
+        Unsupported where the server cannot list them, which is before the draft.
+        """
+        return await self._session.revision.list_processes()
 
     async def run(
         self,

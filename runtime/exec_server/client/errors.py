@@ -34,6 +34,11 @@ if TYPE_CHECKING:
 
 _OS_ERROR: Final = re.compile(r"(?P<text>[^:]*) \(os error (?P<number>\d+)\)$")
 
+_UNSPAWNED: Final = re.compile(r"Unable to spawn .* because(?P<reason>.*)", re.DOTALL)
+"""What codex says of a program that cannot be started on a terminal."""
+
+_NAMED_ERROR: Final = re.compile(r"\((?P<name>E[A-Z]+): ")
+
 NOT_FOUND: Final = -32004
 METHOD_NOT_FOUND: Final = -32601
 """JSON-RPC codes that every revision gives the same meaning."""
@@ -144,13 +149,30 @@ def server_error(method: str, code: int, message: str) -> ServerError:
 def os_error(error: ServerError, subject: str) -> OSError | None:
     """The ``OSError`` that an error answer tells of; None if it tells of something else.
 
-    Servers write system errors as their text and number, ``Is a directory (os error 21)``. The
-    text is the local one, because the real servers' C library words some differently.
+    Servers write system errors as their text and number, ``Is a directory (os error 21)``, except
+    codex of what it cannot start on a terminal. The text is the local one, because the real
+    servers' C library words some differently.
     """
+    number = _error_number(error)
+    return None if number is None else OSError(number, os.strerror(number), subject)
+
+
+def _error_number(error: ServerError) -> int | None:
     match = _OS_ERROR.search(error.message)
     if match is not None:
-        number = int(match["number"])
-        return OSError(number, os.strerror(number), subject)
+        return int(match["number"])
     if error.code == NOT_FOUND:
-        return OSError(_errno.ENOENT, os.strerror(_errno.ENOENT), subject)
-    return None
+        return _errno.ENOENT
+    unspawned = _UNSPAWNED.match(error.message)
+    if unspawned is None:
+        return None
+    reason = unspawned["reason"]
+    named = _NAMED_ERROR.search(reason)
+    if named is not None:
+        return next(
+            (code for code, name in _errno.errorcode.items() if name == named["name"]), None
+        )
+    if "it is a directory" in reason:
+        # What the system says of it, when it is told to run one.
+        return _errno.EACCES
+    return _errno.ENOENT if "No viable candidates found in PATH" in reason else None

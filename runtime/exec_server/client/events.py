@@ -62,6 +62,60 @@ UNPLACED: Final = 0
 """The sequence number of an event whose place is not known."""
 
 
+class Excerpt(msgspec.Struct, frozen=True):
+    """Beginning and end of an output stream, as much of it as the server keeps."""
+
+    head: bytes
+    """How it begins."""
+
+    omitted: int
+    """How many bytes are missing between the two; with 0 both joined are all of the output."""
+
+    tail: bytes
+    """How it ends, as far as that is not in ``head``."""
+
+
+class Excerpts(msgspec.Struct, frozen=True):
+    """Beginning and end of the output of a process, and its state at that moment."""
+
+    stdout: Excerpt
+    """Standard output, or everything that a terminal showed."""
+
+    stderr: Excerpt
+    """Standard error; empty with a terminal."""
+
+    next_seq: int
+    """Number of the first event that is not in it: ``Process.read(next_seq - 1)`` goes on there."""
+
+    exit_code: int | None
+    """Exit code; None while the process runs."""
+
+    closed: bool
+    """Whether the process has ended and all its output has been seen by the server."""
+
+
+class ProcessInfo(msgspec.Struct, frozen=True):
+    """A process of the session, whoever started it."""
+
+    id: str
+    """Its id within the session, to attach to it with."""
+
+    pid: int
+    """What the server's system calls it; once it has ended, another may be called that."""
+
+    argv: list[str]
+    """Program and arguments."""
+
+    tty: bool
+    """Whether it has a terminal."""
+
+    exit_code: int | None
+    """Exit code; None while the process runs."""
+
+    closed: bool
+    """Whether it has ended and all its output has been seen by the server."""
+
+
 class Snapshot(msgspec.Struct, frozen=True):
     """Retained output, and the state of the process at that moment."""
 

@@ -22,12 +22,13 @@ from exec_server.client.errors import (
     os_error,
 )
 from exec_server.client.paths import absolute
+from exec_server.client.tree import list_tree
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Coroutine, Iterator
     from types import TracebackType
 
-    from exec_server.client.revisions.base import DirEntry, FileStatus
+    from exec_server.client.revisions.base import DirEntry, FileStatus, Tree
     from exec_server.client.session import Session
 
 T = TypeVar("T")
@@ -196,6 +197,31 @@ class FileSystem:
             elif not status.is_symlink:
                 kept.append(path)
         return kept
+
+    async def tree(
+        self, top: Path, *, follow_symlinks: bool = False, prune_hidden: bool = False
+    ) -> Tree:
+        """The regular files and directories below a directory, at once.
+
+        One request where the server has one for it (v2), and otherwise one for each directory.
+        Up to 64 levels, 10,000 directories and 50,000 entries are listed. Links, pipes, sockets
+        and devices are left out.
+
+        follow_symlinks: list links to directories as directories, and descend into each once.
+        prune_hidden: do not descend into directories whose name begins with a dot.
+
+        Use ``walk`` to see links too, or to choose on the way.
+        """
+        name = absolute(top)
+        revision = self._session.revision
+        with _raising_os_errors(name):
+            if revision.has_tree:
+                return await revision.tree(
+                    name, follow_symlinks=follow_symlinks, prune_hidden=prune_hidden
+                )
+            return await list_tree(
+                revision, name, follow_symlinks=follow_symlinks, prune_hidden=prune_hidden
+            )
 
     async def resolve(self, path: Path) -> str:
         """The path of an existing file without symbolic links (from codex 0.137 on)."""

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
     from types import TracebackType
 
-    from exec_server.client.events import ProcessEvent, Snapshot
+    from exec_server.client.events import Excerpts, ProcessEvent, Snapshot
     from exec_server.client.feed import Feed
     from exec_server.client.session import Session
 
@@ -142,6 +142,13 @@ class Process:
                     await self._feed.wait_beyond(max(seen, snapshot.next_seq))
             except TimeoutError:
                 give_up_at = 0
+
+    async def excerpts(self) -> Excerpts:
+        """How its output begins and ends, and its state now; does not consume events.
+
+        Raises Unsupported before the draft.
+        """
+        return await self._session.revision.excerpts(self.id)
 
     # Input
 

@@ -44,13 +44,14 @@ if TYPE_CHECKING:
     from types import TracebackType
 
     from exec_server.client.command import CompletedProcess
-    from exec_server.client.events import ProcessEvent, Snapshot
+    from exec_server.client.events import Excerpts, ProcessEvent, ProcessInfo, Snapshot
     from exec_server.client.filesystem import Path
     from exec_server.client.revisions.base import (
         DirEntry,
         Environment,
         FileStatus,
         Inherit,
+        Tree,
     )
 
 
@@ -170,6 +171,14 @@ class Client:
                 )
             ),
         )
+
+    def processes(self) -> list[ProcessInfo]:
+        """The processes of the session in the order of their starts, whoever started them.
+
+        Those that have ended are among them as long as the server retains their output. Raises
+        Unsupported where the server cannot list them, which is before the draft.
+        """
+        return self._portal.call(self._wrapped.processes)
 
     def run(
         self,
@@ -313,6 +322,13 @@ class Process:
         return self._portal.call(
             lambda: self._wrapped.read(after_seq, max_bytes=max_bytes, wait=wait)
         )
+
+    def excerpts(self) -> Excerpts:
+        """How its output begins and ends, and its state now; does not consume events.
+
+        Raises Unsupported before the draft.
+        """
+        return self._portal.call(self._wrapped.excerpts)
 
     def write(self, data: bytes) -> None:
         """Write to the terminal or the piped standard input; returns when the server has taken it.
@@ -509,6 +525,24 @@ class FileSystem:
         ``follow_symlinks`` descends into directories behind links, even in circles.
         """
         return self._portal.iterate(self._wrapped.walk(top, follow_symlinks=follow_symlinks))
+
+    def tree(self, top: Path, *, follow_symlinks: bool = False, prune_hidden: bool = False) -> Tree:
+        """The regular files and directories below a directory, at once.
+
+        One request where the server has one for it (v2), and otherwise one for each directory.
+        Up to 64 levels, 10,000 directories and 50,000 entries are listed. Links, pipes, sockets
+        and devices are left out.
+
+        follow_symlinks: list links to directories as directories, and descend into each once.
+        prune_hidden: do not descend into directories whose name begins with a dot.
+
+        Use ``walk`` to see links too, or to choose on the way.
+        """
+        return self._portal.call(
+            lambda: self._wrapped.tree(
+                top, follow_symlinks=follow_symlinks, prune_hidden=prune_hidden
+            )
+        )
 
     def resolve(self, path: Path) -> str:
         """The path of an existing file without symbolic links (from codex 0.137 on)."""

@@ -33,7 +33,15 @@ def make_revision(name: str, caller: Caller, environment_info: msgspec.Raw) -> R
     return V0(caller)
 
 
-DRAFT_FLAGS: Final = frozenset(("processResize", "processCloseStdin", "processTerminateMode"))
+DRAFT_FLAGS: Final = frozenset(
+    (
+        "processResize",
+        "processCloseStdin",
+        "processTerminateMode",
+        "processSnapshot",
+        "processList",
+    )
+)
 """Capabilities of the draft that the client has a use for; each is used where its flag is true."""
 
 

@@ -7,7 +7,7 @@ told.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, ClassVar, Literal, NoReturn, TypeAlias
+from typing import TYPE_CHECKING, ClassVar, Final, Literal, NoReturn, TypeAlias
 
 import msgspec
 
@@ -16,11 +16,17 @@ from exec_server.client.errors import Unsupported
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-    from exec_server.client.events import PlacedEvent, Snapshot
+    from exec_server.client.events import Excerpts, PlacedEvent, ProcessInfo, Snapshot
 
 Inherit: TypeAlias = Literal["all", "core", "none"]
 """Which variables of the server's environment a process starts from; ``core`` is HOME, LANG,
 LC_ALL, LC_CTYPE, LOGNAME, PATH, SHELL, TEMP, TMP, TMPDIR and USER."""
+
+
+WALK_DEPTH: Final = 64
+WALK_DIRECTORIES: Final = 10_000
+WALK_ENTRIES: Final = 50_000
+"""How many levels, directories and entries of a tree are listed at most; servers allow no more."""
 
 
 class StartSpec(msgspec.Struct, frozen=True, kw_only=True):
@@ -68,6 +74,35 @@ class DirEntry(msgspec.Struct, frozen=True):
     """Whether it is a directory."""
     is_file: bool
     """Whether it is a regular file."""
+
+
+class TreeEntry(msgspec.Struct, frozen=True):
+    """A regular file or a directory of a tree."""
+
+    path: str
+    """Absolute native path, by the names that the walk came by."""
+    is_dir: bool
+    """Whether it is a directory; otherwise it is a regular file."""
+
+
+class TreeError(msgspec.Struct, frozen=True):
+    """A place of a tree that could not be looked at."""
+
+    path: str
+    """Absolute native path."""
+    message: str
+    """What went wrong, in words for people."""
+
+
+class Tree(msgspec.Struct, frozen=True):
+    """What a directory holds at every depth."""
+
+    entries: list[TreeEntry]
+    """Breadth first, each directory's in the order of their names."""
+    errors: list[TreeError]
+    """What could not be looked at."""
+    truncated: bool
+    """Whether there is more than could be listed."""
 
 
 class HttpExchange(msgspec.Struct, frozen=True, kw_only=True):
@@ -161,6 +196,14 @@ class Revision:
         """Retained output with a higher number, and the state of the process."""
         self._lacks("reading output again")
 
+    async def excerpts(self, process_id: str) -> Excerpts:
+        """Beginning and end of the output, and the state of the process."""
+        self._lacks("excerpts of the output")
+
+    async def list_processes(self) -> list[ProcessInfo]:
+        """The processes of the session."""
+        self._lacks("listing processes")
+
     async def write(self, process_id: str, data: bytes, write_id: str) -> None:
         """Queue bytes for the standard input or the terminal."""
         raise NotImplementedError
@@ -214,6 +257,13 @@ class Revision:
     async def read_directory(self, path: str) -> list[DirEntry]:
         """The entries of a directory."""
         self._lacks("files")
+
+    has_tree: bool = False
+    """Whether ``tree`` is there."""
+
+    async def tree(self, path: str, *, follow_symlinks: bool, prune_hidden: bool) -> Tree:
+        """What a directory holds at every depth, up to ``WALK_DIRECTORIES`` and so on."""
+        self._lacks("listing a tree")
 
     async def remove(self, path: str, *, recursive: bool, force: bool) -> None:
         """Remove a file or a tree."""

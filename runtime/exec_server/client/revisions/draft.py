@@ -1,16 +1,20 @@
-"""The draft: v2, and where its flags say so, sizes of terminals, ends of input, gentle ends."""
+"""The draft: v2, and where its flags say so, a process API that is complete."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, Final
 
+from exec_server.client.events import Excerpt, Excerpts, ProcessInfo
 from exec_server.client.revisions.v2 import V2
 from exec_server_protocol.draft.client import ProcessClient
 from exec_server_protocol.draft.environment import EnvironmentInfoResult
 from exec_server_protocol.draft.process import (
     GracefulTermination,
+    OutputExcerpt,
     ProcessCloseStdinParams,
+    ProcessListParams,
     ProcessResizeParams,
+    ProcessSnapshotParams,
     ProcessStartParams,
     ProcessTerminateParams,
 )
@@ -24,6 +28,8 @@ if TYPE_CHECKING:
 RESIZE: Final = "processResize"
 CLOSE_STDIN: Final = "processCloseStdin"
 TERMINATE_MODE: Final = "processTerminateMode"
+LIST: Final = "processList"
+SNAPSHOT: Final = "processSnapshot"
 """Capabilities, as the wire names them."""
 
 
@@ -31,7 +37,12 @@ class Draft(V2):
     """See Revision for what the methods do."""
 
     name = "draft"
-    repeatable = V2.repeatable | {"process/resize", "process/closeStdin"}
+    repeatable = V2.repeatable | {
+        "process/resize",
+        "process/closeStdin",
+        "process/list",
+        "process/snapshot",
+    }
     _info_model = EnvironmentInfoResult
 
     def __init__(self, caller: Caller, environment_info: msgspec.Raw) -> None:
@@ -61,6 +72,35 @@ class Draft(V2):
         params = ProcessTerminateParams(process_id=process_id, mode=mode)
         return (await self._process.terminate(params)).running
 
+    async def excerpts(self, process_id: str) -> Excerpts:
+        """process/snapshot."""
+        if SNAPSHOT not in self._flags:
+            self._lacks("excerpts of the output")
+        taken = await self._process.snapshot(ProcessSnapshotParams(process_id=process_id))
+        return Excerpts(
+            _excerpt(taken.stdout or taken.terminal),
+            _excerpt(taken.stderr),
+            taken.next_seq,
+            taken.exit_code,
+            taken.closed,
+        )
+
+    async def list_processes(self) -> list[ProcessInfo]:
+        """process/list."""
+        if LIST not in self._flags:
+            self._lacks("listing processes")
+        return [
+            ProcessInfo(
+                found.process_id,
+                found.pid,
+                found.argv,
+                found.tty,
+                found.exit_code,
+                found.closed,
+            )
+            for found in (await self._process.list(ProcessListParams())).processes
+        ]
+
     async def close_stdin(self, process_id: str) -> None:
         """process/closeStdin."""
         if not self.can_close_stdin:
@@ -72,3 +112,7 @@ class Draft(V2):
         if RESIZE not in self._flags:
             self._lacks("resizing a terminal")
         await self._process.resize(ProcessResizeParams(process_id=process_id, rows=rows, cols=cols))
+
+
+def _excerpt(found: OutputExcerpt | None) -> Excerpt:
+    return Excerpt(b"", 0, b"") if found is None else Excerpt(found.head, found.omitted, found.tail)

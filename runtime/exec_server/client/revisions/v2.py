@@ -12,7 +12,16 @@ import pybase64
 from exec_server.client.errors import MethodUnknown, ServerError
 from exec_server.client.paths import from_uri, to_uri
 from exec_server.client.revisions import shapes
-from exec_server.client.revisions.base import Environment, Revision
+from exec_server.client.revisions.base import (
+    WALK_DEPTH,
+    WALK_DIRECTORIES,
+    WALK_ENTRIES,
+    Environment,
+    Revision,
+    Tree,
+    TreeEntry,
+    TreeError,
+)
 from exec_server.client.tolerance import decoder
 from exec_server_protocol.v2.client import Client
 from exec_server_protocol.v2.environment import EnvironmentInfoResult
@@ -27,8 +36,10 @@ from exec_server_protocol.v2.filesystem import (
     FsReadDirectoryParams,
     FsReadFileParams,
     FsRemoveParams,
+    FsWalkParams,
     FsWriteBlockParams,
     FsWriteFileParams,
+    WalkOptions,
 )
 from exec_server_protocol.v2.http import (
     HttpRequestBodyDeltaParams,
@@ -74,6 +85,7 @@ class V2(Revision):
     repeatable = shapes.REPEATABLE | {"process/write", "environment/status", "fs/walk"}
     has_interrupt = True
     can_stream_reads = True
+    has_tree = True
     _info_model: ClassVar[type[EnvironmentInfoResult]] = EnvironmentInfoResult
 
     def __init__(self, caller: Caller, environment_info: msgspec.Raw) -> None:
@@ -207,6 +219,29 @@ class V2(Revision):
         """fs/readDirectory."""
         params = FsReadDirectoryParams(path=to_uri(path))
         return shapes.entries((await self._client.filesystem.read_directory(params)).entries)
+
+    async def tree(self, path: str, *, follow_symlinks: bool, prune_hidden: bool) -> Tree:
+        """fs/walk."""
+        result = await self._client.filesystem.walk(
+            FsWalkParams(
+                path=to_uri(path),
+                options=WalkOptions(
+                    max_depth=WALK_DEPTH,
+                    max_directories=WALK_DIRECTORIES,
+                    max_entries=WALK_ENTRIES,
+                    follow_directory_symlinks=follow_symlinks,
+                    prune_hidden_directories=prune_hidden,
+                ),
+            )
+        )
+        return Tree(
+            [
+                TreeEntry(from_uri(found.path), found.kind == "directory")
+                for found in result.entries
+            ],
+            [TreeError(from_uri(missed.path), missed.message) for missed in result.errors],
+            result.truncated,
+        )
 
     async def remove(self, path: str, *, recursive: bool, force: bool) -> None:
         """fs/remove."""
