@@ -4,16 +4,23 @@ from __future__ import annotations
 
 import argparse
 import asyncio
-import os
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, get_args
 
 from exec_server_conformance import matrix, reports
 from exec_server_conformance.contract import REVISIONS
-from exec_server_conformance.deviations import baseline, check_named, load_deviations
+from exec_server_conformance.deviations import check_named, load_deviations
 from exec_server_conformance.errors import Failure, ReportError, SessionError, TargetError
 from exec_server_conformance.expectations import fault
+from exec_server_conformance.options import (
+    add_choice,
+    add_effort,
+    add_reports,
+    check_reports,
+    choice,
+    write_reports,
+)
 from exec_server_conformance.player import Player
 from exec_server_conformance.reports import table, table_page
 from exec_server_conformance.session import (
@@ -22,7 +29,6 @@ from exec_server_conformance.session import (
     Transport,
     load,
     load_all,
-    selected,
 )
 from exec_server_conformance.suite import ExitCode, Plan, Suite, located
 from exec_server_conformance.target import Target
@@ -59,61 +65,19 @@ def _parser() -> argparse.ArgumentParser:
         help="codex release that the server is or stands in for; sessions about what other "
         "releases have do not apply to it (default: the newest)",
     )
-    parser.add_argument(
-        "--known-deviations", metavar="FILE", type=Path, help="TOML file of known deviations"
-    )
-    parser.add_argument(
-        "--write-baseline",
-        metavar="FILE",
-        type=Path,
-        help="write what failed as a file of known deviations",
-    )
-    for kind, name in (
-        ("junit", "JUnit XML"),
-        ("tap", "TAP 14"),
-        ("jsonl", "JSON Lines"),
-        ("html", "one HTML page"),
-    ):
-        parser.add_argument(f"--{kind}", metavar="FILE", type=Path, help=f"write {name}")
-    parser.add_argument(
-        "--reference-url",
-        metavar="URL",
-        help="where the reference pages are, for links from --html (default: docs/reference of "
-        "the checkout that the suite runs from, if it does)",
-    )
-    parser.add_argument(
-        "--verbose", action="store_true", help="print every session with its wire trace"
-    )
-    _add_effort(parser)
+    add_reports(parser)
+    add_effort(parser)
     return parser
 
 
 def _add_selection(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument(
-        "--select",
-        metavar="GLOB",
-        action="append",
-        help="play only sessions whose name matches, such as 'v1/fs/*'; repeatable",
-    )
+    add_choice(parser)
     parser.add_argument(
         "--sessions",
         metavar="DIR",
         type=Path,
         default=SESSIONS,
         help="where the sessions are (default: those of the suite)",
-    )
-
-
-def _add_effort(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument(
-        "--jobs",
-        metavar="N",
-        type=int,
-        default=4 * (os.cpu_count() or 1),
-        help="sessions at a time; most of a session is waiting (default: %(default)s)",
-    )
-    parser.add_argument(
-        "--timeout", metavar="SECONDS", type=float, help="bound on each session (default: its own)"
     )
 
 
@@ -158,7 +122,7 @@ def _replay(arguments: list[str]) -> int:
     if "all" in revisions:
         revisions = REVISIONS
     everything = load_all(options.sessions)
-    sessions = selected(everything, options.select)
+    sessions = choice(options).of(everything)
     if options.list:
         for session in _of_revisions(sessions, revisions or REVISIONS):
             print(f"{session.name} [{', '.join(session.transports)}]  {session.description}")
@@ -171,9 +135,7 @@ def _replay(arguments: list[str]) -> int:
     if options.known_deviations:
         deviations = load_deviations(options.known_deviations)
         check_named(options.known_deviations, deviations, everything)
-    wanted = {kind: path for kind in reports.KINDS if (path := getattr(options, kind))}
-    for path in [*wanted.values(), *filter(None, [options.write_baseline])]:
-        reports.check_writable(path)
+    check_reports(options)
     transport = "ws" if options.url else options.transport
     transports = [
         one
@@ -194,10 +156,7 @@ def _replay(arguments: list[str]) -> int:
         timeout=options.timeout,
     )
     report = _run(Suite(plan, terminal))
-    for kind, path in wanted.items():
-        reports.write(report, kind, path, options.reference_url)
-    if options.write_baseline:
-        reports.write_text(options.write_baseline, baseline(report))
+    write_reports(report, options)
     terminal.summarise(report)
     return report.summary.exit_code
 
@@ -274,7 +233,7 @@ def _matrix(arguments: list[str]) -> int:
         "targets", metavar="TARGETS.toml", type=Path, help="the servers; see docs/conformance.md"
     )
     _add_selection(parser)
-    _add_effort(parser)
+    add_effort(parser)
     writers = {"json": table.as_json, "markdown": table.as_markdown, "html": table_page.render}
     for kind in writers:
         parser.add_argument(f"--{kind}", metavar="FILE", type=Path, help="write the whole table")
@@ -285,7 +244,7 @@ def _matrix(arguments: list[str]) -> int:
     columns = matrix.load_columns(options.targets)
     found = matrix.run(
         columns,
-        selected(load_all(options.sessions), options.select),
+        choice(options).of(load_all(options.sessions)),
         jobs=options.jobs,
         timeout=options.timeout,
         tell=lambda server: print(

@@ -14,7 +14,8 @@ from exec_server_conformance.abilities import ask
 from exec_server_conformance.deviations import check_named, load_deviations, stale
 from exec_server_conformance.errors import TargetError
 from exec_server_conformance.results import Outcome, Play
-from exec_server_conformance.session import SESSIONS, Transport, load_all, selected
+from exec_server_conformance.selection import Choice
+from exec_server_conformance.session import SESSIONS, Transport, load_all
 from exec_server_conformance.suite import ExitCode, Plan, Quiet, Suite
 from exec_server_conformance.target import Target
 
@@ -84,7 +85,7 @@ class Sessions:
     def __init__(self, config: pytest.Config) -> None:
         option = config.getoption
         everything = load_all(SESSIONS)
-        self._sessions = selected(everything, option("exec_server_select"))
+        self._sessions = Choice(option("exec_server_select") or ()).of(everything)
         known = option("exec_server_known_deviations")
         deviations = load_deviations(Path(known)) if known else []
         if known:

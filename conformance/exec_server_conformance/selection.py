@@ -1,17 +1,89 @@
 """Which sessions are played against a server, and why the others are not.
 
-A session that is selected but cannot say anything about a server is *not applicable* (n/a), which
-is neither passed nor failed.
+Whoever runs the suite chooses: that is a Choice. A session that is chosen but cannot say anything
+about a server is *not applicable* (n/a), which is neither passed nor failed.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from fnmatch import fnmatchcase
+from typing import TYPE_CHECKING, Protocol, TypeVar
+
+from exec_server_conformance.errors import SessionError
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from collections.abc import Set as AbstractSet
+
     from exec_server_conformance.abilities import Abilities
     from exec_server_conformance.session import Release, Session
+
+
+class Choosable(Protocol):
+    """What can be chosen: a session, or a case for clients."""
+
+    @property
+    def name(self) -> str:
+        """Revision, group, name."""
+        ...
+
+    @property
+    def level(self) -> str:
+        """Whether it shows the contract, or where implementations are known to differ."""
+        ...
+
+    @property
+    def methods(self) -> Sequence[str]:
+        """The methods that it is about."""
+        ...
+
+    @property
+    def tags(self) -> AbstractSet[str]:
+        """What else it is about."""
+        ...
+
+
+ChoosableT = TypeVar("ChoosableT", bound=Choosable)
+
+
+@dataclass(frozen=True, slots=True)
+class Choice:
+    """What to play: what is among each of these that is not empty."""
+
+    globs: Sequence[str] = ()
+    """Of names."""
+    methods: Sequence[str] = ()
+    """Globs of methods, one of which is called."""
+    tags: Sequence[str] = ()
+    levels: Sequence[str] = ()
+
+    def of(self, offered: Sequence[ChoosableT]) -> Sequence[ChoosableT]:
+        """What is chosen; raises SessionError if nothing is."""
+        chosen = [one for one in offered if self._includes(one)]
+        if not chosen:
+            raise SessionError(f"no session matches {self}")
+        return chosen
+
+    def _includes(self, one: Choosable) -> bool:
+        return (
+            (not self.globs or any(fnmatchcase(one.name, glob) for glob in self.globs))
+            and (
+                not self.methods
+                or any(fnmatchcase(name, glob) for name in one.methods for glob in self.methods)
+            )
+            and (not self.tags or not one.tags.isdisjoint(self.tags))
+            and (not self.levels or one.level in self.levels)
+        )
+
+    def __str__(self) -> str:
+        parts = {
+            "": self.globs,
+            "method ": self.methods,
+            "tag ": self.tags,
+            "level ": self.levels,
+        }
+        return ", ".join(f"{kind}{' or '.join(texts)}" for kind, texts in parts.items() if texts)
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,16 +8,12 @@ from __future__ import annotations
 import json
 import re
 from dataclasses import dataclass, field
-from fnmatch import fnmatchcase
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
 import jsonschema
 
 from exec_server_conformance.errors import SessionError
-
-if TYPE_CHECKING:
-    from collections.abc import Sequence
 
 SESSIONS = Path(__file__).with_name("sessions")
 """The recorded sessions that come with the suite."""
@@ -66,6 +62,7 @@ HEADER_SCHEMA: dict[str, Any] = {
         "capabilities": {"type": "array", "items": _TEXT, "minItems": 1, "uniqueItems": True},
         "strict": {"type": "boolean"},
         "level": {"enum": ["contract", "quirk"]},
+        "tags": {"type": "array", "items": _TEXT, "minItems": 1, "uniqueItems": True},
         "timeoutSeconds": {"type": "number", "exclusiveMinimum": 0},
         "handshake": {"type": "boolean"},
         "files": _TEXTS,
@@ -149,6 +146,12 @@ class Session:
         """Whether it shows the contract, or where servers are known to differ."""
         level: Level = self.header.get("level", "contract")
         return level
+
+    @property
+    def tags(self) -> frozenset[str]:
+        """What it is about: the folders of its name, the capabilities, and what its header says."""
+        folders = self.name.split("/")[1:-1]
+        return frozenset((*folders, *self.capabilities, *self.header.get("tags", ())))
 
     @property
     def methods(self) -> list[str]:
@@ -235,13 +238,3 @@ def load_all(directory: Path) -> list[Session]:
             raise SessionError(f"{session.path}:1: {seen[session.name]} has the same name")
         seen[session.name] = session.path
     return sessions
-
-
-def selected(sessions: Sequence[Session], globs: Sequence[str] | None) -> Sequence[Session]:
-    """The sessions whose name matches one of some globs; raises SessionError if none does."""
-    if not globs:
-        return sessions
-    chosen = [one for one in sessions if any(fnmatchcase(one.name, glob) for glob in globs)]
-    if not chosen:
-        raise SessionError(f"no session matches {' or '.join(globs)}")
-    return chosen

@@ -97,6 +97,47 @@ def test_a_server_that_speaks_no_chosen_revision_is_told_apart(tmp_path: Path) -
 
 
 @pytest.mark.parametrize(
+    ("options", "names"),
+    [
+        ((), "v1/fs/read v1/process/a/start v2/fs/read"),
+        (("--select", "v1/fs/*", "--select", "v2/*"), "v1/fs/read v2/fs/read"),
+        (("--method", "process/*"), "v1/process/a/start"),
+        (("--method", "fs/readFile", "--revision", "v2"), "v2/fs/read"),
+        (("--tag", "a"), "v1/process/a/start"),
+        (("--tag", "fs"), "v1/fs/read v2/fs/read"),
+        (("--tag", "fsWatchMissing", "--tag", "slow"), "v1/process/a/start v2/fs/read"),
+        (("--level", "quirk"), "v1/fs/read"),
+        (("--level", "contract", "--tag", "fs"), "v2/fs/read"),
+    ],
+)
+def test_sessions_are_chosen_by_what_they_are(
+    tmp_path: Path, options: tuple[str, ...], names: str
+) -> None:
+    about = {"description": "anything", "transports": ["stdio"]}
+    read = {"call": "fs/readFile", "params": {}}
+    written(tmp_path, [{"session": "v1/fs/read", **about, "level": "quirk"}, read])
+    written(
+        tmp_path, [{"session": "v2/fs/read", **about, "capabilities": ["fsWatchMissing"]}, read]
+    )
+    written(
+        tmp_path,
+        [{"session": "v1/process/a/start", **about, "tags": ["slow"]}, {"call": "process/start"}],
+    )
+    done = run("--list", "--sessions", tmp_path, *options)
+    assert done.returncode == 0, done.stderr
+    assert " ".join(line.split()[0] for line in done.stdout.splitlines()) == names
+
+
+def test_a_choice_that_nothing_matches_is_told(tmp_path: Path) -> None:
+    options = ["--method", "fs/*", "--level", "quirk", "--level", "contract"]
+    done = run("--cmd", against("none"), "--sessions", written(tmp_path), *options)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr == (
+        "exec-server-conformance: no session matches method fs/*, level quirk or contract\n"
+    )
+
+
+@pytest.mark.parametrize(
     ("gate", "revisions", "version", "reason"),
     [
         ({"since": "0.130.0"}, ["v1"], "0.129.9", "needs codex 0.130.0"),

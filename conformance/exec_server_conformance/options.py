@@ -1,0 +1,112 @@
+"""Options of the command line that several commands share."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from exec_server_conformance import reports
+from exec_server_conformance.deviations import baseline
+from exec_server_conformance.selection import Choice
+
+if TYPE_CHECKING:
+    import argparse
+
+    from exec_server_conformance.results import Report
+
+
+def add_choice(parser: argparse.ArgumentParser) -> None:
+    """What to play."""
+    parser.add_argument(
+        "--select",
+        metavar="GLOB",
+        action="append",
+        help="play only what has such a name, such as 'v1/fs/*'; repeatable",
+    )
+    parser.add_argument(
+        "--method",
+        metavar="GLOB",
+        action="append",
+        help="play only what calls such a method, such as 'process/*'; repeatable",
+    )
+    parser.add_argument(
+        "--tag",
+        action="append",
+        help="play only what has this tag: a folder of its name, such as strict, a capability that "
+        "it needs, or a tag that its header names; repeatable",
+    )
+    parser.add_argument(
+        "--level",
+        choices=["contract", "quirk"],
+        action="append",
+        help="play only what shows the contract, or where implementations are known to differ",
+    )
+
+
+def choice(options: argparse.Namespace) -> Choice:
+    """What ``add_choice`` has brought."""
+    return Choice(
+        options.select or (), options.method or (), options.tag or (), options.level or ()
+    )
+
+
+def add_reports(parser: argparse.ArgumentParser) -> None:
+    """What is known already, and what to write about a run."""
+    parser.add_argument(
+        "--known-deviations", metavar="FILE", type=Path, help="TOML file of known deviations"
+    )
+    parser.add_argument(
+        "--write-baseline",
+        metavar="FILE",
+        type=Path,
+        help="write what failed as a file of known deviations",
+    )
+    for kind, name in (
+        ("junit", "JUnit XML"),
+        ("tap", "TAP 14"),
+        ("jsonl", "JSON Lines"),
+        ("html", "one HTML page"),
+    ):
+        parser.add_argument(f"--{kind}", metavar="FILE", type=Path, help=f"write {name}")
+    parser.add_argument(
+        "--reference-url",
+        metavar="URL",
+        help="where the reference pages are, for links from --html (default: docs/reference of "
+        "the checkout that the suite runs from, if it does)",
+    )
+    parser.add_argument(
+        "--verbose", action="store_true", help="print every session with its wire trace"
+    )
+
+
+def check_reports(options: argparse.Namespace) -> None:
+    """Raise ReportError unless every file can be written; better before a run than after."""
+    for path in [*_wanted(options).values(), *filter(None, [options.write_baseline])]:
+        reports.check_writable(path)
+
+
+def write_reports(report: Report, options: argparse.Namespace) -> None:
+    """Write what was asked for about a run; raises ReportError if it cannot be."""
+    for kind, path in _wanted(options).items():
+        reports.write(report, kind, path, options.reference_url)
+    if options.write_baseline:
+        reports.write_text(options.write_baseline, baseline(report))
+
+
+def _wanted(options: argparse.Namespace) -> dict[str, Path]:
+    return {kind: path for kind in reports.KINDS if (path := getattr(options, kind))}
+
+
+def add_effort(parser: argparse.ArgumentParser) -> None:
+    """How much at a time, and for how long."""
+    parser.add_argument(
+        "--jobs",
+        metavar="N",
+        type=int,
+        default=4 * (os.cpu_count() or 1),
+        help="sessions at a time; most of a session is waiting (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--timeout", metavar="SECONDS", type=float, help="bound on each session (default: its own)"
+    )
