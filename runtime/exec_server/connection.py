@@ -171,17 +171,12 @@ class Connection:
         self._queued_starts: dict[str, int] = {}
         self._to_follow: dict[int, Sequence[bytes]] = {}
         self._closing: asyncio.Task[None] | None = None
-        self._bound = {revision.name: revision.bind(self) for revision in revisions}
-        self._spoken = self._bound[revisions[0].name]
-        self._methods: dict[str, list[BoundMethod]] = {}
+        self._revisions = {revision.name: revision for revision in revisions}
+        self._bound: dict[str, BoundRevision] = {}
         self._large_members: dict[type, tuple[str, str]] = {}
-        for bound in self._bound.values():
-            for name, method in bound.methods.items():
-                if name in self._methods and method.before_handshake:
-                    # The newest handshake holds what the others need.
-                    continue
-                self._methods.setdefault(name, []).append(method)
-            self._large_members.update(bound.large_members)
+        self._newest = self._bind(revisions[0].name)
+        self._spoken = self._newest
+        self._order = list(self._revisions)
 
     @property
     def is_idle(self) -> bool:
@@ -202,7 +197,7 @@ class Connection:
     @property
     def revisions(self) -> Collection[str]:
         """Names of the revisions that this connection serves."""
-        return self._bound.keys()
+        return self._revisions.keys()
 
     @property
     def session(self) -> Session:
@@ -222,7 +217,7 @@ class Connection:
             self._session = self._sessions.create(self, self._spoken.name)
         else:
             self._session = self._sessions.resume(resume_session_id, self)
-            if self._session.speaks in self._bound:
+            if self._session.speaks in self._revisions:
                 self._speak(self._session.speaks)
         return self._session
 
@@ -347,19 +342,19 @@ class Connection:
         self._ready = True
 
     def _take_request(self, identifier: jsonrpc.RequestId, message: jsonrpc.Message) -> None:
-        candidates = self._methods.get(message.method)
-        if candidates is None:
-            code, text = self._spoken.unknown_method
-            self._send_error(identifier, code, text.format(message.method))
-            return
         try:
-            bound, params = self._decode(candidates, message.params)
+            served = self._decode(message.method, message.params)
         except msgspec.ValidationError as error:
             self._send_error(identifier, INVALID_PARAMS, str(error))
             return
         except msgspec.DecodeError as error:
             # What only a full decode finds, such as a lone surrogate escape.
             raise jsonrpc.MalformedMessage(str(error)) from None
+        if served is None:
+            code, text = self._spoken.unknown_method
+            self._send_error(identifier, code, text.format(message.method))
+            return
+        bound, params = served
         if bound.revision != self._spoken.name:
             self._speak(bound.revision)
         if not self._ready and not bound.before_handshake:
@@ -371,17 +366,21 @@ class Connection:
             return
         self._begin(identifier, bound, params)
 
-    def _decode(
-        self, candidates: Sequence[BoundMethod], raw: msgspec.Raw
-    ) -> tuple[BoundMethod, Any]:
-        """The method of the revision that is to serve the request, and its decoded params.
+    def _decode(self, method: str, raw: msgspec.Raw) -> tuple[BoundMethod, Any] | None:
+        """The method of the revision that is to serve a request, and its decoded params.
 
-        Raises msgspec.ValidationError if there is none: the refusal that tells most.
+        None if no revision has such a method. Raises msgspec.ValidationError if none takes the
+        params: the refusal that tells most.
         """
-        if len(candidates) == 1:
-            return candidates[0], _decode_params(candidates[0], raw)
         refusal: msgspec.ValidationError | None = None
-        for bound in candidates:
+        for revision in self._order:
+            bound = self._bind(revision).methods.get(method)
+            if bound is None:
+                continue
+            if bound.before_handshake:
+                # The newest handshake holds what the others need.
+                newest = self._newest.methods[method]
+                return newest, _decode_params(newest, raw)
             try:
                 params = _decode_params(bound, raw)
             except msgspec.ValidationError as error:
@@ -392,25 +391,27 @@ class Connection:
                 continue
             if not bound.starts_process:
                 starter = self._starter_of(getattr(params, "process_id", None))
-                for other in candidates:
-                    if other.revision == starter != bound.revision:
+                if starter is not None and starter != revision:
+                    other = self._bind(starter).methods.get(method)
+                    if other is not None:
                         return other, _decode_params(other, raw)
             return bound, params
-        assert refusal is not None
+        if refusal is None:
+            return None
         raise refusal
+
+    def _bind(self, revision: str) -> BoundRevision:
+        """Bind a revision to the connection, once a message may be for it."""
+        bound = self._bound.get(revision)
+        if bound is None:
+            bound = self._bound[revision] = self._revisions[revision].bind(self)
+            self._large_members.update(bound.large_members)
+        return bound
 
     def _speak(self, revision: str) -> None:
         """Note what the peer speaks: its messages go to that revision first, then to the newest."""
-        self._spoken = self._bound[revision]
-        newest_first = list(self._bound)
-        for candidates in self._methods.values():
-            if len(candidates) > 1:
-                candidates.sort(
-                    key=lambda bound: (
-                        bound.revision != revision,
-                        newest_first.index(bound.revision),
-                    )
-                )
+        self._spoken = self._bind(revision)
+        self._order = [revision, *(name for name in self._revisions if name != revision)]
         if self._session is not None:
             self._session.speaks = revision
 
@@ -564,7 +565,7 @@ class Connection:
     ) -> None:
         code, text = describe_failure(error, bound.family, bound.not_found_code)
         if isinstance(error, SessionAttached):
-            code = self._bound.get(error.speaks, self._spoken).attached_code
+            code = self._bind(error.speaks).attached_code
         if code is None:
             log.error("%s failed: %r", bound.method, error)
             code = INTERNAL_ERROR

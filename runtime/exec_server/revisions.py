@@ -5,36 +5,59 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Final
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
-    from exec_server.connection import Revision
+    from exec_server.connection import BoundRevision, Connection, Revision
     from exec_server.settings import Settings
 
 PROTOCOLS: Final = ("auto", "v0", "v1", "v2", "draft")
 """What a server can be told to speak: every revision at once, or one alone."""
 
 
+class _Unloaded:
+    """A revision whose models and handlers are loaded when a connection needs them."""
+
+    def __init__(self, name: str, load: Callable[[], Revision]) -> None:
+        self.name = name
+        self._load = load
+
+    def bind(self, connection: Connection) -> BoundRevision:
+        """Make the handlers of one connection; see Revision."""
+        return self._load().bind(connection)
+
+
 def revisions_of(protocol: str) -> Sequence[Revision]:
-    """The revisions to speak, newest first; loads their models."""
-    revisions: list[Revision] = []
-    if protocol in ("auto", "draft"):
-        # Extends v2, whose clients find in it what they know, down to the last member.
-        from exec_server.handlers.draft import Draft  # noqa: PLC0415
+    """The revisions to speak, newest first; loads the newest, where every connection begins."""
+    if protocol == "auto":
+        # The draft extends v2, whose clients find in it what they know, down to the last member.
+        older = (_Unloaded("v1", lambda: _v1(beside_newer=True)), _Unloaded("v0", _v0))
+        return (_draft(), *older)
+    load = {"draft": _draft, "v2": _v2, "v1": lambda: _v1(beside_newer=False), "v0": _v0}
+    return (load[protocol](),)
 
-        revisions.append(Draft())
-    if protocol == "v2":
-        from exec_server.handlers.v2 import V2  # noqa: PLC0415
 
-        revisions.append(V2())
-    if protocol in ("auto", "v1"):
-        from exec_server.handlers.v1 import V1  # noqa: PLC0415
+def _draft() -> Revision:
+    from exec_server.handlers.draft import Draft  # noqa: PLC0415
 
-        revisions.append(V1(beside_newer=protocol == "auto"))
-    if protocol in ("auto", "v0"):
-        from exec_server.handlers.v0 import V0  # noqa: PLC0415
+    return Draft()
 
-        revisions.append(V0())
-    return revisions
+
+def _v2() -> Revision:
+    from exec_server.handlers.v2 import V2  # noqa: PLC0415
+
+    return V2()
+
+
+def _v1(*, beside_newer: bool) -> Revision:
+    from exec_server.handlers.v1 import V1  # noqa: PLC0415
+
+    return V1(beside_newer=beside_newer)
+
+
+def _v0() -> Revision:
+    from exec_server.handlers.v0 import V0  # noqa: PLC0415
+
+    return V0()
 
 
 def default_settings(protocol: str) -> Settings:
