@@ -32,12 +32,14 @@ fast = settings(
 
 
 def models() -> list[tuple[str, str]]:
-    return [
-        (revision, name)
-        for revision, package in REVISIONS.items()
-        for name in package.__all__
-        if inspect.isclass(value := getattr(package, name)) and issubclass(value, Model)
-    ]
+    """Each model once: a revision that extends another has the models that it does not change."""
+    found: dict[type, tuple[str, str]] = {}
+    for revision, package in REVISIONS.items():
+        for name in package.__all__:
+            value = getattr(package, name)
+            if inspect.isclass(value) and issubclass(value, Model):
+                found.setdefault(value, (revision, name))
+    return list(found.values())
 
 
 def model(revision: str, name: str) -> type[Model]:
