@@ -7,14 +7,17 @@ from typing import TYPE_CHECKING, Self
 from urllib.parse import urlsplit
 
 if TYPE_CHECKING:
+    import ssl
     from types import TracebackType
 
 
 class CuttingProxy:
     """Passes bytes on until it is told otherwise."""
 
-    def __init__(self, upstream: str) -> None:
+    def __init__(self, upstream: str, *, tls: ssl.SSLContext | None = None) -> None:
+        """``tls``: what the client's side is encrypted with."""
         self.upstream = upstream
+        self._tls = tls
         self.refuses = False
         """Whether new connections are ended at once."""
         self.is_mute = False
@@ -29,7 +32,7 @@ class CuttingProxy:
     def url(self) -> str:
         assert self._server is not None
         host, port = self._server.sockets[0].getsockname()[:2]
-        return f"ws://{host}:{port}"
+        return f"{'ws' if self._tls is None else 'wss'}://{host}:{port}"
 
     def cut(self) -> None:
         """Lose every connection, without a word."""
@@ -37,7 +40,7 @@ class CuttingProxy:
             writer.transport.abort()
 
     async def __aenter__(self) -> Self:
-        self._server = await asyncio.start_server(self._accept, "127.0.0.1", 0)
+        self._server = await asyncio.start_server(self._accept, "127.0.0.1", 0, ssl=self._tls)
         return self
 
     async def __aexit__(

@@ -81,13 +81,13 @@ async def test_connecting_by_name() -> None:
 @pytest.mark.parametrize(
     ("url", "reason"),
     [
-        ("tcp://127.0.0.1:1", "expected ws://HOST:PORT, stdio:COMMAND or in-process:"),
+        ("tcp://127.0.0.1:1", "expected ws://HOST:PORT, wss://HOST, stdio:COMMAND or in-process:"),
         ("stdio:", "there is no command"),
         ("stdio:'", "No closing quotation"),
         ("stdio:/nowhere/server", "cannot start '/nowhere/server': No such file or directory"),
         ("ws://127.0.0.1:1", "cannot connect to ws://127.0.0.1:1: Connection refused"),
         ("ws://", "cannot connect to 'ws://'"),
-        ("wss://127.0.0.1:1", "only ws:// is supported"),
+        ("wss://127.0.0.1:1", "cannot connect to wss://127.0.0.1:1: Connection refused"),
         ("ws://no.such.host.invalid:1", "cannot connect to ws://no.such.host.invalid:1"),
     ],
 )

@@ -17,6 +17,8 @@ from exec_server.client.session import (
 )
 
 if TYPE_CHECKING:
+    import os
+    import ssl
     from collections.abc import Callable, Generator, Mapping, Sequence
     from types import TracebackType
 
@@ -60,6 +62,8 @@ def connect(
     target: str,
     *,
     token: str | None = None,
+    tls: ssl.SSLContext | None = None,
+    ca_file: str | os.PathLike[str] | None = None,
     client_name: str = CLIENT_NAME,
     revision: RevisionName = "auto",
     session_id: str | None = None,
@@ -67,9 +71,10 @@ def connect(
     initialize_timeout: float = INITIALIZE_SECONDS,
     resume_timeout: float = RESUME_SECONDS,
 ) -> Connecting:
-    """Connect to ``ws://HOST:PORT``, ``stdio:COMMAND`` or ``in-process:``.
+    """Connect to ``ws://HOST:PORT``, ``wss://HOST``, ``stdio:COMMAND`` or ``in-process:``.
 
-    The command is split as a shell would. See ``connect_websocket``, ``connect_stdio`` and
+    The command is split as a shell would; ``token``, ``tls`` and ``ca_file`` are for servers that
+    listen. See ``connect_websocket``, ``connect_stdio`` and
     ``connect_in_process``, which have more to choose.
 
     Raises ConnectFailed for any other target, and if the connection cannot be made.
@@ -78,6 +83,8 @@ def connect(
         return connect_websocket(
             target,
             token=token,
+            tls=tls,
+            ca_file=ca_file,
             client_name=client_name,
             revision=revision,
             session_id=session_id,
@@ -101,7 +108,8 @@ def connect(
     if target == "in-process:":
         return connect_in_process(client_name=client_name, revision=revision)
     raise ConnectFailed(
-        f"cannot connect to {target!r}: expected ws://HOST:PORT, stdio:COMMAND or in-process:"
+        f"cannot connect to {target!r}: expected ws://HOST:PORT, wss://HOST, stdio:COMMAND "
+        "or in-process:"
     )
 
 
@@ -109,6 +117,8 @@ def connect_websocket(
     url: str,
     *,
     token: str | None = None,
+    tls: ssl.SSLContext | None = None,
+    ca_file: str | os.PathLike[str] | None = None,
     client_name: str = CLIENT_NAME,
     revision: RevisionName = "auto",
     session_id: str | None = None,
@@ -116,9 +126,12 @@ def connect_websocket(
     initialize_timeout: float = INITIALIZE_SECONDS,
     resume_timeout: float = RESUME_SECONDS,
 ) -> Connecting:
-    """Connect to a server that listens on ``ws://HOST:PORT``.
+    """Connect to a server that listens on ``ws://HOST:PORT``, or behind TLS on ``wss://HOST``.
 
     token: sent as a bearer token.
+    ca_file: certificates (PEM) of the authorities to trust instead of the system's; a server's own
+        certificate is one, if nobody else signed it.
+    tls: everything about TLS, for a certificate of the client's own among others.
     client_name: told to the server, for people.
     revision: speak this one instead of the newest that the server answers to.
     session_id: take up this session, which another client has left.
@@ -131,7 +144,7 @@ def connect_websocket(
     def dialer() -> Dialer:
         from exec_server.client.transports.websocket import WebSocketDialer  # noqa: PLC0415
 
-        return WebSocketDialer(url, token)
+        return WebSocketDialer(url, token, tls=tls, ca_file=ca_file)
 
     options = Options(
         client_name=client_name,

@@ -22,8 +22,11 @@ from exec_server.client.errors import ConnectFailed
 from exec_server.transports.endpoint import MASKED, WebSocketEndpoint, apply_mask
 
 if TYPE_CHECKING:
+    import ssl
+
     from websockets.uri import WebSocketURI
 
+    from exec_server.client.transports.tls import TlsRelay
     from exec_server.transports.channel import Receiver
 
 FRAME_BYTES: Final = 8 * 1024 * 1024
@@ -46,21 +49,41 @@ class WebSocketDialer:
 
     can_resume = True
 
-    def __init__(self, url: str, token: str | None) -> None:
+    def __init__(
+        self,
+        url: str,
+        token: str | None,
+        *,
+        tls: ssl.SSLContext | None = None,
+        ca_file: str | os.PathLike[str] | None = None,
+    ) -> None:
         """``token`` is sent as a bearer token. Raises ConnectFailed for an unusable URL."""
         try:
             self._uri = parse_uri(url)
         except InvalidURI as error:
             raise ConnectFailed(f"cannot connect to {url!r}: {error.msg}") from None
-        if self._uri.secure:
-            raise ConnectFailed(f"cannot connect to {url!r}: only ws:// is supported, not wss://")
+        if not self._uri.secure and not (tls is None and ca_file is None):
+            raise ConnectFailed(f"cannot connect to {url!r}: TLS is for wss:// alone")
+        self._tls = tls
+        if self._uri.secure and tls is None:
+            from exec_server.client.transports.tls import default_context  # noqa: PLC0415
+
+            self._tls = default_context(ca_file)
         self.target = url
         self._token = token
 
     async def dial(self, receiver: Receiver) -> WebSocketClientTransport:
         """Connect to the first address that answers, and shake hands; see Dialer."""
         sock = await self._connected_socket()
-        transport = WebSocketClientTransport(sock, self._uri, self._token, self.target, receiver)
+        relay = None
+        if self._tls is not None:
+            from exec_server.client.transports.tls import TlsRelay  # noqa: PLC0415
+
+            relay = await TlsRelay.open(sock, self._tls, self._uri.host, self.target)
+            sock = relay.local
+        transport = WebSocketClientTransport(
+            sock, self._uri, self._token, self.target, receiver, relay=relay
+        )
         try:
             await transport.opened()
         except BaseException:
@@ -109,10 +132,14 @@ class WebSocketClientTransport(WebSocketEndpoint):
         token: str | None,
         target: str,
         receiver: Receiver,
+        *,
+        relay: TlsRelay | None,
     ) -> None:
+        """``relay`` is what ``sock`` leads to, if it is not the server itself."""
         loop = asyncio.get_running_loop()
         super().__init__(loop, sock, ClientProtocol(uri, max_size=None), self._note_closed)
         self.peer = target
+        self._relay = relay
         self._reason = ""
         self._heard = True
         self._silent_ticks = 0
@@ -184,6 +211,8 @@ class WebSocketClientTransport(WebSocketEndpoint):
     async def wait_closed(self) -> None:
         """Return when the socket is closed; see Transport."""
         await asyncio.shield(self._gone)
+        if self._relay is not None:
+            await self._relay.wait_closed()
 
     # The answer to the handshake
 
@@ -236,7 +265,7 @@ class WebSocketClientTransport(WebSocketEndpoint):
         if not self._opened.done():
             self._protocol.receive_eof()
             self._check_handshake()
-            self._settle(EOFError())
+            self._settle(EOFError() if self._broken is None else self._broken)
         super().end_received()
 
     def stream_lost(self) -> None:
@@ -244,6 +273,11 @@ class WebSocketClientTransport(WebSocketEndpoint):
         self._reason = self._reason or "the connection broke"
         self._settle(EOFError())
         super().stream_lost()
+
+    @property
+    def _broken(self) -> OSError | None:
+        """What broke the connection below, if something did."""
+        return None if self._relay is None else self._relay.failure
 
     def bytes_received(self, data: memoryview) -> None:
         """Note that the server is alive; see StreamOwner."""
@@ -271,6 +305,8 @@ class WebSocketClientTransport(WebSocketEndpoint):
     def _note_closed(self) -> None:
         if self._keepalive is not None:
             self._keepalive.cancel()
+        if self._relay is not None:
+            self._relay.close()
         if not self._gone.done():
             self._gone.set_result(None)
 
@@ -296,4 +332,8 @@ def _refusal_text(refusal: Exception) -> str:
         return f"{response.status_code} {body or response.reason_phrase}"
     if isinstance(refusal, InvalidHandshake):
         return str(refusal)
+    if isinstance(refusal, OSError):
+        from exec_server.client.transports.tls import describe  # noqa: PLC0415
+
+        return describe(refusal)
     return "it is no WebSocket server"
