@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import asyncio
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Generic, Protocol, TypeVar
 
 from exec_server import jsonrpc
 from exec_server.engine import http
 from exec_server.errors import EngineError, InvalidArgument
 
 if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
     import msgspec
 
     from exec_server.connection import Connection
+
+R = TypeVar("R")
 
 
 class BodyDelta(Protocol):
@@ -25,14 +29,23 @@ class BodyDelta(Protocol):
         ...
 
 
-class HttpRequests:
-    """The requests under way."""
+class HttpRequests(Generic[R]):
+    """The requests under way, answered with ``R``, a revision's model of the result."""
 
     def __init__(
-        self, connection: Connection, body_delta: BodyDelta, *, route_aware: bool = False
+        self,
+        connection: Connection,
+        result: Callable[[int, Sequence[tuple[str, str]], bytes], R],
+        body_delta: BodyDelta,
+        *,
+        route_aware: bool = False,
     ) -> None:
-        """``body_delta`` is the model that carries streamed bodies; see HttpClient for the rest."""
+        """``result`` makes an answer of a status, headers and a body.
+
+        ``body_delta`` is the model that carries streamed bodies; see HttpClient for the rest.
+        """
         self._connection = connection
+        self._result = result
         self._body_delta = body_delta
         self._client = http.HttpClient(
             route_aware=route_aware,
@@ -41,15 +54,19 @@ class HttpRequests:
         )
         self._streams: dict[str, asyncio.Task[None] | None] = {}
 
-    async def fetch(self, request: http.HttpRequest) -> http.HttpResponse:
-        """Make a request; the whole body is in the answer."""
-        return await self._client.fetch(request)
+    async def answer(self, request: http.HttpRequest, stream_as: str | None) -> R:
+        """Make a request; the body is in the answer, or follows it in notifications.
 
-    async def stream(self, request_id: str, request: http.HttpRequest) -> http.HttpStream:
-        """Make a request whose body follows the answer in notifications.
-
-        Raises InvalidArgument if a body of that id is still being sent.
+        ``stream_as`` is the id that the notifications carry. Raises InvalidArgument if a body of
+        that id is still being sent.
         """
+        if stream_as is None:
+            response = await self._client.fetch(request)
+            return self._result(response.status, response.headers, response.body)
+        stream = await self._open(stream_as, request)
+        return self._result(stream.status, stream.headers, b"")
+
+    async def _open(self, request_id: str, request: http.HttpRequest) -> http.HttpStream:
         if request_id in self._streams:
             raise InvalidArgument(
                 f"http/request streamResponse requestId `{request_id}` is already active"

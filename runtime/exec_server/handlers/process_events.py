@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, ClassVar, Final, Protocol
 
 import pybase64
 
@@ -13,7 +13,8 @@ if TYPE_CHECKING:
 
     import msgspec
 
-    from exec_server.engine.process import ExitStatus, Process
+    from exec_server.engine.output_log import StreamName
+    from exec_server.engine.process import ExitStatus, OutputChunk, Process
 
 SPLICE_BYTES: Final = 2048
 """Output above this is spliced into its message instead of passing the JSON encoder."""
@@ -27,6 +28,48 @@ def output_message(
         return (jsonrpc.notification(method, params(data)),)
     head, tail = jsonrpc.split_at_empty(jsonrpc.notification(method, params(b"")), "chunk")
     return (head, pybase64.b64encode(data), tail)
+
+
+class OutputParams(Protocol):
+    """A revision's model of process/output."""
+
+    def __call__(
+        self, *, process_id: str, seq: int, stream: StreamName, chunk: bytes
+    ) -> msgspec.Struct:
+        """Make the params."""
+        ...
+
+
+class ClosedParams(Protocol):
+    """A revision's model of process/closed."""
+
+    def __call__(self, *, process_id: str, seq: int) -> msgspec.Struct:
+        """Make the params."""
+        ...
+
+
+class NumberedEvents:
+    """What is told of a process alike since v1, in the models of one revision."""
+
+    __slots__ = ()
+
+    output_params: ClassVar[OutputParams]
+    closed_params: ClassVar[ClosedParams]
+
+    def output(self, process: Process, chunk: OutputChunk) -> Sequence[bytes]:
+        """process/output."""
+        return output_message(
+            "process/output",
+            lambda data: self.output_params(
+                process_id=process.id, seq=chunk.seq, stream=chunk.stream, chunk=data
+            ),
+            chunk.data,
+        )
+
+    def closed(self, process: Process, seq: int) -> bytes:
+        """process/closed."""
+        params = self.closed_params(process_id=process.id, seq=seq)
+        return jsonrpc.notification("process/closed", params)
 
 
 def exit_code_without_signals(process: Process, status: ExitStatus) -> int:

@@ -21,7 +21,7 @@ from exec_server.handlers.binding import bind_methods, decoders
 from exec_server.handlers.file_access import FileAccess
 from exec_server.handlers.file_content import decode_content, read_content
 from exec_server.handlers.http_requests import HttpRequests
-from exec_server.handlers.process_events import exit_code_without_signals, output_message
+from exec_server.handlers.process_events import NumberedEvents, exit_code_without_signals
 from exec_server_protocol.v1 import errors
 from exec_server_protocol.v1.environment import (
     EnvironmentInfoParams,
@@ -85,25 +85,17 @@ if TYPE_CHECKING:
 
     from exec_server.connection import Connection
     from exec_server.engine.file_operations import Operation
-    from exec_server.engine.process import ExitStatus, OutputChunk, Process
+    from exec_server.engine.process import ExitStatus, Process
 
 R = TypeVar("R")
 
 
-class V1Announcer:
+class V1Announcer(NumberedEvents):
     """Process events in v1's shapes."""
 
     revision = "v1"
-
-    def output(self, process: Process, chunk: OutputChunk) -> Sequence[bytes]:
-        """process/output."""
-        return output_message(
-            "process/output",
-            lambda data: ProcessOutputParams(
-                process_id=process.id, seq=chunk.seq, stream=chunk.stream, chunk=data
-            ),
-            chunk.data,
-        )
+    output_params = ProcessOutputParams
+    closed_params = ProcessClosedParams
 
     def exited(self, process: Process, seq: int, status: ExitStatus) -> bytes:
         """process/exited."""
@@ -111,11 +103,6 @@ class V1Announcer:
             process_id=process.id, seq=seq, exit_code=exit_code_without_signals(process, status)
         )
         return jsonrpc.notification("process/exited", params)
-
-    def closed(self, process: Process, seq: int) -> bytes:
-        """process/closed."""
-        params = ProcessClosedParams(process_id=process.id, seq=seq)
-        return jsonrpc.notification("process/closed", params)
 
 
 _ANNOUNCER: Final = V1Announcer()
@@ -297,7 +284,7 @@ class FilesystemV1:
 class HttpV1:
     """http/request."""
 
-    def __init__(self, requests: HttpRequests) -> None:
+    def __init__(self, requests: HttpRequests[HttpRequestResult]) -> None:
         self._requests = requests
 
     async def request(self, params: HttpRequestParams) -> HttpRequestResult:
@@ -309,19 +296,17 @@ class HttpV1:
             body=params.body_base64,
             timeout_ms=params.timeout_ms,
         )
-        if params.stream_response:
-            stream = await self._requests.stream(params.request_id, request)
-            return HttpRequestResult(
-                status=stream.status, headers=_headers(stream.headers), body_base64=b""
-            )
-        response = await self._requests.fetch(request)
-        return HttpRequestResult(
-            status=response.status, headers=_headers(response.headers), body_base64=response.body
-        )
+        stream_as = params.request_id if params.stream_response else None
+        return await self._requests.answer(request, stream_as)
 
 
-def _headers(headers: list[tuple[str, str]]) -> list[HttpHeader]:
-    return [HttpHeader(name=name, value=value) for name, value in headers]
+def _http_result(status: int, headers: Sequence[tuple[str, str]], body: bytes) -> HttpRequestResult:
+    """The answer to http/request."""
+    return HttpRequestResult(
+        status=status,
+        headers=[HttpHeader(name=name, value=value) for name, value in headers],
+        body_base64=body,
+    )
 
 
 class EnvironmentV1:
@@ -384,7 +369,7 @@ class V1:
     def bind(self, connection: Connection) -> BoundRevision:
         """The handlers of one connection; see Revision."""
         filesystem = FilesystemV1(connection)
-        requests = HttpRequests(connection, HttpRequestBodyDeltaParams)
+        requests = HttpRequests(connection, _http_result, HttpRequestBodyDeltaParams)
 
         async def aclose() -> None:
             await filesystem.aclose()

@@ -8,6 +8,8 @@ from exec_server.engine import http
 from exec_server_protocol.v2.http import HttpHeader, HttpRequestResult
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from exec_server.engine.http_request import GivenHeader
     from exec_server.handlers.http_requests import HttpRequests
     from exec_server_protocol.v2.http import HttpRequestHeader, HttpRequestParams
@@ -16,7 +18,7 @@ if TYPE_CHECKING:
 class HttpV2:
     """http/request."""
 
-    def __init__(self, requests: HttpRequests) -> None:
+    def __init__(self, requests: HttpRequests[HttpRequestResult]) -> None:
         self._requests = requests
 
     async def request(self, params: HttpRequestParams) -> HttpRequestResult:
@@ -29,15 +31,8 @@ class HttpV2:
             timeout_ms=params.timeout_ms,
             redirect_policy=params.redirect_policy,
         )
-        if params.stream_response:
-            stream = await self._requests.stream(params.request_id, request)
-            return HttpRequestResult(
-                status=stream.status, headers=_headers(stream.headers), body_base64=b""
-            )
-        response = await self._requests.fetch(request)
-        return HttpRequestResult(
-            status=response.status, headers=_headers(response.headers), body_base64=response.body
-        )
+        stream_as = params.request_id if params.stream_response else None
+        return await self._requests.answer(request, stream_as)
 
 
 def _given(header: HttpRequestHeader) -> GivenHeader:
@@ -46,5 +41,10 @@ def _given(header: HttpRequestHeader) -> GivenHeader:
     return (header.name, header.value, header.value_env_var)
 
 
-def _headers(headers: list[tuple[str, str]]) -> list[HttpHeader]:
-    return [HttpHeader(name=name, value=value) for name, value in headers]
+def http_result(status: int, headers: Sequence[tuple[str, str]], body: bytes) -> HttpRequestResult:
+    """The answer to http/request."""
+    return HttpRequestResult(
+        status=status,
+        headers=[HttpHeader(name=name, value=value) for name, value in headers],
+        body_base64=body,
+    )

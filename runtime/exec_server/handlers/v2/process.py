@@ -16,7 +16,7 @@ from exec_server.engine.environ import child_environment
 from exec_server.engine.sandbox_denial import looks_denied
 from exec_server.engine.spawn import SpawnSpec
 from exec_server.errors import InvalidArgument, InvalidRequest, OperationFailed
-from exec_server.handlers.process_events import exit_code_of_signals, output_message
+from exec_server.handlers.process_events import NumberedEvents, exit_code_of_signals
 from exec_server.handlers.v2.sandbox import policy_for_process
 from exec_server_protocol.v2.process import (
     OutputChunk as ProtocolChunk,
@@ -38,10 +38,8 @@ from exec_server_protocol.v2.process import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
-
     from exec_server.connection import Connection
-    from exec_server.engine.process import ExitStatus, OutputChunk, Process, WriteStatus
+    from exec_server.engine.process import ExitStatus, Process, WriteStatus
     from exec_server_protocol.v2.sandbox import SandboxType
 
 _LONG_NAME: Final = 64
@@ -51,7 +49,7 @@ SCOPE_ID_MAX_BYTES: Final = 256
 """Limit of shellSnapshot.scopeId."""
 
 
-class ProcessContext:
+class ProcessContext(NumberedEvents):
     """What v2 knows of one process: how to tell of it, and which writes it has had."""
 
     __slots__ = (
@@ -63,6 +61,9 @@ class ProcessContext:
         "revision",
     )
 
+    output_params = ProcessOutputParams
+    closed_params = ProcessClosedParams
+
     def __init__(self, spec: SpawnSpec, revision: str = "v2") -> None:
         """``revision``: v2, or the extension of it that started the process."""
         self.revision = revision
@@ -71,16 +72,6 @@ class ProcessContext:
         self._under_way: dict[str, asyncio.Task[WriteStatus]] = {}
         self._is_confined = spec.confinement is not None
         self._looks_denied: bool | None = None
-
-    def output(self, process: Process, chunk: OutputChunk) -> Sequence[bytes]:
-        """process/output."""
-        return output_message(
-            "process/output",
-            lambda data: ProcessOutputParams(
-                process_id=process.id, seq=chunk.seq, stream=chunk.stream, chunk=data
-            ),
-            chunk.data,
-        )
 
     def exited(self, process: Process, seq: int, status: ExitStatus) -> bytes:
         """process/exited."""
@@ -100,11 +91,6 @@ class ProcessContext:
             code = exit_code_of_signals(process, process.status)
             self._looks_denied = looks_denied(code, process.read().chunks)
         return self._looks_denied
-
-    def closed(self, process: Process, seq: int) -> bytes:
-        """process/closed."""
-        params = ProcessClosedParams(process_id=process.id, seq=seq)
-        return jsonrpc.notification("process/closed", params)
 
     async def write_once(
         self, process: Process, write_id: str, data: bytes, remembered: int

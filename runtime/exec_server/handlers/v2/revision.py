@@ -14,7 +14,7 @@ from exec_server.handlers.v2.capabilities import CapabilitiesV2
 from exec_server.handlers.v2.config import ConfigV2
 from exec_server.handlers.v2.environment import EnvironmentV2, describe_environment
 from exec_server.handlers.v2.filesystem import FilesystemV2
-from exec_server.handlers.v2.http import HttpV2
+from exec_server.handlers.v2.http import HttpV2, http_result
 from exec_server.handlers.v2.process import ProcessV2
 from exec_server_protocol.v2 import errors
 from exec_server_protocol.v2.filesystem import FsReadBlockResult, FsReadFileResult
@@ -76,7 +76,9 @@ class ConnectionHandlers:
     """The handlers that hold something for their connection, the same for extensions of v2."""
 
     def __init__(self, connection: Connection) -> None:
-        self._requests = HttpRequests(connection, HttpRequestBodyDeltaParams, route_aware=True)
+        self._requests = HttpRequests(
+            connection, http_result, HttpRequestBodyDeltaParams, route_aware=True
+        )
         self.filesystem: Final = FilesystemV2(connection)
         self.http: Final = HttpV2(self._requests)
 
