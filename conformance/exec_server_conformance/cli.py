@@ -8,29 +8,28 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, get_args
 
-from exec_server_conformance import matrix, reports
+from exec_server_conformance import matrix, record, reports
 from exec_server_conformance.contract import REVISIONS
 from exec_server_conformance.deviations import check_named, load_deviations
-from exec_server_conformance.errors import Failure, ReportError, SessionError, TargetError
+from exec_server_conformance.errors import ReportError, SessionError
 from exec_server_conformance.expectations import fault
 from exec_server_conformance.options import (
     add_choice,
     add_effort,
     add_reports,
+    add_target,
     check_reports,
     choice,
     write_reports,
 )
-from exec_server_conformance.player import Player
 from exec_server_conformance.reports import table, table_page
 from exec_server_conformance.session import (
     SESSIONS,
     Session,
     Transport,
-    load,
     load_all,
 )
-from exec_server_conformance.suite import ExitCode, Plan, Suite, located
+from exec_server_conformance.suite import ExitCode, Plan, Suite
 from exec_server_conformance.target import Target
 from exec_server_conformance.terminal import Terminal
 
@@ -49,7 +48,7 @@ def _parser() -> argparse.ArgumentParser:
         "`exec-server-conformance matrix --help`, `record --help` and `check --help` describe the "
         "other commands.",
     )
-    _add_target(parser)
+    add_target(parser)
     parser.add_argument("--list", action="store_true", help="list the sessions and exit")
     _add_selection(parser)
     parser.add_argument(
@@ -81,28 +80,10 @@ def _add_selection(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def _add_target(parser: argparse.ArgumentParser) -> None:
-    target = parser.add_mutually_exclusive_group()
-    target.add_argument(
-        "--cmd",
-        metavar="CMD",
-        help="command that runs the server; `--listen stdio` or `--listen ws://127.0.0.1:0` is "
-        "appended per session unless the command has a --listen, and a command that listens "
-        "prints its ws:// URL on stdout",
-    )
-    target.add_argument("--url", metavar="URL", help="ws:// URL of a server that runs already")
-    parser.add_argument(
-        "--transport",
-        choices=["ws", "stdio", "both"],
-        default="both",
-        help="transports to play over (default: %(default)s; --url means ws)",
-    )
-
-
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line; returns the exit code."""
     arguments = list(sys.argv[1:] if argv is None else argv)
-    commands = {"record": _record, "check": _check, "matrix": _matrix}
+    commands = {"record": record.main, "check": _check, "matrix": _matrix}
     try:
         if arguments and arguments[0] in commands:
             return commands[arguments[0]](arguments[1:])
@@ -175,52 +156,6 @@ def _of_revisions(sessions: Sequence[Session], revisions: tuple[str, ...]) -> li
     if not chosen:
         raise SessionError(f"no session of {' or '.join(revisions) or 'any revision'} matches")
     return chosen
-
-
-def _no_server(reason: object) -> int:
-    print(f"the server could not be run: {reason}", file=sys.stderr)
-    return ExitCode.NO_SERVER
-
-
-def _record(arguments: list[str]) -> int:
-    parser = argparse.ArgumentParser(
-        prog="exec-server-conformance record",
-        description="Play scenarios (sessions without expectations) against a server and write "
-        "the sessions: what came, generalised.",
-    )
-    _add_target(parser)
-    parser.add_argument(
-        "--scenario", metavar="PATH", type=Path, required=True, help="file or folder"
-    )
-    parser.add_argument("--out", metavar="DIR", type=Path, required=True)
-    parser.add_argument(
-        "--source", metavar="NAME", required=True, help="what is recorded, such as 'codex 0.139.0'"
-    )
-    options = parser.parse_args(arguments)
-    if not options.cmd and not options.url:
-        parser.error("one of the arguments --cmd --url is required")
-    scenarios = (
-        load_all(options.scenario) if options.scenario.is_dir() else [load(options.scenario)]
-    )
-    failed = 0
-    for session in scenarios:
-        player = Player(
-            session, Target(options.cmd, options.url), session.transports[0], recording=True
-        )
-        try:
-            asyncio.run(player.play())
-        except TargetError as error:
-            return _no_server(error)
-        except Failure as failure:
-            print(f"FAILED {session.name}: {located(session, failure)}: {failure}")
-            failed += 1
-            continue
-        session.header["source"] = options.source
-        path = options.out / f"{session.name}.jsonl"
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(session.dump(), encoding="utf-8")
-    print(f"{len(scenarios) - failed} recorded, {failed} failed")
-    return ExitCode.FAILED if failed else ExitCode.PASSED
 
 
 def _matrix(arguments: list[str]) -> int:

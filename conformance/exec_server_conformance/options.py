@@ -16,6 +16,25 @@ if TYPE_CHECKING:
     from exec_server_conformance.results import Report
 
 
+def add_target(parser: argparse.ArgumentParser) -> None:
+    """The server, and how to reach it."""
+    target = parser.add_mutually_exclusive_group()
+    target.add_argument(
+        "--cmd",
+        metavar="CMD",
+        help="command that runs the server; `--listen stdio` or `--listen ws://127.0.0.1:0` is "
+        "appended per session unless the command has a --listen, and a command that listens "
+        "prints its ws:// URL on stdout",
+    )
+    target.add_argument("--url", metavar="URL", help="ws:// URL of a server that runs already")
+    parser.add_argument(
+        "--transport",
+        choices=["ws", "stdio", "both"],
+        default="both",
+        help="transports to play over (default: %(default)s; --url means ws)",
+    )
+
+
 def add_choice(parser: argparse.ArgumentParser) -> None:
     """What to play."""
     parser.add_argument(

@@ -20,9 +20,12 @@ import base64
 import contextlib
 import json
 import re
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from exec_server_conformance.errors import Failure, Mismatch, SessionError
+
+if TYPE_CHECKING:
+    from exec_server_conformance.session import Step
 
 Json = Any
 
@@ -236,7 +239,7 @@ def generalise(value: Json, places: dict[str, str], member: str = "") -> Json:
     """Make an expectation from a recorded value; ``places`` maps what varies to its name."""
     if isinstance(value, str) and value in places:
         return places[value]
-    if member in _VARIES and value is not None:
+    if member in _VARIES and _matches(_VARIES[member], value):
         return _VARIES[member]
     if member == "error" and isinstance(value, str):
         return {"$type": "string"}  # words for people
@@ -263,3 +266,9 @@ def generalise(value: Json, places: dict[str, str], member: str = "") -> Json:
         for place, name in places.items():
             value = value.replace(place, name)
     return value
+
+
+def fill_in(step: Step, actual: Json, places: dict[str, str]) -> None:
+    """Make what came for a step its expectation, unless that is the session's own."""
+    if "overrides" not in step.members:
+        step.members["expect"] = generalise(actual, places)

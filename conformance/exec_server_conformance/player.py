@@ -1,6 +1,6 @@
 """Playing a session against a server: what the client does, and whether what comes is right.
 
-The same code records: then expectations are not compared but made.
+The same code records: then expectations are not compared, and what comes goes to a recorder.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ import json
 import shutil
 import signal
 import tempfile
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
@@ -29,7 +30,6 @@ from exec_server_conformance.errors import (
 )
 from exec_server_conformance.origin import Origin
 from exec_server_conformance.patterns import (
-    generalise,
     in_places,
     match,
     match_streams,
@@ -41,8 +41,6 @@ from exec_server_conformance.timeline import Timeline, id_key
 from exec_server_conformance.trace import Trace
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
     from exec_server_conformance.events import ProcessEvents
     from exec_server_conformance.session import Session, Step, Transport
 
@@ -57,12 +55,17 @@ _ALIVE = "still-alive"
 """Id of the question for that."""
 
 
+Recorder = Callable[["Step", Any, dict[str, str]], None]
+"""Told of what came for a step, and of the places: what stands for what varies, to its name."""
+
+
 class Player:
-    """Plays one session over one transport; with ``recording`` it fills in the expectations.
+    """Plays one session over one transport; with a ``recorder`` nothing is compared.
 
     ``servers`` may have one that has served other sessions; without it a server is started.
     ``also_speaks`` are the revisions that the server speaks besides the session's; ``timeout``
-    bounds it in seconds, in place of what the session itself says.
+    bounds it in seconds, in place of what the session itself says. ``places`` maps texts that
+    stand for what varies to their names, besides those that the player knows itself.
     """
 
     def __init__(
@@ -73,13 +76,14 @@ class Player:
         *,
         servers: Servers | None = None,
         also_speaks: tuple[str, ...] = (),
-        recording: bool = False,
+        recorder: Recorder | None = None,
+        places: dict[str, str] | None = None,
         timeout: float | None = None,
     ) -> None:
         self._timeout = timeout or session.timeout_seconds
         self._session = session
         self._contract: Contract = contract(session.revision, also_speaks)
-        self._recording = recording
+        self._recorder = recorder
         self._server = Server(target, transport)
         self._servers = servers or Servers(target)
         self._shares_servers = servers is not None and transport == "ws"
@@ -89,7 +93,7 @@ class Player:
         self._next_id = 1000
         self.trace = Trace()
         self._workspace = Path(tempfile.mkdtemp(prefix="exec-server-conformance-")).resolve()
-        self._places = {str(self._workspace): "${workspace}"}
+        self._places = {str(self._workspace): "${workspace}", **(places or {})}
         self._line = 1
         self._has_signalled = False
         self._entry: int | None = None
@@ -216,7 +220,7 @@ class Player:
         for timeline in self._timelines.values():
             if timeline.failure is not None:
                 raise timeline.failure
-            if timeline.answers and not self._recording:
+            if timeline.answers and self._recorder is None:
                 key, left = next(iter(timeline.answers.items()))
                 failure = Failure(f"an answer that nothing expected: {show(left)}")
                 failure.entry = timeline.entry_of[key]
@@ -286,9 +290,8 @@ class Player:
         return timeline.answers.pop(key)
 
     def _compare(self, step: Step, actual: Any, what: str) -> None:
-        if self._recording:
-            if "overrides" not in step.members:
-                step.members["expect"] = generalise(actual, self._places)
+        if self._recorder is not None:
+            self._recorder(step, actual, self._places)
         elif "expect" in step.members:
             self._match(match, self._fill(step.members["expect"]), actual, what)
         else:
@@ -379,7 +382,7 @@ class Player:
                 return None
             streams = {key: text_of(data) for key, data in events.output.items()}
             found = {"output": streams, **(events.exit or {})}
-            if not events.is_numbered and not self._recording:
+            if not events.is_numbered and self._recorder is None:
                 # Nothing tells whether more comes, so what is expected must come in time.
                 try:
                     compare(found)
@@ -390,7 +393,7 @@ class Player:
 
         def compare(found: dict[str, Any]) -> None:
             self._compare(step, found, what)
-            if not self._recording:
+            if self._recorder is None:
                 expected = self._fill(step.members["expect"])
                 streams = expected.get("output", {})
                 self._match(match_streams, streams, found["output"], f"{what}.output")

@@ -16,7 +16,7 @@ import re
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Collection, Mapping
 
 REDACTED = "[redacted]"
 
@@ -46,9 +46,15 @@ _STRING = re.compile(r'"(?:[^"\\]|\\.)*"?', re.DOTALL)
 
 
 class Redactor:
-    """Takes secrets out of messages, and remembers those it has seen."""
+    """Takes secrets out of messages, and remembers those it has seen.
 
-    def __init__(self, environment: Mapping[str, str] = os.environ) -> None:
+    ``shown`` names the variables whose values are shown, which are no secrets.
+    """
+
+    def __init__(
+        self, environment: Mapping[str, str] = os.environ, shown: Collection[str] = ()
+    ) -> None:
+        self._shown = shown
         self._secrets: set[str] = set()
         for name, value in environment.items():
             self._learn_variable(name, value)
@@ -80,7 +86,7 @@ class Redactor:
         if isinstance(value, list):
             return [self.value(one, member) for one in value]
         if isinstance(value, str):
-            return REDACTED if self._holds_secret(value, member) else self._scrub(value)
+            return self._scrub(self._within_base64(value) if member in _BASE64_MEMBERS else value)
         return value
 
     def text(self, text: str) -> str:
@@ -101,7 +107,10 @@ class Redactor:
         for name, value in variables.items():
             if isinstance(value, str):
                 self._learn_variable(name, value)
-        return {name: self._hide(value) for name, value in variables.items()}
+        return {
+            name: self.value(value) if name in self._shown else self._hide(value)
+            for name, value in variables.items()
+        }
 
     def _hide(self, value: Any, *, is_secret: bool = False) -> Any:
         if isinstance(value, str):
@@ -125,11 +134,13 @@ class Redactor:
             text = text.replace(secret, REDACTED)
         return _USER_INFORMATION.sub(REDACTED, text) if "@" in text else text
 
-    def _holds_secret(self, text: str, member: str) -> bool:
-        if member not in _BASE64_MEMBERS or not self._secrets:
-            return False
+    def _within_base64(self, text: str) -> str:
+        """Base64 of the same data without secrets."""
         try:
             data = base64.b64decode(text)
         except (binascii.Error, ValueError):
-            return False
-        return any(secret.encode() in data for secret in self._secrets)
+            return text
+        clean = data
+        for secret in self._secrets:
+            clean = clean.replace(secret.encode(), REDACTED.encode())
+        return text if clean == data else base64.b64encode(clean).decode()

@@ -21,6 +21,8 @@ SESSIONS = Path(__file__).with_name("sessions")
 Transport = Literal["ws", "stdio"]
 Level = Literal["contract", "quirk"]
 Release = tuple[int, int, int]
+Lines = list[tuple[int, dict[str, Any]]]
+"""What the lines of a file hold, with their numbers."""
 
 _TEXT = {"type": "string"}
 _TEXTS = {"type": "object", "additionalProperties": _TEXT}
@@ -181,7 +183,7 @@ class Session:
 
 def load(path: Path) -> Session:
     """Read a session file; raises SessionError naming the line."""
-    objects: list[tuple[int, dict[str, Any]]] = []
+    objects: Lines = []
     for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), 1):
         if not line.strip():
             continue
@@ -194,6 +196,11 @@ def load(path: Path) -> Session:
         objects.append((number, value))
     if not objects:
         raise SessionError(f"{path}:1: the file is empty")
+    return of_lines(path, objects)
+
+
+def of_lines(path: Path, objects: Lines) -> Session:
+    """The session of the header and the steps, each with its line; raises SessionError."""
     number, header = objects[0]
     _check(header, _HEADER, f"{path}:{number}")
     session = Session(
