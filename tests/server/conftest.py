@@ -11,15 +11,18 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
 
+@pytest.fixture(scope="session")
+def servers() -> Iterator[peer.Servers]:
+    servers = peer.Servers()
+    yield servers
+    servers.close()
+
+
 @pytest.fixture(params=["stdio", "ws"])
-def fresh(request: pytest.FixtureRequest) -> Iterator[peer.Client]:
+def fresh(request: pytest.FixtureRequest, servers: peer.Servers) -> Iterator[peer.Client]:
     """A client that has not shaken hands."""
-    if request.param == "stdio":
-        with peer.stdio() as client:
-            yield client
-    else:
-        with peer.listening() as server:
-            yield server.client()
+    with servers.client(request.param, "v1") as client:
+        yield client
 
 
 @pytest.fixture

@@ -275,6 +275,33 @@ def listening(*arguments: str) -> Iterator[Listening]:
             server.close()
 
 
+class Servers:
+    """Servers that many tests have connections to, each test its own; one for each protocol."""
+
+    def __init__(self) -> None:
+        self._exits = ExitStack()
+        self._listening: dict[str, Listening] = {}
+
+    @contextmanager
+    def client(self, transport: str, protocol: str) -> Iterator[Client]:
+        """A connection before the handshake; over stdio it has a server to itself."""
+        if transport == "stdio":
+            with stdio("--protocol", protocol) as client:
+                yield client
+            return
+        if protocol not in self._listening:
+            server = self._exits.enter_context(listening("--protocol", protocol))
+            self._listening[protocol] = server
+        connection = WebSocketClient(self._listening[protocol].url)
+        try:
+            yield connection
+        finally:
+            connection.close()
+
+    def close(self) -> None:
+        self._exits.close()
+
+
 def is_gone(pid: int) -> bool:
     """Whether a process has ended (a zombie has)."""
     try:

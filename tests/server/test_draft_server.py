@@ -6,7 +6,6 @@ import base64
 import os
 import signal
 import subprocess
-from contextlib import ExitStack
 from typing import TYPE_CHECKING, Any
 
 import peer
@@ -32,15 +31,9 @@ STUBBORN = "trap '' TERM; echo ready; while :; do sleep 0.02; done"
 
 
 @pytest.fixture(params=["stdio draft", "ws draft", "stdio auto"])
-def client(request: pytest.FixtureRequest) -> Iterator[peer.Client]:
+def client(request: pytest.FixtureRequest, servers: peer.Servers) -> Iterator[peer.Client]:
     """A client that is ready; of a server that speaks the draft alone, or among the others."""
-    transport, protocol = request.param.split()
-    client: peer.Client
-    with ExitStack() as exits:
-        if transport == "stdio":
-            client = exits.enter_context(peer.stdio("--protocol", protocol))
-        else:
-            client = exits.enter_context(peer.listening("--protocol", protocol)).client()
+    with servers.client(*request.param.split()) as client:
         client.initialize()
         yield client
 

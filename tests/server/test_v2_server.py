@@ -5,7 +5,6 @@ from __future__ import annotations
 import base64
 import os
 import signal
-from contextlib import ExitStack
 from typing import TYPE_CHECKING, Any
 
 import peer
@@ -17,14 +16,9 @@ if TYPE_CHECKING:
 
 
 @pytest.fixture(params=["stdio", "ws"])
-def client(request: pytest.FixtureRequest) -> Iterator[peer.Client]:
+def client(request: pytest.FixtureRequest, servers: peer.Servers) -> Iterator[peer.Client]:
     """A client that is ready."""
-    client: peer.Client
-    with ExitStack() as exits:
-        if request.param == "stdio":
-            client = exits.enter_context(peer.stdio("--protocol", "v2"))
-        else:
-            client = exits.enter_context(peer.listening("--protocol", "v2")).client()
+    with servers.client(request.param, "v2") as client:
         client.initialize()
         yield client
 
