@@ -2,11 +2,18 @@
 
 from __future__ import annotations
 
+import json
+import shlex
 import signal
+from pathlib import Path
 
 import pytest
 import terminals
 from terminals import SERVER, Terminal
+
+from exec_server_conformance import peers
+
+_PEERS = Path(__file__).parents[2] / peers.DEFAULT_DIRECTORY
 
 V1 = f"stdio:{SERVER} --protocol v1"
 V2 = f"stdio:{SERVER} --protocol v2"
@@ -51,6 +58,32 @@ def test_an_input_that_cannot_be_ended_is_told(url: str) -> None:
         assert process.wait(terminals.PATIENCE) > 128
 
 
+@REVISIONS
+def test_the_outcome_as_json(url: str) -> None:
+    """One object with everything; the exit code passes through all the same."""
+    script = r"echo out; echo err >&2; exit 7"
+    done = terminals.run("run", "--json", "--", "sh", "-c", script, url=url)
+    assert (done.returncode, done.stderr) == (7, b"")
+    assert json.loads(done.stdout) == {
+        "argv": ["sh", "-c", script],
+        "exitCode": 7,
+        "stdout": "out\n",
+        "stderr": "err\n",
+    }
+
+
+def test_json_of_odd_bytes_terminals_and_input() -> None:
+    odd = json.loads(terminals.run("run", "--json", "--", "printf", r"\377\0").stdout)
+    assert odd["stdoutBase64"] == "/wA="
+    assert "stdout" not in odd
+    on_terminal = json.loads(terminals.run("run", "-t", "--json", "--", "echo", "ü").stdout)
+    assert (on_terminal["stdout"], on_terminal["stderr"]) == ("ü\r\n", "")
+    fed = json.loads(terminals.run("run", "-i", "--json", "--", "cat", input=b"in").stdout)
+    assert fed["stdout"] == "in"
+    absent = terminals.run("run", "--json", "--", "no-such-program")
+    assert (absent.returncode, absent.stdout) == (127, b"")
+
+
 def test_directory_and_variables() -> None:
     done = terminals.run(
         *("run", "-C", "/usr", "-e", "A=b=c", "-e", "HERE"),
@@ -74,6 +107,21 @@ def test_what_cannot_be_started(program: str, code: int, url: str) -> None:
     assert (done.returncode, done.stdout) == (code, b"")
     assert done.stderr.startswith(f"exec-server: {program}".encode())
     assert done.stderr.count(b"\n") == 1
+
+
+@pytest.mark.parametrize("release", ["0.139.0", "0.169.0"])
+@pytest.mark.parametrize(
+    ("program", "code"), [("no-such-program", 127), ("/no/such", 127), ("/etc/passwd", 126)]
+)
+def test_what_codex_cannot_start_on_a_terminal(program: str, code: int, release: str) -> None:
+    try:
+        command = shlex.join([*peers.command(release, _PEERS), "--listen", "stdio"])
+    except peers.PeerMissing as error:
+        pytest.skip(f"nothing proven on codex: {error}")
+    for options in ((), ("-t",)):
+        done = terminals.run("run", *options, "--", program, url=f"stdio:{command}")
+        assert (done.returncode, done.stdout) == (code, b"")
+        assert done.stderr.startswith(f"exec-server: {program}".encode())
 
 
 def test_death_by_a_signal() -> None:
@@ -126,6 +174,8 @@ def test_a_shell_in_a_terminal(url: str) -> None:
         terminal.expect(b"ready> ")
         terminal.type(b"echo $TERM $((6 * 7)); cat\r")
         terminal.expect(b"xterm 42\r\n")
+        terminal.type(b"there\r")
+        terminal.expect(b"there\r\nthere\r\n")
         terminal.type(b"\x1a")
         terminal.expect(b"Stopped")
         terminal.expect(b"ready> ")

@@ -52,6 +52,11 @@ class Client:
         return self._session.session_id
 
     @property
+    def can_detach(self) -> bool:
+        """Whether the session can be left, and taken up again by its id; see ``aclose``."""
+        return self._session.can_resume
+
+    @property
     def target(self) -> str:
         """What the client is connected to."""
         return self._session.target

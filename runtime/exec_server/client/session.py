@@ -140,6 +140,13 @@ class Session:
         return self._dialer.target
 
     @property
+    def can_resume(self) -> bool:
+        """Whether the session outlives a connection."""
+        return (
+            self.session_id is not None and self._dialer.can_resume and self.revision.has_sessions
+        )
+
+    @property
     def revision(self) -> Revision:
         """The revision in use; there is one after ``open``."""
         assert self._revision is not None
@@ -318,12 +325,7 @@ class Session:
         self._connection = None
         for body in list(self._bodies.values()):
             body.fail(ConnectionLost(reason))
-        if (
-            self.session_id is not None
-            and self._dialer.can_resume
-            and self.revision.has_sessions
-            and self._options.resume_timeout > 0
-        ):
+        if self.can_resume and self._options.resume_timeout > 0:
             self._reconnected = self._loop.create_future()
             self.spawn(self._resume(reason))
         else:

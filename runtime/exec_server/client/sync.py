@@ -79,6 +79,11 @@ class Client:
         return self._portal.run(lambda: self._wrapped.session_id)
 
     @property
+    def can_detach(self) -> bool:
+        """Whether the session can be left, and taken up again by its id; see ``aclose``."""
+        return self._portal.run(lambda: self._wrapped.can_detach)
+
+    @property
     def target(self) -> str:
         """What the client is connected to."""
         return self._portal.run(lambda: self._wrapped.target)

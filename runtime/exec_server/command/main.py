@@ -11,8 +11,8 @@ import signal
 import sys
 from typing import TYPE_CHECKING, Final, NoReturn
 
-from exec_server.client import ClientError, connect
-from exec_server.command import files, info, run
+from exec_server.client import ClientError
+from exec_server.command import files, info, run, sessions
 from exec_server.command.failures import (
     FAILED,
     SIGNALLED,
@@ -20,12 +20,12 @@ from exec_server.command.failures import (
     CommandError,
     describe,
 )
+from exec_server.command.reaching import TOKEN_VARIABLE, add_options, reach
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-URL_VARIABLE: Final = "EXEC_SERVER_URL"
-TOKEN_VARIABLE: Final = "EXEC_SERVER_TOKEN"  # noqa: S105 (a name)
+INTERACTIVE: Final = "pass standard input on to it"
 
 
 class _Parser(argparse.ArgumentParser):
@@ -38,12 +38,7 @@ class _Parser(argparse.ArgumentParser):
 
 def _parser() -> argparse.ArgumentParser:
     server = _Parser(add_help=False)
-    where = server.add_mutually_exclusive_group()
-    where.add_argument(
-        "--url",
-        help=f"ws://HOST:PORT, stdio:COMMAND or in-process: (default: ${URL_VARIABLE})",
-    )
-    where.add_argument("--cmd", metavar="COMMAND", help="start this server, and end it afterwards")
+    add_options(server)
     server.add_argument("-v", "--verbose", action="store_true", help="tell what is worth knowing")
     as_json = _Parser(add_help=False)
     as_json.add_argument("--json", action="store_true", help="print JSON, for programs")
@@ -57,11 +52,16 @@ def _parser() -> argparse.ArgumentParser:
     )
     commands = parser.add_subparsers(metavar="COMMAND", required=True)
 
-    command = commands.add_parser("run", parents=[server], help="run a program")
-    command.add_argument(
-        "-i", "--interactive", action="store_true", help="pass standard input on to it"
-    )
+    command = commands.add_parser("run", parents=[server, as_json], help="run a program")
+    command.add_argument("-i", "--interactive", action="store_true", help=INTERACTIVE)
     command.add_argument("-t", "--tty", action="store_true", help="give it a terminal")
+    command.add_argument(
+        "-d",
+        "--detach",
+        action="store_true",
+        help="leave it running, and print its session and its id for ps, attach and kill",
+    )
+    command.add_argument("--name", metavar="ID", help="its id within the session")
     command.add_argument("-C", "--directory", metavar="DIR", help="its working directory")
     command.add_argument(
         "-e",
@@ -75,6 +75,24 @@ def _parser() -> argparse.ArgumentParser:
         "argv", nargs=argparse.REMAINDER, metavar="-- PROGRAM ...", help="program and arguments"
     )
     command.set_defaults(do=run.run)
+
+    command = commands.add_parser("ps", parents=[server, as_json], help="list a session's programs")
+    command.set_defaults(do=sessions.list_processes)
+
+    command = commands.add_parser(
+        "attach", parents=[server], help="show what a session's program writes"
+    )
+    command.add_argument("-i", "--interactive", action="store_true", help=INTERACTIVE)
+    command.add_argument(
+        "-t", "--tty", action="store_true", help="it has a terminal, where the server does not tell"
+    )
+    command.add_argument("process", metavar="ID")
+    command.set_defaults(do=sessions.attach)
+
+    command = commands.add_parser("kill", parents=[server], help="end a session's programs")
+    command.add_argument("-f", "--force", action="store_true", help="without asking them first")
+    command.add_argument("processes", nargs="+", metavar="ID")
+    command.set_defaults(do=sessions.kill)
 
     command = commands.add_parser("cp", parents=[server], help="copy a file, either way")
     command.add_argument("source", help="path here, or :PATH there")
@@ -126,12 +144,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 async def _do(options: argparse.Namespace) -> int:
-    target = f"stdio:{options.cmd}" if options.cmd else options.url or os.environ.get(URL_VARIABLE)
-    if not target:
-        raise CommandError(f"there is no server: give --url or --cmd, or set {URL_VARIABLE}")
-    async with connect(
-        target, token=os.environ.get(TOKEN_VARIABLE), client_name="exec-server"
-    ) as client:
+    async with reach(options) as client:
         code: int = await options.do(client, options)
         return code
 

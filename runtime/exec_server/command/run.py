@@ -7,7 +7,9 @@ import contextlib
 import logging
 import os
 import signal
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final, TypeAlias
+
+import msgspec
 
 from exec_server.client import ClientError, Exited, Gap, InputRefused, Output, Unsupported
 from exec_server.command import terminal
@@ -21,9 +23,11 @@ from exec_server.command.failures import (
 
 if TYPE_CHECKING:
     import argparse
-    from collections.abc import Coroutine
+    from collections.abc import Awaitable, Callable, Coroutine
 
     from exec_server.client import Client, Process
+
+    Sink: TypeAlias = Callable[[int, bytes], Awaitable[None]]
 
 log = logging.getLogger("exec_server.command")
 
@@ -39,10 +43,57 @@ UNKNOWN_SIGNAL: Final = 255
 
 async def run(client: Client, options: argparse.Namespace) -> int:
     """Run a program, and return what to exit with."""
-    if options.tty and options.interactive and not os.isatty(terminal.STDIN):
-        raise CommandError("standard input is no terminal; leave out -t")
+    if options.detach:
+        return await _detach(client, options)
+    if options.interactive:
+        terminal.require(tty=options.tty)
     process, has_size = await _start(client, options)
-    return await _Run(process, has_size=has_size).follow(interactive=options.interactive)
+    if not options.json:
+        return await Joint(process, has_size=has_size).follow(interactive=options.interactive)
+    collected = Collected()
+    joint = Joint(process, has_size=has_size, sink=collected.take)
+    code = await joint.follow(interactive=options.interactive)
+    print(collected.as_json(options.argv, code))
+    return code
+
+
+async def _detach(client: Client, options: argparse.Namespace) -> int:
+    """Leave the program running in its session, and tell how to come back to it."""
+    if not client.can_detach:
+        raise CommandError(
+            f"{client.target} keeps no session without a connection; a server that listens does, "
+            "from revision v1 on"
+        )
+    process, _ = await _start(client, options)
+    session_id = client.session_id
+    assert session_id is not None
+    await client.aclose(detach=True)
+    if options.json:
+        print(msgspec.json.encode({"session": session_id, "process": process.id}).decode())
+    else:
+        print(session_id, process.id)
+    return 0
+
+
+class Collected:
+    """The output of a program, for one JSON object."""
+
+    def __init__(self) -> None:
+        self._streams = {"stdout": bytearray(), "stderr": bytearray()}
+
+    async def take(self, fd: int, data: bytes) -> None:
+        """Add what came."""
+        self._streams["stderr" if fd == terminal.STDERR else "stdout"] += data
+
+    def as_json(self, argv: list[str], code: int) -> str:
+        """The object; what is no UTF-8 is told as base64."""
+        told: dict[str, Any] = {"argv": argv, "exitCode": code}
+        for name, data in self._streams.items():
+            try:
+                told[name] = data.decode()
+            except UnicodeDecodeError:
+                told[f"{name}Base64"] = bytes(data)
+        return msgspec.json.encode(told).decode()
 
 
 async def _start(client: Client, options: argparse.Namespace) -> tuple[Process, bool]:
@@ -60,6 +111,7 @@ async def _start(client: Client, options: argparse.Namespace) -> tuple[Process, 
             tty=options.tty,
             size=size,
             stdin=options.interactive,
+            process_id=options.name,
             overflow="block",
         )
 
@@ -88,12 +140,14 @@ def _variable(text: str) -> tuple[str, str]:
     return name, value if equals else os.environ.get(name, "")
 
 
-class _Run:
+class Joint:
     """A process, and the terminal or streams that it is joined to."""
 
-    def __init__(self, process: Process, *, has_size: bool) -> None:
+    def __init__(self, process: Process, *, has_size: bool, sink: Sink = terminal.write) -> None:
+        """``has_size``: its terminal can be resized. ``sink`` gets what it writes."""
         self._process = process
         self._has_size = has_size
+        self._sink = sink
         self._tasks: set[asyncio.Task[None]] = set()
         self._last_signal: int | None = None
         self._is_ending = False
@@ -110,7 +164,7 @@ class _Run:
             with terminal.raw(terminal.STDIN) if is_raw else contextlib.nullcontext():
                 if interactive:
                     self._spawn(self._forward_input())
-                return await self._forward_output()
+                return await self.show()
         except BrokenPipeError as error:
             if isinstance(error, ClientError):
                 raise
@@ -121,12 +175,13 @@ class _Run:
             for task in self._tasks:
                 task.cancel()
 
-    async def _forward_output(self) -> int:
+    async def show(self) -> int:
+        """Pass on its output to the end; returns what to exit with."""
         code = 0
         async for event in self._process:
             if type(event) is Output:
                 fd = terminal.STDERR if event.stream == "stderr" else terminal.STDOUT
-                await terminal.write(fd, event.data)
+                await self._sink(fd, event.data)
             elif type(event) is Gap:
                 log.error("output is missing here: the server no longer had it")
             elif type(event) is Exited:

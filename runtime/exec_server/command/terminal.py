@@ -10,6 +10,8 @@ import threading
 import tty
 from typing import TYPE_CHECKING, Final
 
+from exec_server.command.failures import CommandError
+
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Iterator
 
@@ -22,6 +24,12 @@ PIECE_BYTES: Final = 64 * 1024
 
 PIECES_AHEAD: Final = 4
 """Pieces of standard input that are read before the first of them is taken."""
+
+
+def require(*, tty: bool) -> None:
+    """Raise CommandError unless keys can be passed on to a program that has a terminal."""
+    if tty and not os.isatty(STDIN):
+        raise CommandError("standard input is no terminal; leave out -t")
 
 
 @contextlib.contextmanager

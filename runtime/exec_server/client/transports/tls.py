@@ -82,7 +82,7 @@ class TlsRelay:
         with contextlib.suppress(OSError):
             await self._writer.wait_closed()
 
-    def _release(self, passing: asyncio.Future[list[None]]) -> None:
+    def _release(self, passing: asyncio.Future[tuple[None, None]]) -> None:
         if not passing.cancelled():
             passing.exception()
         self._inner.close()
