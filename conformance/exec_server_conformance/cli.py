@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import argparse
-import asyncio
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, get_args
 
 from exec_server_conformance import matrix, record, reports
+from exec_server_conformance.clients.cli import main as client
 from exec_server_conformance.contract import REVISIONS
-from exec_server_conformance.deviations import check_named, load_deviations
 from exec_server_conformance.errors import ReportError, SessionError
 from exec_server_conformance.expectations import fault
 from exec_server_conformance.options import (
@@ -20,6 +19,7 @@ from exec_server_conformance.options import (
     add_target,
     check_reports,
     choice,
+    known_deviations,
     write_reports,
 )
 from exec_server_conformance.reports import table, table_page
@@ -29,14 +29,12 @@ from exec_server_conformance.session import (
     Transport,
     load_all,
 )
-from exec_server_conformance.suite import ExitCode, Plan, Suite
+from exec_server_conformance.suite import ExitCode, Plan, Suite, run
 from exec_server_conformance.target import Target
 from exec_server_conformance.terminal import Terminal
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
-
-    from exec_server_conformance.results import Report
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -45,8 +43,8 @@ def _parser() -> argparse.ArgumentParser:
         description="Replay recorded sessions against an exec-server.",
         epilog="Exit codes: 0 all passed, 1 failures, 2 wrong usage or an unusable session file, 3 "
         "the server could not be run, 4 stale known deviations, 130 interrupted. "
-        "`exec-server-conformance matrix --help`, `record --help` and `check --help` describe the "
-        "other commands.",
+        "`exec-server-conformance client --help`, `matrix --help`, `record --help` and "
+        "`check --help` describe the other commands.",
     )
     add_target(parser)
     parser.add_argument("--list", action="store_true", help="list the sessions and exit")
@@ -83,7 +81,7 @@ def _add_selection(parser: argparse.ArgumentParser) -> None:
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line; returns the exit code."""
     arguments = list(sys.argv[1:] if argv is None else argv)
-    commands = {"record": record.main, "check": _check, "matrix": _matrix}
+    commands = {"record": record.main, "check": _check, "matrix": _matrix, "client": client}
     try:
         if arguments and arguments[0] in commands:
             return commands[arguments[0]](arguments[1:])
@@ -112,10 +110,7 @@ def _replay(arguments: list[str]) -> int:
         parser.error("one of the arguments --cmd --url is required")
     if options.jobs < 1:
         parser.error("argument --jobs: expected 1 or more")
-    deviations = []
-    if options.known_deviations:
-        deviations = load_deviations(options.known_deviations)
-        check_named(options.known_deviations, deviations, everything)
+    deviations = known_deviations(options, everything)
     check_reports(options)
     transport = "ws" if options.url else options.transport
     transports = [
@@ -136,19 +131,10 @@ def _replay(arguments: list[str]) -> int:
         jobs=options.jobs,
         timeout=options.timeout,
     )
-    report = _run(Suite(plan, terminal))
+    report = run(Suite(plan, terminal))
     write_reports(report, options)
     terminal.summarise(report)
     return report.summary.exit_code
-
-
-def _run(suite: Suite) -> Report:
-    """Play a suite to its end, or to Ctrl-C."""
-    try:
-        asyncio.run(suite.play())
-    except KeyboardInterrupt:
-        return suite.report(interrupted=True)
-    return suite.report()
 
 
 def _of_revisions(sessions: Sequence[Session], revisions: tuple[str, ...]) -> list[Session]:

@@ -14,7 +14,7 @@ import tomllib
 from collections import defaultdict
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 import tomlkit
 
@@ -22,13 +22,27 @@ from exec_server_conformance.errors import SessionError
 from exec_server_conformance.results import Outcome
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping
+    from collections.abc import Iterable, Mapping, Sequence
     from pathlib import Path
 
     from exec_server_conformance.results import Report
-    from exec_server_conformance.session import Session, Transport
+    from exec_server_conformance.session import Transport
 
 _MEMBERS = {"sessions": str, "reason": str, "transport": str, "falls_silent": bool}
+
+
+class Playable(Protocol):
+    """What a deviation may speak of."""
+
+    @property
+    def name(self) -> str:
+        """Revision, group, name."""
+        ...
+
+    @property
+    def transports(self) -> Sequence[Transport]:
+        """What it is played over."""
+        ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,7 +80,7 @@ def load_deviations(path: Path) -> list[Deviation]:
     return entries
 
 
-def check_named(path: Path, entries: Iterable[Deviation], sessions: Iterable[Session]) -> None:
+def check_named(path: Path, entries: Iterable[Deviation], sessions: Iterable[Playable]) -> None:
     """Raise SessionError if an entry names no session at all: it excuses nothing."""
     plays = [(one.name, transport) for one in sessions for transport in one.transports]
     for entry in entries:

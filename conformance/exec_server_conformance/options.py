@@ -7,12 +7,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from exec_server_conformance import reports
-from exec_server_conformance.deviations import baseline
+from exec_server_conformance.deviations import baseline, check_named, load_deviations
 from exec_server_conformance.selection import Choice
 
 if TYPE_CHECKING:
     import argparse
+    from collections.abc import Iterable
 
+    from exec_server_conformance.deviations import Deviation, Playable
     from exec_server_conformance.results import Report
 
 
@@ -97,6 +99,17 @@ def add_reports(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--verbose", action="store_true", help="print every session with its wire trace"
     )
+
+
+def known_deviations(
+    options: argparse.Namespace, everything: Iterable[Playable]
+) -> list[Deviation]:
+    """What is known already, of all that there is; raises SessionError for what is not there."""
+    if not options.known_deviations:
+        return []
+    deviations = load_deviations(options.known_deviations)
+    check_named(options.known_deviations, deviations, everything)
+    return deviations
 
 
 def check_reports(options: argparse.Namespace) -> None:

@@ -35,6 +35,8 @@ class Blame(StrEnum):
 
     SERVER = "server-sent-wrong"
     SILENCE = "server-never-answered"
+    CLIENT = "client-did-wrong"
+    CLIENT_SILENCE = "client-did-not-go-on"
     SUITE = "suite-expected-wrong"
 
 
@@ -55,7 +57,6 @@ class TraceEntry(msgspec.Struct, frozen=True, rename="camel"):
 class Divergence(msgspec.Struct, frozen=True, rename="camel"):
     """The first place where a play did not go as the session has it."""
 
-    line: Annotated[int, Meta(ge=1, description="Line of the session file.")]
     message: Annotated[str, Meta(description="What was expected and what came, in words.")]
     where: Annotated[
         str | UnsetType, Meta(description="Path to the value, such as process/start.result.cwd.")
@@ -69,6 +70,10 @@ class Divergence(msgspec.Struct, frozen=True, rename="camel"):
     entry: Annotated[
         Count | UnsetType,
         Meta(description="Index in the trace of the message that diverges; absent if none."),
+    ] = UNSET
+    line: Annotated[
+        Annotated[int, Meta(ge=1)] | UnsetType,
+        Meta(description="Line of the session file; absent if there is none."),
     ] = UNSET
 
 
@@ -113,16 +118,19 @@ class RunHeader(msgspec.Struct, frozen=True, rename="camel", tag="run", tag_fiel
     """What was run, and against what."""
 
     suite: Annotated[str, Meta(description="Version of the suite.")]
-    target: Annotated[str, Meta(description="The server's command or URL, without secrets.")]
+    target: Annotated[str, Meta(description="The target's command or URL, without secrets.")]
     started: Annotated[str, Meta(description="When the run began, ISO 8601 in UTC.")]
     revisions: Annotated[
-        list[str], Meta(description="Revisions that the server speaks, oldest first.")
+        list[str], Meta(description="Revisions that the target speaks, oldest first.")
     ] = []
     capabilities: Annotated[list[str], Meta(description="Flags that the server sets.")] = []
     server_version: Annotated[
         str | None, Meta(description="Codex release that the server is or stands in for.")
     ] = None
     format_version: FormatVersion = 1
+    role: Annotated[
+        Literal["server", "client"], Meta(description="What the target is, and was judged as.")
+    ] = "server"
 
 
 class Summary(msgspec.Struct, frozen=True, rename="camel", tag="summary", tag_field="event"):
@@ -133,7 +141,7 @@ class Summary(msgspec.Struct, frozen=True, rename="camel", tag="summary", tag_fi
     exit_code: Annotated[int, Meta(ge=0, le=255)]
     interrupted: Annotated[bool, Meta(description="Whether someone stopped the run.")] = False
     no_server: Annotated[
-        str | None, Meta(description="Why the server could not be run, if it could not.")
+        str | None, Meta(description="Why the target could not be run, if it could not.")
     ] = None
     stale: Annotated[
         list[str], Meta(description="Globs of known deviations that nothing deviates by any more.")

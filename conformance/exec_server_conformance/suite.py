@@ -57,6 +57,7 @@ class ExitCode(IntEnum):
     FAILED = 1
     USAGE = 2
     NO_SERVER = 3
+    """There was no target, a server or a client, to judge."""
     STALE = 4
     INTERRUPTED = 130
 
@@ -101,6 +102,27 @@ class Quiet:
 
     def ended(self, play: Play) -> None:
         """A play has ended, or does not apply."""
+
+
+class Runnable(Protocol):
+    """A run that can be cut short."""
+
+    async def play(self) -> None:
+        """Play to the end."""
+        ...
+
+    def report(self, *, interrupted: bool = False) -> Report:
+        """What has come of the run so far."""
+        ...
+
+
+def run(suite: Runnable) -> Report:
+    """Play a suite to its end, or to Ctrl-C."""
+    try:
+        asyncio.run(suite.play())
+    except KeyboardInterrupt:
+        return suite.report(interrupted=True)
+    return suite.report()
 
 
 @dataclass(slots=True)
@@ -154,15 +176,6 @@ class Suite:
     def report(self, *, interrupted: bool = False) -> Report:
         """What has come of the run so far."""
         plan = self.plan
-        outcomes = {(one.session, one.transport): one.outcome for one in self._plays}
-        stale = stale_among(plan.deviations, outcomes)
-        plays = [
-            replace(play, outcome=Outcome.STALE, reason=f"passed, but is known to deviate: {why}")
-            if play.outcome is Outcome.PASSED and (why := _excuse(stale, play))
-            else play
-            for play in self._plays
-        ]
-        plays.sort(key=lambda play: (play.session, play.transport))
         redactor = Redactor()
         target = plan.target.url or redactor.command(plan.target.command or "")
         header = RunHeader(
@@ -173,27 +186,14 @@ class Suite:
             capabilities=sorted(self._abilities.capabilities),
             server_version=plan.server_version,
         )
-        counts = Counter(play.outcome for play in plays)
-        summary = Summary(
-            counts={outcome: counts[outcome] for outcome in Outcome},
-            seconds=round(time.monotonic() - self._began, 3),
-            exit_code=self._exit_code(counts, stale, interrupted=interrupted),
+        return concluded(
+            header,
+            self._plays,
+            plan.deviations,
+            seconds=time.monotonic() - self._began,
+            no_target=self._no_server,
             interrupted=interrupted,
-            no_server=self._no_server,
-            stale=[one.sessions for one in stale],
         )
-        return Report(header, plays, summary)
-
-    def _exit_code(
-        self, counts: Counter[Outcome], stale: Sequence[Deviation], *, interrupted: bool
-    ) -> ExitCode:
-        if interrupted:
-            return ExitCode.INTERRUPTED
-        if self._no_server is not None:
-            return ExitCode.NO_SERVER
-        if counts[Outcome.FAILED] or counts[Outcome.ERROR]:
-            return ExitCode.FAILED
-        return ExitCode.STALE if stale else ExitCode.PASSED
 
     def _applicable(self) -> list[tuple[Session, Transport]]:
         """What is to be played; what does not apply ends here."""
@@ -283,7 +283,7 @@ class Suite:
         deviations = self.plan.deviations
         if isinstance(failure, Muteness):
             deviations = [one for one in deviations if one.falls_silent]
-        known = None if isinstance(failure, Death) else _excuse(deviations, play)
+        known = None if isinstance(failure, Death) else excuse(deviations, play)
         if known is None:
             broke_down = isinstance(failure, Muteness | Death)
             return replace(play, outcome=Outcome.ERROR) if broke_down else play
@@ -310,7 +310,49 @@ def _of(session: Session, transport: Transport, outcome: Outcome) -> Play:
     )
 
 
-def _excuse(deviations: Sequence[Deviation], play: Play) -> str | None:
+def concluded(
+    header: RunHeader,
+    plays: Sequence[Play],
+    deviations: Sequence[Deviation],
+    *,
+    seconds: float,
+    no_target: str | None,
+    interrupted: bool,
+) -> Report:
+    """The report of a run: its plays in order, the deviations that are stale, and the sum.
+
+    ``no_target`` is why the target could not be run, if it could not.
+    """
+    outcomes = {(one.session, one.transport): one.outcome for one in plays}
+    stale = stale_among(deviations, outcomes)
+    judged = [
+        replace(play, outcome=Outcome.STALE, reason=f"passed, but is known to deviate: {why}")
+        if play.outcome is Outcome.PASSED and (why := excuse(stale, play))
+        else play
+        for play in plays
+    ]
+    judged.sort(key=lambda play: (play.session, play.transport))
+    counts = Counter(play.outcome for play in judged)
+    if interrupted:
+        code = ExitCode.INTERRUPTED
+    elif no_target is not None:
+        code = ExitCode.NO_SERVER
+    elif counts[Outcome.FAILED] or counts[Outcome.ERROR]:
+        code = ExitCode.FAILED
+    else:
+        code = ExitCode.STALE if stale else ExitCode.PASSED
+    summary = Summary(
+        counts={outcome: counts[outcome] for outcome in Outcome},
+        seconds=round(seconds, 3),
+        exit_code=code,
+        interrupted=interrupted,
+        no_server=no_target,
+        stale=[one.sessions for one in stale],
+    )
+    return Report(header, judged, summary)
+
+
+def excuse(deviations: Sequence[Deviation], play: Play) -> str | None:
     """The reason of the first deviation that speaks of a play."""
     found = (one for one in deviations if one.excuses(play.session, play.transport))
     return next((one.reason for one in found), None)

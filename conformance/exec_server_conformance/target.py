@@ -16,7 +16,7 @@ from websockets.exceptions import ConnectionClosed, WebSocketException
 from exec_server_conformance.errors import Failure, TargetError
 
 if TYPE_CHECKING:
-    from websockets.asyncio.client import ClientConnection
+    from websockets.asyncio.connection import Connection
 
     from exec_server_conformance.session import Transport
 
@@ -79,6 +79,10 @@ class Link(Protocol):
         """End the connection from this side."""
         ...
 
+    def cut(self) -> None:
+        """End the connection at once, as a broken network would."""
+        ...
+
 
 _GONE = (ConnectionClosed, AttributeError)
 """What a connection raises that the server has ended. The latter is asyncio's: it cannot abort a
@@ -88,7 +92,7 @@ transport that was closed with something left to write."""
 class WebSocketLink:
     """A WebSocket connection that offers no extension and has no size limit."""
 
-    def __init__(self, websocket: ClientConnection) -> None:
+    def __init__(self, websocket: Connection) -> None:
         self._websocket = websocket
 
     @classmethod
@@ -139,19 +143,24 @@ class WebSocketLink:
         with contextlib.suppress(*_GONE):
             await self._websocket.close()
 
+    def cut(self) -> None:
+        """Close the socket alone."""
+        with contextlib.suppress(*_GONE):
+            self._websocket.transport.abort()
+
 
 class StdioLink:
-    """The pipes of a server process."""
+    """A pair of pipes, or a socket that is as good."""
 
-    def __init__(self, process: asyncio.subprocess.Process) -> None:
-        self._process = process
+    def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        self._reader = reader
+        self._writer = writer
 
     async def send(self, data: bytes, *, binary: bool = False) -> None:
         """Send one line; a line has no binary form."""
-        assert self._process.stdin is not None
         with contextlib.suppress(ConnectionError):
-            self._process.stdin.write(data + b"\n")
-            await self._process.stdin.drain()
+            self._writer.write(data + b"\n")
+            await self._writer.drain()
 
     async def send_fragments(self, parts: list[bytes]) -> None:
         """Send one line."""
@@ -163,17 +172,19 @@ class StdioLink:
 
     async def receive(self) -> bytes | None:
         """The next line."""
-        assert self._process.stdout is not None
         try:
-            line = await self._process.stdout.readline()
+            line = await self._reader.readline()
         except ValueError:
             raise Failure(f"a line of more than {LINE_LIMIT:,} bytes came") from None
         return line.rstrip(b"\n") if line else None
 
     async def close(self) -> None:
-        """End the input."""
-        assert self._process.stdin is not None
-        self._process.stdin.close()
+        """End what is written to."""
+        self._writer.close()
+
+    def cut(self) -> None:
+        """End what is written to, without what has not been written yet."""
+        self._writer.transport.abort()
 
 
 class Server:
@@ -232,7 +243,9 @@ class Server:
         """A connection, with headers of its own; over stdio there is one, without headers."""
         if self._transport == "stdio":
             assert self._process is not None
-            return StdioLink(self._process)
+            assert self._process.stdin is not None
+            assert self._process.stdout is not None
+            return StdioLink(self._process.stdout, self._process.stdin)
         assert self.url is not None
         return await WebSocketLink.open(self.url, headers)
 

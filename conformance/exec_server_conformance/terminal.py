@@ -65,7 +65,8 @@ class Terminal:
         if summary.interrupted:
             print("interrupted", file=sys.stderr)
         if summary.no_server is not None:
-            print(f"the server could not be run: {summary.no_server}", file=sys.stderr)
+            role = report.header.role
+            print(f"the {role} could not be run: {summary.no_server}", file=sys.stderr)
             return
         for message, count in self._alike.items():
             if count > MOST_ALIKE and not self._verbose:

@@ -49,7 +49,7 @@ def sample() -> Report:
             Outcome.FAILED,
             reason=f"failed.jsonl:2: {NASTY}",
             blame=Blame.SERVER,
-            divergence=Divergence(2, NASTY, "process/start.result", {"a": NASTY}, [1], 1),
+            divergence=Divergence(NASTY, "process/start.result", {"a": NASTY}, [1], 1, 2),
         ),
         play("fs/known", Outcome.KNOWN, reason="it failed", known_deviation="it is # so"),
         play("fs/na", Outcome.NOT_APPLICABLE, reason="needs #1", seconds=0.0, trace=[]),

@@ -39,8 +39,9 @@ def render(report: Report) -> str:
     for group, members in groupby(plays, key=lambda play: play.group):
         _add_suite(root, group, list(members), report)
     if report.summary.no_server is not None:
-        suite = ET.SubElement(root, "testsuite", name="server", tests="1", errors="1")
-        case = ET.SubElement(suite, "testcase", classname="server", name="can be run")
+        role = report.header.role
+        suite = ET.SubElement(root, "testsuite", name=role, tests="1", errors="1")
+        case = ET.SubElement(suite, "testcase", classname=role, name="can be run")
         ET.SubElement(case, "error", message=_text(report.summary.no_server))
     ET.indent(root)
     return ET.tostring(root, encoding="unicode", xml_declaration=True) + "\n"

@@ -46,6 +46,8 @@ _WORDS: Final = {
 _BLAME: Final = {
     Blame.SERVER: "The server sent this wrong",
     Blame.SILENCE: "The server never answered",
+    Blame.CLIENT: "The client did this wrong",
+    Blame.CLIENT_SILENCE: "The client did not go on",
     Blame.SUITE: "The suite expected wrong",
 }
 
@@ -122,7 +124,8 @@ def _facts(report: Report) -> str:
 def _overview(report: Report) -> Iterator[str]:
     summary = report.summary
     if summary.no_server is not None:
-        yield f"<p class=alarm>The server could not be run: {escape(summary.no_server)}</p>\n"
+        role = report.header.role
+        yield f"<p class=alarm>The {role} could not be run: {escape(summary.no_server)}</p>\n"
     if summary.interrupted:
         yield "<p class=alarm>The run was interrupted; what follows is what there was.</p>\n"
     for stale in summary.stale:
@@ -186,9 +189,11 @@ def _play(play: Play, reference_url: str | None, *, is_open: bool) -> Iterator[s
 
 
 def _divergence(divergence: Divergence, blame: str) -> Iterator[str]:
+    line = divergence.line
+    place = "" if line is UNSET else f" <small>line {line} of the session</small>"
     yield (
         f"<div class=divergence><h3>{blame}</h3>\n<p class=reason>{escape(divergence.message)}"
-        f" <small>line {divergence.line} of the session</small></p>\n"
+        f"{place}</p>\n"
     )
     if divergence.where is not UNSET:
         yield (

@@ -1,0 +1,101 @@
+"""``exec-server-conformance client``: play a server to a client, and judge the client."""
+
+from __future__ import annotations
+
+import argparse
+
+from exec_server_conformance.clients.cases import CASES, EVERY
+from exec_server_conformance.clients.program import ClientCommand
+from exec_server_conformance.clients.suite import CASE_SECONDS, ClientPlan, ClientSuite
+from exec_server_conformance.errors import SessionError
+from exec_server_conformance.options import (
+    add_choice,
+    add_effort,
+    add_reports,
+    check_reports,
+    choice,
+    known_deviations,
+    write_reports,
+)
+from exec_server_conformance.suite import ExitCode, run
+from exec_server_conformance.terminal import Terminal
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="exec-server-conformance client",
+        description="Play a server to a client, with faults, and judge what the client does. The "
+        "client must run one program, whichever: its output and its exit code are to become the "
+        "client's own.",
+    )
+    parser.add_argument(
+        "--cmd",
+        metavar="CMD",
+        help="command of the client; {url} stands for the ws:// URL that it is to connect to, or "
+        "{command} for a server command that it is to start and speak to over pipes",
+    )
+    parser.add_argument(
+        "--input-cmd",
+        metavar="CMD",
+        help="command of the client that passes its standard input on to the program, for the "
+        "cases about input; they do not apply without it",
+    )
+    parser.add_argument(
+        "--wire-only",
+        action="store_true",
+        help="for a client whose standard output and exit code are its own: judge what it sends, "
+        "and that it ends",
+    )
+    parser.add_argument("--list", action="store_true", help="list the cases and exit")
+    add_choice(parser)
+    parser.add_argument(
+        "--revision",
+        choices=[*EVERY, "all"],
+        action="append",
+        help="play the cases of a revision, whether or not the client seems to speak it; "
+        "repeatable (default: the revisions that the client turns out to speak)",
+    )
+    add_reports(parser)
+    add_effort(parser)
+    return parser
+
+
+def main(arguments: list[str]) -> int:
+    """Run the command; returns the exit code."""
+    parser = _parser()
+    options = parser.parse_args(arguments)
+    everything = sorted(CASES, key=lambda case: case.revision)
+    cases = choice(options).of(everything)
+    revisions = EVERY if "all" in (options.revision or ()) else tuple(options.revision or ())
+    if revisions:
+        cases = [case for case in cases if case.revision in revisions]
+        if not cases:
+            raise SessionError(f"no case of {' or '.join(revisions)} matches")
+    if options.list:
+        for case in cases:
+            print(f"{case.name} [{', '.join(case.transports)}]  {case.description}")
+        return ExitCode.PASSED
+    if not options.cmd:
+        parser.error("the argument --cmd is required")
+    if options.jobs < 1:
+        parser.error("argument --jobs: expected 1 or more")
+    command = ClientCommand(options.cmd)
+    input_command = ClientCommand(options.input_cmd) if options.input_cmd else None
+    if input_command is not None and input_command.transport != command.transport:
+        parser.error("--cmd and --input-cmd must both have {url}, or both {command}")
+    check_reports(options)
+    terminal = Terminal(verbose=options.verbose)
+    plan = ClientPlan(
+        command=command,
+        input_command=input_command,
+        cases=cases,
+        revisions=revisions,
+        judges_output=not options.wire_only,
+        deviations=known_deviations(options, everything),
+        jobs=options.jobs,
+        timeout=options.timeout or CASE_SECONDS,
+    )
+    report = run(ClientSuite(plan, terminal))
+    write_reports(report, options)
+    terminal.summarise(report)
+    return report.summary.exit_code

@@ -1,0 +1,89 @@
+"""How a client under test reaches the suite: a WebSocket, or pipes."""
+
+from __future__ import annotations
+
+import asyncio
+import shlex
+import shutil
+import sys
+import tempfile
+from pathlib import Path
+from typing import TYPE_CHECKING, Protocol, Self
+
+from websockets.asyncio.server import serve
+
+from exec_server_conformance.clients import bridge
+from exec_server_conformance.errors import Failure
+from exec_server_conformance.target import LINE_LIMIT, StdioLink, WebSocketLink
+
+if TYPE_CHECKING:
+    from websockets.asyncio.server import Server, ServerConnection
+    from websockets.http11 import Request
+
+    from exec_server_conformance.session import Transport
+    from exec_server_conformance.target import Link
+
+
+class Host(Protocol):
+    """Whoever the connections are for."""
+
+    async def serve(self, link: Link) -> None:
+        """Serve a connection until it ends."""
+        ...
+
+    def refuse(self, failure: Failure) -> None:
+        """A client knocked in a way that no server admits."""
+        ...
+
+
+class Door:
+    """Where the client under test comes in; what it needs to know is ``server``."""
+
+    def __init__(self, host: Host, transport: Transport) -> None:
+        self._host = host
+        self._transport = transport
+        self._listener: Server | asyncio.Server | None = None
+        self._directory = Path(tempfile.mkdtemp(prefix="exec-server-conformance-"))
+        self.server = ""
+        """The URL, or the command, of the server."""
+
+    async def __aenter__(self) -> Self:
+        if self._transport == "ws":
+            listener = await serve(
+                self._websocket,
+                "127.0.0.1",
+                0,
+                process_request=self._look_at,
+                compression=None,
+                max_size=None,
+                ping_interval=None,
+                close_timeout=1,
+            )
+            port = next(iter(listener.sockets)).getsockname()[1]
+            self._listener, self.server = listener, f"ws://127.0.0.1:{port}"
+        else:
+            path = self._directory / "socket"
+            self._listener = await asyncio.start_unix_server(self._pipes, path, limit=LINE_LIMIT)
+            self.server = shlex.join([sys.executable, bridge.__file__, str(path)])
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        assert self._listener is not None
+        self._listener.close()
+        await self._listener.wait_closed()
+        shutil.rmtree(self._directory, ignore_errors=True)
+
+    async def _websocket(self, connection: ServerConnection) -> None:
+        await self._host.serve(WebSocketLink(connection))
+
+    async def _pipes(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await self._host.serve(StdioLink(reader, writer))
+
+    def _look_at(self, _: ServerConnection, request: Request) -> None:
+        if "Origin" in request.headers:
+            self._host.refuse(
+                Failure(
+                    "the WebSocket handshake has an Origin header, with which servers refuse it "
+                    f"(HTTP 403): leave it out; got {request.headers['Origin']!r}"
+                )
+            )
