@@ -168,8 +168,8 @@ def test_a_shell_in_a_terminal(url: str) -> None:
     """Keys go to the program as they are: Ctrl-C interrupts there, Ctrl-Z stops there."""
     with Terminal("run", "-it", "-e", "PS1=ready> ", "--", "sh", "-i", url=url) as terminal:
         terminal.expect(b"ready> ")
-        terminal.type(b"sleep 60\r")
-        terminal.expect(b"sleep 60\r\n")
+        terminal.type(b"sh -c 'echo $((20 + 3)); exec sleep 60'\r")
+        terminal.expect(b"23\r\n")
         terminal.type(b"\x03")
         terminal.expect(b"ready> ")
         terminal.type(b"echo $TERM $((6 * 7)); cat\r")
