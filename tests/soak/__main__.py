@@ -14,13 +14,19 @@ from typing import TYPE_CHECKING, Final
 from tests.soak import load
 from tests.soak.client import Server, Tally, running
 from tests.soak.faults import all_faults
+from tests.soak.probe import probing
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
 WORKERS: Final = 4
 SLOW_READERS: Final = 4
-UNLOADED_SECONDS: Final = 2.0
+ROUNDS: Final = 5
+WINDOW_SECONDS: Final = 1.0
+"""How often, and for how long at a time, a server at rest is compared with one whose client does
+not read: by turns, so that whatever else the machine does hits both."""
+MAX_SLOWDOWN: Final = 2.0
+"""What a client that does not read may add to the slowest answers to another (99th percentile)."""
 SETTLED_GROWTH: Final = 1.5
 """What memory may grow by between the first round of everything and the end."""
 
@@ -30,6 +36,7 @@ class Measured:
 
     def __init__(self) -> None:
         self.unloaded: list[float] = []
+        self.beside_never_reader: list[float] = []
         self.loaded: list[float] = []
         self.idle_bytes = 0
         self.first_round_bytes = 0
@@ -47,13 +54,9 @@ async def soak(server: Server, seconds: float, seed: int, folder: Path, tally: T
     descriptors = server.descriptors
     found.idle_bytes = server.memory_bytes
 
-    begin = time.monotonic()
-    await load.probe(
-        server, tally, lambda: time.monotonic() > begin + UNLOADED_SECONDS, found.unloaded
-    )
+    end = time.monotonic() + seconds
     found.never_reader_bytes = await cost_of_never_readers(server, tally)
-
-    end = begin + seconds
+    await compare_with_never_reader(server, tally, found)
 
     def is_over() -> bool:
         return time.monotonic() > end
@@ -62,7 +65,7 @@ async def soak(server: Server, seconds: float, seed: int, folder: Path, tally: T
         return asyncio.ensure_future(load.repeat(task, tally, is_over))
 
     tasks = [
-        asyncio.ensure_future(load.probe(server, tally, is_over, found.loaded)),
+        asyncio.ensure_future(load.watch(server, is_over)),
         *(over_and_over(lambda: load.work(server, tally, chance, folder)) for _ in range(WORKERS)),
         *(over_and_over(lambda: load.read_slowly(server, tally)) for _ in range(SLOW_READERS)),
         over_and_over(lambda: load.flood(server, tally)),
@@ -70,13 +73,14 @@ async def soak(server: Server, seconds: float, seed: int, folder: Path, tally: T
         over_and_over(lambda: load.stay_half_open(server, tally, is_over)),
         over_and_over(lambda: load.never_read(server, tally, is_over)),
     ]
-    # At least once, however short the time is.
-    while True:
-        await load.many_connections(server, tally)
-        await load.many_processes(server, tally)
-        found.first_round_bytes = found.first_round_bytes or server.memory_bytes
-        if is_over():
-            break
+    async with probing(server, tally) as found.loaded:
+        # At least once, however short the time is.
+        while True:
+            await load.many_connections(server, tally)
+            await load.many_processes(server, tally)
+            found.first_round_bytes = found.first_round_bytes or server.memory_bytes
+            if is_over():
+                break
     await asyncio.gather(*tasks)
     is_settled = await server.settles(descriptors)
     found.leaked_processes = server.children
@@ -94,22 +98,30 @@ async def cost_of_never_readers(server: Server, tally: Tally) -> int:
     """What a client that never reads costs the server at most, in bytes."""
     before = server.memory_bytes
     end = time.monotonic() + 3
-    most = before
 
-    async def watch() -> None:
-        nonlocal most
-        while time.monotonic() < end:
-            most = max(most, server.memory_bytes)
-            await asyncio.sleep(0.02)
+    def is_over() -> bool:
+        return time.monotonic() > end
 
-    await asyncio.gather(
-        watch(),
-        *(
-            load.never_read(server, tally, lambda: time.monotonic() > end)
-            for _ in range(load.NEVER_READERS)
-        ),
+    most, *_ = await asyncio.gather(
+        load.watch(server, is_over),
+        *(load.never_read(server, tally, is_over) for _ in range(load.NEVER_READERS)),
     )
     return (most - before) // load.NEVER_READERS
+
+
+async def compare_with_never_reader(server: Server, tally: Tally, found: Measured) -> None:
+    """How fast answers come when nothing else happens, and when one other client does not read."""
+    descriptors = server.descriptors
+    for _ in range(ROUNDS):
+        # What is left of the ones before must not count.
+        tally.expect(await server.settles(descriptors), "something of a never reader was left")
+        async with probing(server, tally) as latencies:
+            await asyncio.sleep(WINDOW_SECONDS)
+        found.unloaded += latencies
+        end = time.monotonic() + WINDOW_SECONDS
+        async with probing(server, tally) as latencies:
+            await load.never_read(server, tally, lambda end=end: time.monotonic() > end)
+        found.beside_never_reader += latencies
 
 
 def percentile(values: Sequence[float], share: float) -> float:
@@ -144,7 +156,8 @@ def report(found: Measured, tally: Tally, tried: Sequence[str], seconds: float) 
         ("memory at its peak", mib(found.peak_bytes)),
         ("cost of one that never reads", mib(found.never_reader_bytes)),
         ("small request, unloaded", latency(found.unloaded)),
-        ("small request, under load", latency(found.loaded)),
+        ("... while one never reads", latency(found.beside_never_reader)),
+        ("... under the whole load", latency(found.loaded)),
         ("refused by the system", ", ".join(tried)),
     ):
         print(f"{name:32} {value}")

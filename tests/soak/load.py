@@ -8,11 +8,10 @@ import contextlib
 import json
 import os
 import socket
-import struct
-import time
 from typing import TYPE_CHECKING, TypeAlias
 
 from tests.soak.client import Client, Refused, Server, Tally, connected, start_params
+from tests.soak.raw import UPGRADE, RawClient, frame
 
 if TYPE_CHECKING:
     import random
@@ -110,7 +109,7 @@ async def never_read(server: Server, tally: Tally, until: Callable[[], bool]) ->
     tally.connections += 1
     await raw.ask("process/start", start_params("p", "cat", "/dev/zero"))
     tally.processes += 1
-    poll = RawClient.frame(
+    poll = frame(
         json.dumps({"id": 9, "method": "process/read", "params": {"processId": "p"}}).encode()
     )
     loop = asyncio.get_running_loop()
@@ -130,9 +129,7 @@ async def die_mid_message(server: Server, tally: Tally, chance: random.Random) -
     await raw.ask("process/start", start_params("p", "sh", "-c", "setsid sleep 1000 & cat"))
     tally.processes += 1
     params = {"path": "/nowhere", "dataBase64": "A" * 50_000}
-    message = RawClient.frame(
-        json.dumps({"id": 3, "method": "fs/writeFile", "params": params}).encode()
-    )
+    message = frame(json.dumps({"id": 3, "method": "fs/writeFile", "params": params}).encode())
     loop = asyncio.get_running_loop()
     await loop.sock_sendall(raw.socket, message[: chance.randrange(len(message))])
     raw.drop()
@@ -185,17 +182,13 @@ async def many_processes(server: Server, tally: Tally) -> None:
             await asyncio.gather(*map(client.closed, names))
 
 
-async def probe(
-    server: Server, tally: Tally, until: Callable[[], bool], latencies: list[float]
-) -> None:
-    """Small requests, one after the other: what another connection feels of all this."""
-    async with connected(server.url, tally) as client:
-        while not until():
-            begin = time.perf_counter()
-            await client.call("process/terminate", {"processId": "nobody"})
-            latencies.append(time.perf_counter() - begin)
-            server.memory_bytes  # noqa: B018 (notes the peak)
-            await asyncio.sleep(0.005)
+async def watch(server: Server, until: Callable[[], bool]) -> int:
+    """Look at the memory all the time; returns the most that was seen, in bytes."""
+    most = 0
+    while not until():
+        most = max(most, server.memory_bytes)
+        await asyncio.sleep(0.02)
+    return most
 
 
 async def wait(until: Callable[[], bool]) -> None:
@@ -212,66 +205,3 @@ async def repeat(task: Task, tally: Tally, until: Callable[[], bool]) -> None:
         except (Refused, OSError, asyncio.CancelledError) as error:
             tally.faults.append(f"{task}: {error!r}")
             await asyncio.sleep(0.1)
-
-
-UPGRADE = (
-    b"GET / HTTP/1.1\r\nHost: 127.0.0.1\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n"
-    b"Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n"
-)
-
-
-class RawClient:
-    """A socket that speaks just enough WebSocket to behave badly."""
-
-    def __init__(self, sock: socket.socket) -> None:
-        self.socket = sock
-        self._loop = asyncio.get_running_loop()
-
-    @classmethod
-    async def open(cls, server: Server) -> RawClient:
-        """Connect and shake hands, with both protocols."""
-        host, port = server.url.removeprefix("ws://").split(":")
-        sock = socket.socket()
-        # Small, so that the server soon feels that nobody reads.
-        sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 16_384)
-        sock.setblocking(False)
-        raw = cls(sock)
-        await raw._loop.sock_connect(sock, (host, int(port)))
-        await raw._loop.sock_sendall(sock, UPGRADE)
-        while not (await raw.read(4096)).endswith(b"\r\n\r\n"):
-            pass
-        await raw.ask("initialize", {"clientName": "raw"})
-        await raw.read(4096)
-        await raw._loop.sock_sendall(sock, cls.frame(b'{"method":"initialized","params":{}}'))
-        return raw
-
-    @staticmethod
-    def frame(payload: bytes) -> bytes:
-        """A text frame, masked with zeros."""
-        length = len(payload)
-        if length < 126:
-            header = struct.pack("!BB", 0x81, 0x80 | length)
-        elif length < 65536:
-            header = struct.pack("!BBH", 0x81, 0x80 | 126, length)
-        else:
-            header = struct.pack("!BBQ", 0x81, 0x80 | 127, length)
-        return header + bytes(4) + payload
-
-    async def ask(self, method: str, params: object) -> None:
-        """Send a request."""
-        message = {"id": 1, "method": method, "params": params}
-        await self._loop.sock_sendall(self.socket, self.frame(json.dumps(message).encode()))
-
-    async def read(self, size: int) -> bytes:
-        """What has come, b"" at the end."""
-        return await self._loop.sock_recv(self.socket, size)
-
-    async def aclose(self) -> None:
-        """End the connection with a close frame."""
-        await self._loop.sock_sendall(self.socket, struct.pack("!BB", 0x88, 0x80) + bytes(4))
-        self.socket.close()
-
-    def drop(self) -> None:
-        """Reset the connection, as a process that is killed may."""
-        self.socket.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
-        self.socket.close()

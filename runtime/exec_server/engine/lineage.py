@@ -19,7 +19,7 @@ import signal
 from typing import TYPE_CHECKING, NamedTuple
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator, Mapping
+    from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
 
 _RLIMIT_LOCKS = 10
 """linux/resource.h; the module ``resource`` does not name it."""
@@ -126,12 +126,32 @@ def find(is_meant: Callable[[int], bool], *, below: int | None = None) -> list[i
 
     ``is_meant`` is asked with a mark; ``below`` asks for descendants of that process alone.
     """
-    entries = {entry.pid: entry for entry in _processes()}
+    steps = search(is_meant, below=below)
+    while True:
+        try:
+            next(steps)
+        except StopIteration as stop:
+            found: list[int] = stop.value
+            return found
+
+
+def search(
+    is_meant: Callable[[int], bool], *, below: int | None = None
+) -> Generator[None, None, list[int]]:
+    """The same in steps, each of which looks at one process."""
+    entries: dict[int, _Entry] = {}
     offspring: dict[int, list[int]] = {}
-    for entry in entries.values():
+    for entry in _processes():
+        entries[entry.pid] = entry
         offspring.setdefault(entry.parent, []).append(entry.pid)
+        yield
     candidates: Iterable[int] = entries if below is None else _descendants([below], offspring)
-    marked = [pid for pid in candidates if (mark := mark_of(pid)) is not None and is_meant(mark)]
+    marked: list[int] = []
+    for pid in candidates:
+        mark = mark_of(pid)
+        if mark is not None and is_meant(mark):
+            marked.append(pid)
+        yield
     found = {*marked, *_descendants(marked, offspring)}
     return [pid for pid in found if entries[pid].is_alive]
 

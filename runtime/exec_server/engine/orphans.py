@@ -15,11 +15,13 @@ import asyncio
 import logging
 import os
 import signal
+import time
 from typing import TYPE_CHECKING, Final
 
 from exec_server.engine import lineage
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from collections.abc import Set as AbstractSet
 
 log = logging.getLogger("exec_server")
@@ -30,6 +32,9 @@ LOOK_SECONDS: Final = 0.5
 END_SECONDS: Final = 5.0
 """How long is waited for killed orphans. What takes longer hangs in the kernel, or this user may
 not kill it."""
+
+_TURN_SECONDS: Final = 0.001
+"""How long a search may keep the loop from everything else."""
 
 _PAUSE_SECONDS: Final = 0.005
 """Between killing and looking who is left, doubled each time."""
@@ -51,7 +56,7 @@ class Orphans:
         self._own_mark = lineage.own_mark()
         self._adopts = False
         # Children that carry marks and have not been waited for: their numbers stay theirs.
-        self._adopted: set[int] = set()
+        self._adopted: dict[int, int] = {}
         self._timer: asyncio.TimerHandle | None = None
         self._condemned: set[int] = set()
         self._ending: asyncio.Task[None] | None = None
@@ -80,10 +85,11 @@ class Orphans:
         To be called when those that this server itself has started with it have been waited for.
         """
         self._wait_for_ended()
-        if not self._adopted:
-            return
         if mark is None:
-            await self._end(None)
+            if self._adopted:
+                await self._end(None)
+            return
+        if mark not in self._adopted.values():
             return
         # Sessions often end together; one search serves them all.
         self._condemned.add(mark)
@@ -110,10 +116,11 @@ class Orphans:
                 continue
             mark = lineage.mark_of(pid)
             if mark is not None and mark != self._own_mark:
-                self._adopted.add(pid)
+                self._adopted[pid] = mark
             elif not _leads_a_session(pid):
                 _has_ended(pid)
-        self._adopted = {pid for pid in self._adopted if not _has_ended(pid)}
+        for pid in [pid for pid in self._adopted if _has_ended(pid)]:
+            del self._adopted[pid]
 
     async def _end(self, marks: frozenset[int] | None) -> None:
         """Kill the bearers of some marks, or of any, until none is left or time is up."""
@@ -125,7 +132,7 @@ class Orphans:
         pause = _PAUSE_SECONDS
         try:
             while True:
-                left = await asyncio.to_thread(lineage.find, is_meant, below=os.getpid())
+                left = await self._find(is_meant)
                 if not left:
                     break
                 if self._loop.time() > deadline:
@@ -138,6 +145,19 @@ class Orphans:
             self._wait_for_ended()
         finally:
             self._condemned -= marks or set()
+
+    async def _find(self, is_meant: Callable[[int], bool]) -> list[int]:
+        """See ``lineage.find``. A thread would keep the loop waiting for the interpreter's lock."""
+        steps = lineage.search(is_meant, below=os.getpid())
+        while True:
+            turn_end = time.monotonic() + _TURN_SECONDS
+            try:
+                while time.monotonic() < turn_end:
+                    next(steps)
+            except StopIteration as stop:
+                found: list[int] = stop.value
+                return found
+            await asyncio.sleep(0)
 
 
 def _leads_a_session(pid: int) -> bool:

@@ -176,7 +176,7 @@ class WebSocketEndpoint:
             position = end
             if self._closing:
                 return available
-            if self._stream.throttled:
+            if self._stream.throttled or (position < available and self._stream.is_turn_over()):
                 break
         return position
 

@@ -11,6 +11,7 @@ from __future__ import annotations
 import logging
 import os
 import sys
+import time
 from collections import deque
 from typing import TYPE_CHECKING, Final, Protocol
 
@@ -27,6 +28,10 @@ HIGH_WATER: Final = 256 * 1024
 
 LOW_WATER: Final = 64 * 1024
 """Unsent bytes below which they may go on."""
+
+TURN_SECONDS: Final = 0.001
+"""How long one stream may keep the loop from the others, but for the message it has begun: a batch
+of small requests can ask for a thousand times its size in answers."""
 
 _GATHER_BYTES: Final = 512 * 1024
 _GATHER_PIECES: Final = 512  # IOV_MAX is 1024 on Linux; a message adds a few pieces at a time
@@ -88,6 +93,7 @@ class ByteStream:
         self._max_unsent_bytes = max_unsent_bytes
         self.throttled = False
         """Whether nothing more is to be taken from the peer for now."""
+        self._turn_end = 0.0
         self._is_full = False
         self._is_held = False
         self.sent_bytes = 0
@@ -151,6 +157,19 @@ class ByteStream:
         elif self.throttled:
             self._loop.call_soon(self._go_on)
 
+    def is_turn_over(self) -> bool:
+        """Whether the owner is to stop taking messages now, because others wait for the loop.
+
+        It is given what it keeps when their turn is over, as after being ``throttled``.
+        """
+        if time.monotonic() < self._turn_end:
+            return False
+        if self._reading:
+            self.throttled = True
+            self._stop_reading()
+            self._loop.call_soon(self._go_on)
+        return self.throttled
+
     def _go_on(self) -> None:
         if not self.throttled or self._is_full or self._is_held:
             return
@@ -180,6 +199,7 @@ class ByteStream:
     def _deliver(self, data: memoryview | None) -> None:
         """Give the owner what was read, or the end; what it answers leaves in one call."""
         self._corked = True
+        self._turn_end = time.monotonic() + TURN_SECONDS
         try:
             if data is None:
                 self._owner.end_received()
@@ -300,6 +320,8 @@ class ByteStream:
 
     def _flush(self) -> None:
         current = self._current
+        is_empty = False
+        turn_end = time.monotonic() + TURN_SECONDS
         while True:
             try:
                 self._fill_current()
@@ -307,6 +329,7 @@ class ByteStream:
                 self._lose()
                 return
             if not current:
+                is_empty = True
                 break
             if self._current_bytes < _JOIN_BELOW and len(current) > 1:
                 joined = b"".join(current)
@@ -333,7 +356,12 @@ class ByteStream:
                 else:
                     current[0] = memoryview(first)[written:]
                     written = 0
-        if not current and self._writing:
+            if time.monotonic() >= turn_end:
+                # The peer reads as fast as this is written.
+                if not (self._writing or self._flush_scheduled):
+                    self._schedule_flush()
+                break
+        if is_empty and self._writing:
             self._writing = False
             self._loop.remove_writer(self._write_fd)
         if self._congested and self.unsent_bytes <= LOW_WATER:
@@ -342,7 +370,7 @@ class ByteStream:
             if self._is_full:
                 self._is_full = False
                 self._throttle()
-        if self._notify_when_empty and not current:
+        if self._notify_when_empty and is_empty:
             self._notify_when_empty = False
             self._owner.all_sent()
 
