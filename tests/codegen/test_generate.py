@@ -20,6 +20,10 @@ PACKAGE = Path("generated/exec_server_protocol")
 COMMAND = "import sys; from exec_server_codegen.cli import main; sys.exit(main())"
 
 
+OTHERS = ("v0", "v2", "draft", "v0.json", "v2.json")
+"""What of the schema is left out where one revision shows all."""
+
+
 @pytest.fixture
 def workspace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A working directory with the schema and what is generated from it."""
@@ -29,6 +33,24 @@ def workspace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     )
     shutil.copytree(REPOSITORY / "docs/reference", tmp_path / "docs/reference")
     shutil.copy(REPOSITORY / "docs/compatibility.md", tmp_path / "docs/compatibility.md")
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+@pytest.fixture(scope="session")
+def generated_v1(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The schema of v1 alone, and what is generated from it."""
+    folder = tmp_path_factory.mktemp("v1")
+    shutil.copytree(SCHEMA, folder / "schema", ignore=shutil.ignore_patterns(*OTHERS))
+    done = run(folder, "generate")
+    assert done.returncode == 0, done.stderr
+    return folder
+
+
+@pytest.fixture
+def v1(generated_v1: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A working directory with the schema of v1 and what is generated from it."""
+    shutil.copytree(generated_v1, tmp_path, dirs_exist_ok=True)
     monkeypatch.chdir(tmp_path)
     return tmp_path
 
@@ -73,21 +95,19 @@ def test_generating_twice_gives_the_same_bytes_whatever_the_hash_seed(tmp_path: 
     assert tree(tmp_path / "1").items() <= tree(REPOSITORY).items()
 
 
-def test_generating_touches_only_what_changed(
-    workspace: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    (workspace / PACKAGE / "v1/http.py").write_text("edited by hand\n", encoding="utf-8")
+def test_generating_touches_only_what_changed(v1: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (v1 / PACKAGE / "v1/http.py").write_text("edited by hand\n", encoding="utf-8")
     assert main(["generate"]) == 0
     lines = capsys.readouterr().out.splitlines()
     assert lines[0] == f"wrote {PACKAGE}/v1/http.py"
-    assert lines[1:] == [f"{len(tree(workspace))} files, 1 changed"]
+    assert lines[1:] == [f"{len(tree(v1))} files, 1 changed"]
     assert main(["check"]) == 0
 
 
 def test_check_prints_the_drift_of_an_edited_file(
-    workspace: Path, capsys: pytest.CaptureFixture[str]
+    v1: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    path = workspace / PACKAGE / "v1/errors.py"
+    path = v1 / PACKAGE / "v1/errors.py"
     path.write_text(path.read_text(encoding="utf-8").replace("-32602", "-32699"), encoding="utf-8")
     assert main(["check"]) == 1
     captured = capsys.readouterr()
@@ -100,12 +120,12 @@ def test_check_prints_the_drift_of_an_edited_file(
 
 
 def test_check_names_a_missing_and_a_stale_file(
-    workspace: Path, capsys: pytest.CaptureFixture[str]
+    v1: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    (workspace / "docs/reference/v1/errors.md").unlink()
-    old = workspace / PACKAGE / "v1/terminal.py"
-    shutil.copy(workspace / PACKAGE / "v1/http.py", old)
-    foreign = workspace / PACKAGE / "notes.txt"
+    (v1 / "docs/reference/v1/errors.md").unlink()
+    old = v1 / PACKAGE / "v1/terminal.py"
+    shutil.copy(v1 / PACKAGE / "v1/http.py", old)
+    foreign = v1 / PACKAGE / "notes.txt"
     foreign.write_text("kept\n", encoding="utf-8")
     assert main(["check"]) == 1
     errors = capsys.readouterr().err.splitlines()
@@ -118,10 +138,8 @@ def test_check_names_a_missing_and_a_stale_file(
     assert foreign.exists()
 
 
-def test_a_change_of_the_schema_is_drift(
-    workspace: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    path = workspace / "schema/v1/environment.json"
+def test_a_change_of_the_schema_is_drift(v1: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = v1 / "schema/v1/environment.json"
     document = json.loads(path.read_text(encoding="utf-8"))
     shell = document["$defs"]["Shell"]
     shell["properties"]["version"] = {
@@ -137,22 +155,22 @@ def test_a_change_of_the_schema_is_drift(
 
 
 def test_a_revision_is_generated_alone_and_goes_when_its_schema_does(
-    workspace: Path, capsys: pytest.CaptureFixture[str]
+    v1: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    shutil.copytree(workspace / "schema/v1", workspace / "schema/v9")
-    methods = workspace / "schema/v9/methods.json"
+    shutil.copytree(v1 / "schema/v1", v1 / "schema/v9")
+    methods = v1 / "schema/v9/methods.json"
     text = methods.read_text(encoding="utf-8").replace('"revision": "v1"', '"revision": "v9"')
     methods.write_text(text, encoding="utf-8")
-    v1 = workspace / PACKAGE / "v1/session.py"
-    v1.write_text("edited by hand\n", encoding="utf-8")
+    edited = v1 / PACKAGE / "v1/session.py"
+    edited.write_text("edited by hand\n", encoding="utf-8")
     assert main(["generate", "--revision", "v9"]) == 0
-    assert v1.read_text(encoding="utf-8") == "edited by hand\n"
-    assert (workspace / PACKAGE / "v9/server.py").is_file()
-    assert (workspace / "docs/reference/v9/index.md").is_file()
-    assert ', "v9", "draft")' in (workspace / PACKAGE / "__init__.py").read_text(encoding="utf-8")
+    assert edited.read_text(encoding="utf-8") == "edited by hand\n"
+    assert (v1 / PACKAGE / "v9/server.py").is_file()
+    assert (v1 / "docs/reference/v9/index.md").is_file()
+    assert '("v1", "v9")' in (v1 / PACKAGE / "__init__.py").read_text(encoding="utf-8")
     assert main(["generate"]) == 0
     assert main(["check"]) == 0
-    shutil.rmtree(workspace / "schema/v9")
+    shutil.rmtree(v1 / "schema/v9")
     capsys.readouterr()
     assert main(["check"]) == 1
     assert f"stale: {PACKAGE}/v9/server.py\n" in capsys.readouterr().err
@@ -224,9 +242,9 @@ def test_a_broken_metaschema_is_named(workspace: Path, capsys: pytest.CaptureFix
 
 
 def test_a_place_that_cannot_be_written_is_named(
-    workspace: Path, capsys: pytest.CaptureFixture[str]
+    v1: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    (workspace / "file").write_text("", encoding="utf-8")
+    (v1 / "file").write_text("", encoding="utf-8")
     assert main(["generate", "--out", "file"]) == 1
     assert capsys.readouterr().err.startswith("exec-server-codegen: cannot write file/")
 
