@@ -31,26 +31,30 @@ class ClientCommand:
 
     text: str
 
-    @property
-    def transport(self) -> Transport:
-        """How it reaches the server; raises SessionError if the command does not tell."""
-        found = [transport for place, transport in _PLACES.items() if place in self.text]
-        if len(found) != 1:
+    def __post_init__(self) -> None:
+        """Raise SessionError for a command that cannot be used."""
+        if len(self._places) != 1:
             raise SessionError(
                 "the client's command needs one of {url}, where it is to connect, and {command}, "
                 f"which it is to start: {self.text}"
             )
-        return found[0]
+        try:
+            shlex.split(self.text)
+        except ValueError as error:
+            raise SessionError(f"the client's command cannot be read: {error}") from None
+
+    @property
+    def _places(self) -> list[str]:
+        return [place for place in _PLACES if place in self.text]
+
+    @property
+    def transport(self) -> Transport:
+        """How it reaches the server."""
+        return _PLACES[self._places[0]]
 
     def argv(self, server: str) -> list[str]:
         """The command line for a server, by its URL or command."""
-        try:
-            argv = shlex.split(self.text)
-        except ValueError as error:
-            raise SessionError(f"the client's command cannot be read: {error}") from None
-        for place in _PLACES:
-            argv = [word.replace(place, server) for word in argv]
-        return argv
+        return [word.replace(self._places[0], server) for word in shlex.split(self.text)]
 
 
 class Program:

@@ -56,6 +56,8 @@ class Conversation:
         self.link = link
         self.name = name
         self.judge = Judge(stage.contract)
+        self.session_id: str | None = None
+        """The session that it is attached to."""
 
     async def answer(self, request: Message, answer: Message) -> None:
         """Answer a request with a result or an error."""
@@ -96,7 +98,9 @@ class Stage:
         self._judges_output = judges_output
         self._conversations: list[Conversation] = []
         self._attached: Conversation | None = None
+        self._starter: Conversation | None = None
         self._resumed = 0
+        self._last = "nothing"
         self._failure: BaseException | None = None
         self._has_ended = False
         self._changed = asyncio.Event()
@@ -107,9 +111,7 @@ class Stage:
     @property
     def missed(self) -> str:
         """What is waited for, and what came last."""
-        last = self.trace.last_received
-        came = "nothing" if last is None else self.trace.entries[last].text[:300]
-        return f"{self.waiting_for}; the last that the client sent is {came}"
+        return f"{self.waiting_for}; the last that the client sent is {self._last}"
 
     @property
     def start_method(self) -> str:
@@ -165,15 +167,16 @@ class Stage:
 
     def _take(self, conversation: Conversation, data: bytes) -> None:
         message = conversation.judge.take(data)
+        self._last = message.get("method", "an answer")
         if "method" in message and "id" in message:
-            self._look_at(message)
+            self._look_at(conversation, message)
             self._spawn(self._respond(conversation, message), self._tasks)
 
-    def _look_at(self, request: Message) -> None:
+    def _look_at(self, conversation: Conversation, request: Message) -> None:
         """What is to be noted of a request when it comes; raises Failure for what is not to be."""
         method, params = request["method"], request.get("params") or {}
         if method == self.start_method:
-            self._start(params)
+            self._start(conversation, params)
         elif method == "initialize" and params.get("resumeSessionId") is not None:
             self._resume(params["resumeSessionId"])
         elif method == "process/write" and self.process is not None:
@@ -183,13 +186,19 @@ class Stage:
             if self.process is None or self.process.name != name:
                 raise Failure(f"{method} names a process that was never started: {show(name)}")
 
-    def _start(self, params: Message) -> None:
+    def _start(self, conversation: Conversation, params: Message) -> None:
         name = params.get("processId", "session-1")
         if self.revision == "v1" and params["cwd"].startswith("file:"):
             raise Failure(f"cwd is a URI, {show(params['cwd'])}, and v1 has native paths")
         if self.process is None:
             self.process = Process(name, params, self.revision)
-        elif self.process.name != name or self.revision == "v0":
+            self._starter = conversation
+        elif (
+            self.process.name != name
+            or self._starter is conversation
+            or conversation.session_id != self.session_id
+            or self.revision == "v0"
+        ):
             raise Failure(
                 f"a second {self.start_method}, though the client was asked to run one program "
                 f"once: {show(params.get('argv'))}; nobody knows what a program does when it runs "
@@ -220,6 +229,7 @@ class Stage:
         answer = await self._answer_to(request)
         if request["method"] == "initialize" and "result" in answer:
             self._attached = conversation
+            conversation.session_id = answer["result"].get("sessionId")
             self._resumed += request["params"].get("resumeSessionId") is not None
         await conversation.answer(request, answer)
         if request["method"] == "process/write" and self.process is not None:
