@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 SERVER ?= $(BIN)/codex-exec-server
 
-.PHONY: help setup generate check breaking record lint format types test test-peers unit conformance conformance-pinned peers conformance-peers matrix mutants screenshots bench bench-client bench-library soak fuzz lock wheel clean
+.PHONY: help setup generate check breaking record lint format types test test-peers unit conformance conformance-pinned peers conformance-peers matrix mutants screenshots screens bench bench-client bench-library soak fuzz lock wheel clean
 
 help: ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 20
@@ -88,6 +88,9 @@ mutants: $(STAMP) ## break our server in many ways, and list the sessions that n
 
 screenshots: $(STAMP) ## photograph the HTML reports for docs/, with chromium
 	PYTHONPATH=tests/conformance $(BIN)/python tests/conformance/screenshots.py docs/images
+
+screens: $(STAMP) ## take the screens of docs/guides/terminal.md, with tmux, vim, less and htop
+	$(BIN)/python tests/command/screens.py docs/guides/terminal.md
 
 bench: $(STAMP) ## measure the server beside codex binaries, in one run
 	$(BIN)/python -m exec_server_conformance.peers fetch 0.130.0 0.169.0

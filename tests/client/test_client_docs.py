@@ -18,6 +18,7 @@ PAGES = (
     "guides/write-a-client.md",
     "guides/under-codex.md",
     "guides/command-line.md",
+    "guides/terminal.md",
 )
 
 _PROGRAM = re.compile(r"```python\n(?P<code>.*?)```\n\n```text\n(?P<output>.*?)```", re.DOTALL)

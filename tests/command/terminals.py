@@ -15,6 +15,10 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Self
 
+import pytest
+
+from exec_server_conformance import peers
+
 if TYPE_CHECKING:
     import signal
     from collections.abc import Iterator
@@ -24,6 +28,8 @@ BIN = Path(sys.executable).parent
 SCRIPT = str(BIN / "exec-server")
 
 SERVER = str(BIN / "codex-exec-server")
+
+_PEERS = Path(__file__).parents[2] / peers.DEFAULT_DIRECTORY
 
 PATIENCE = 30.0
 """Seconds until something that must happen counts as missing."""
@@ -69,6 +75,36 @@ def started(*arguments: str, url: str = f"stdio:{SERVER}") -> Iterator[subproces
             yield process
         finally:
             process.kill()
+
+
+def codex(release: str) -> list[str]:
+    """The command line of a codex release, but for how it listens; skips the test without it."""
+    try:
+        return peers.command(release, _PEERS)
+    except peers.PeerMissing as error:
+        pytest.skip(f"nothing proven on codex: {error}")
+
+
+@contextlib.contextmanager
+def listening(name: str) -> Iterator[str]:
+    """The URL of a server of its own: this project's with a protocol, or a codex release."""
+    kind, _, release = name.partition(" ")
+    if kind == "codex":
+        argv = codex(release)
+    else:
+        argv = [SERVER, "--protocol", "auto" if kind == "draft" else kind]
+    server = subprocess.Popen(
+        [*argv, "--listen", "ws://127.0.0.1:0"],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+    )
+    with server:
+        try:
+            assert server.stdout is not None
+            yield server.stdout.readline().decode().strip()
+        finally:
+            server.terminate()
+            server.wait(PATIENCE)
 
 
 class Terminal:

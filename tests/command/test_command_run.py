@@ -5,15 +5,10 @@ from __future__ import annotations
 import json
 import shlex
 import signal
-from pathlib import Path
 
 import pytest
 import terminals
 from terminals import SERVER, Terminal
-
-from exec_server_conformance import peers
-
-_PEERS = Path(__file__).parents[2] / peers.DEFAULT_DIRECTORY
 
 V1 = f"stdio:{SERVER} --protocol v1"
 V2 = f"stdio:{SERVER} --protocol v2"
@@ -114,10 +109,7 @@ def test_what_cannot_be_started(program: str, code: int, url: str) -> None:
     ("program", "code"), [("no-such-program", 127), ("/no/such", 127), ("/etc/passwd", 126)]
 )
 def test_what_codex_cannot_start_on_a_terminal(program: str, code: int, release: str) -> None:
-    try:
-        command = shlex.join([*peers.command(release, _PEERS), "--listen", "stdio"])
-    except peers.PeerMissing as error:
-        pytest.skip(f"nothing proven on codex: {error}")
+    command = shlex.join([*terminals.codex(release), "--listen", "stdio"])
     for options in ((), ("-t",)):
         done = terminals.run("run", *options, "--", program, url=f"stdio:{command}")
         assert (done.returncode, done.stdout) == (code, b"")

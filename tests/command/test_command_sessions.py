@@ -2,51 +2,20 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
 import shlex
 import signal
-import subprocess
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
 import terminals
-from terminals import PATIENCE, SERVER, Terminal
-
-from exec_server_conformance import peers
+from terminals import PATIENCE, Terminal, listening
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
-
-_PEERS = Path(__file__).parents[2] / peers.DEFAULT_DIRECTORY
+    from pathlib import Path
 
 SERVERS = ("draft", "v2", "v1", "codex 0.139.0", "codex 0.169.0")
-
-
-@contextlib.contextmanager
-def listening(name: str) -> Iterator[str]:
-    """The URL of a server of its own: this project's with a protocol, or a codex release."""
-    kind, _, release = name.partition(" ")
-    if kind == "codex":
-        try:
-            argv = peers.command(release, _PEERS)
-        except peers.PeerMissing as error:
-            pytest.skip(f"nothing proven on codex: {error}")
-    else:
-        argv = [SERVER, "--protocol", "auto" if kind == "draft" else kind]
-    server = subprocess.Popen(
-        [*argv, "--listen", "ws://127.0.0.1:0"],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.DEVNULL,
-    )
-    with server:
-        try:
-            assert server.stdout is not None
-            yield server.stdout.readline().decode().strip()
-        finally:
-            server.terminate()
-            server.wait(PATIENCE)
 
 
 @pytest.fixture(params=SERVERS)
