@@ -357,7 +357,7 @@ class Proxy:
                 task.cancel()
             await asyncio.wait({sending, receiving})
         happening: Happening = "ended" if is_over else "closed"
-        await self._recordings.over(Event(number, happening, seconds=time.monotonic()))
+        self._recordings.over(Event(number, happening, seconds=time.monotonic()))
         if is_over and self._transport == "stdio":
             await self._note_end(server)
 

@@ -18,7 +18,15 @@ from exec_server_conformance.errors import Failure
 from exec_server_conformance.patterns import fill_in
 from exec_server_conformance.player import Player
 from exec_server_conformance.redaction import Redactor
-from exec_server_conformance.scenario import Event, Exchange, Scenario, Script, methods, scenario
+from exec_server_conformance.scenario import (
+    Event,
+    Exchange,
+    Scenario,
+    Script,
+    methods,
+    scenario,
+    with_plain_ids,
+)
 from exec_server_conformance.session import Lines, Session, of_lines
 from exec_server_conformance.target import Server, Servers, Target
 from exec_server_conformance.timeline import MOST_BYTES, id_key
@@ -90,7 +98,7 @@ class Recordings:
         self._initializing: dict[int, Event] = {}
         self._names = self._free_names()
         self._connections = count()
-        self._writing = asyncio.Lock()
+        self._writing: list[asyncio.Task[None]] = []
         self.failed = 0
         """How many sessions could not be recorded to their end."""
 
@@ -113,20 +121,24 @@ class Recordings:
         elif before <= MOST_BYTES:
             self._tell(f"{tape.name}: what comes after {MOST_BYTES:,} bytes is not recorded")
 
-    async def over(self, event: Event) -> None:
+    def over(self, event: Event) -> None:
         """A connection has ended; its session is written when it was the last."""
         tape = self._tapes[event.connection]
         tape.events.append(event)
         tape.open.discard(event.connection)
         if not tape.open:
-            await self._write(tape)
+            self._write_soon(tape)
 
     async def finish(self) -> None:
-        """Write the sessions of the connections that are open still."""
-        unfinished = {id(tape): tape for tape in self._tapes.values() if tape.open}
-        for tape in unfinished.values():
+        """Write the sessions of the connections that are open still, and what is being written."""
+        for tape in {id(tape): tape for tape in self._tapes.values() if tape.open}.values():
             tape.open.clear()
-            await self._write(tape)
+            self._write_soon(tape)
+        await asyncio.gather(*self._writing)
+
+    def _write_soon(self, tape: _Tape) -> None:
+        if tape.has_messages:
+            self._writing.append(asyncio.create_task(self._write(tape)))
 
     def _place(self, event: Event, tape: _Tape) -> _Tape:
         """The tape that the first message on a connection belongs to."""
@@ -165,17 +177,14 @@ class Recordings:
                 yield name
 
     async def _write(self, tape: _Tape) -> None:
-        if not tape.has_messages:
-            return
-        async with self._writing:
-            recorded = await record(tape.events, tape.name, self._style, self._transport)
-            session, failure = recorded.session, recorded.failure
-            path = session.path
-            if tape.path is not None and tape.path != path:
-                tape.path.unlink()
-            tape.path = path
-            path.parent.mkdir(parents=True, exist_ok=True)
-            path.write_text(recorded.text(self._redactor), encoding="utf-8")
+        recorded = await record(tape.events, tape.name, self._style, self._transport)
+        session, failure = recorded.session, recorded.failure
+        path = session.path
+        if tape.path is not None and tape.path != path:
+            tape.path.unlink()  # what has come since shows that it is another revision
+        tape.path = path
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(recorded.text(self._redactor), encoding="utf-8")
         for method in recorded.left_out:
             self._tell(f"{session.name}: left out {method}, which was not answered")
         if failure is None:
@@ -210,7 +219,7 @@ async def record(
     """The session of what happened, as far as the server kept the contract."""
     revision = style.revision or fitting_revision(events)
     places = {style.workspace: "${workspace}"} if style.workspace else {}
-    written = scenario(events, places)
+    written = scenario(with_plain_ids(events), places)
     path = style.out / revision / f"{name}.jsonl"
     lines: Lines = [(1, _header(f"{revision}/{name}", written, style, transport))]
     lines += [(number, step) for number, step in enumerate(written.steps, 2)]
@@ -242,6 +251,9 @@ def _header(name: str, written: Scenario, style: Style, transport: Transport) ->
     }
     if not written.handshake:
         header["handshake"] = False
+    called = {step["call"] for step in written.steps if "call" in step}
+    if called - contract(name.partition("/")[0]).methods.keys():
+        header["strict"] = True  # another revision may have the method
     if written.seconds > _USUAL_SECONDS:
         header["timeoutSeconds"] = math.ceil(2 * written.seconds)
     return header

@@ -16,7 +16,8 @@ from __future__ import annotations
 import base64
 import contextlib
 import json
-from dataclasses import dataclass, field
+import re
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Literal
 
 from exec_server_conformance.errors import Failure
@@ -32,6 +33,12 @@ Message = dict[str, Any]
 
 Happening = Literal["opened", "sent", "received", "closed", "ended"]
 """``closed`` is by the client, ``ended`` by the server; the others are as a session has them."""
+
+_NAMED_BY_CLIENTS = frozenset({"process", "request", "handle", "watch", "write"})
+"""What clients choose the ids of, by the members without Id."""
+
+_RANDOM = re.compile(r"(?i)[0-9a-f]{8}|[0-9a-z]{20}")
+"""What an id has that was made up at random."""
 
 _AWAITED_CHARACTERS = 120
 """How much of a longer output is waited for: its end."""
@@ -369,6 +376,30 @@ class _Writer:
         members["wait"] = False
         answer = self._write(connection.step(answer=members["id"]))
         answer.is_timed, call.draft.is_timed = call.draft.is_timed, False
+
+
+def with_plain_ids(events: Iterable[Event]) -> list[Event]:
+    """The same with numbered names in place of ids that the client made up at random.
+
+    So the same again gives the same session.
+    """
+    events = list(events)
+    names: dict[bytes, bytes] = {}
+    for event in events:
+        params = _message(event.data).get("params") if event.happening == "sent" else None
+        for member, value in params.items() if isinstance(params, dict) else ():
+            kind = member.removesuffix("Id")
+            if kind in _NAMED_BY_CLIENTS and isinstance(value, str) and _RANDOM.search(value):
+                number = sum(name.startswith(kind.encode()) for name in names.values()) + 1
+                names.setdefault(value.encode(), f"{kind}{number}".encode())
+    if not names:
+        return events
+    # The longest first: an id may begin like another.
+    pattern = re.compile(b"|".join(map(re.escape, sorted(names, key=len, reverse=True))))
+    return [
+        replace(event, data=pattern.sub(lambda found: names[found[0]], event.data))
+        for event in events
+    ]
 
 
 def methods(events: Sequence[Event]) -> list[tuple[Message, Message | None]]:
