@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
+import os
 import ssl
+import subprocess
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -12,6 +14,7 @@ from typing import TYPE_CHECKING
 import pytest
 import trustme
 from cutting import CuttingProxy
+from targets import PATIENCE, listening
 
 from exec_server.client import ConnectFailed, Exited, Output, connect, connect_websocket, sync
 from exec_server.client.transports import websocket
@@ -165,3 +168,76 @@ async def test_without_an_event_loop(target: Target, authority: Authority) -> No
                 return client.run(["echo", "sync"]).text
 
         assert await asyncio.to_thread(run) == "sync\n"
+
+
+async def script(url: str, *arguments: str, **variables: str) -> tuple[int, bytes, str]:
+    """Exit code, output and errors of ``exec-server``."""
+    kept = {name: value for name, value in os.environ.items() if not name.startswith("EXEC_SERVER")}
+    process = await asyncio.create_subprocess_exec(
+        SCRIPT,
+        *arguments,
+        env={**kept, "EXEC_SERVER_URL": url, **variables},
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+    )
+    async with asyncio.timeout(PATIENCE):
+        stdout, stderr = await process.communicate()
+    assert process.returncode is not None
+    return process.returncode, stdout, stderr.decode()
+
+
+async def test_the_command_trusts_a_file(target: Target, authority: Authority) -> None:
+    """By an option or a variable; without one the certificate is refused."""
+    run = ("run", "--", "echo", "in")
+    ca_file = str(authority.ca_file)
+    async with CuttingProxy(url_of(target), tls=authority.server()) as proxy:
+        assert await script(proxy.url, *run, EXEC_SERVER_CA_FILE=ca_file) == (0, b"in\n", "")
+        by_option = (run[0], "--ca-file", ca_file, *run[1:])
+        assert await script(proxy.url, *by_option) == (0, b"in\n", "")
+        code, output, errors = await script(proxy.url, *run)
+        assert (code, output, errors.count("\n")) == (125, b"", 1)
+        assert "certificate is not valid" in errors
+    # A variable that is about TLS does not stand in the way of servers without.
+    assert (await script(url_of(target), *run, EXEC_SERVER_CA_FILE=ca_file))[0] == 0
+
+
+async def test_the_command_shows_a_certificate(target: Target, authority: Authority) -> None:
+    """The client's certificate and its key are files too."""
+    run = ("run", "--", "echo", "in")
+    files = {
+        "EXEC_SERVER_CA_FILE": str(authority.ca_file),
+        "EXEC_SERVER_CLIENT_CERT": str(authority.client_cert),
+        "EXEC_SERVER_CLIENT_KEY": str(authority.client_key),
+    }
+    async with CuttingProxy(url_of(target), tls=authority.server(asks=True)) as proxy:
+        assert await script(proxy.url, *run, **files) == (0, b"in\n", "")
+        for name, words in (
+            ("EXEC_SERVER_CLIENT_CERT", "--client-key is of use with --client-cert alone"),
+            ("EXEC_SERVER_CLIENT_KEY", "client.pem: a certificate and its key are expected"),
+        ):
+            code, output, errors = await script(proxy.url, *run, **{**files, name: ""})
+            assert (code, output, errors.count("\n")) == (125, b"", 1)
+            assert words in errors
+
+
+@pytest.mark.ours
+async def test_the_command_reads_the_token_from_a_file(
+    target: Target, authority: Authority, tmp_path: Path
+) -> None:
+    """Not from the command line, where everybody on the machine could read it."""
+    (tmp_path / "token").write_text("open sesame\n")
+    (tmp_path / "empty").write_text("\n")
+    auth = ("--ws-auth", "capability-token", "--ws-token-file", str(tmp_path / "token"))
+    run = ("run", "--token-file", str(tmp_path / "token"), "--", "echo", "in")
+    variable = {"EXEC_SERVER_CA_FILE": str(authority.ca_file)}
+    with listening(target, *auth) as url:
+        async with CuttingProxy(url, tls=authority.server()) as proxy:
+            assert await script(proxy.url, *run, **variable) == (0, b"in\n", "")
+            variable["EXEC_SERVER_TOKEN_FILE"] = str(tmp_path / "token")
+            assert await script(proxy.url, run[0], *run[3:], **variable) == (0, b"in\n", "")
+            for name, words in (("empty", "there is no token in it"), ("none", "No such file")):
+                variable["EXEC_SERVER_TOKEN_FILE"] = str(tmp_path / name)
+                code, output, errors = await script(proxy.url, run[0], *run[3:], **variable)
+                assert (code, output, errors.count("\n")) == (125, b"", 1)
+                assert words in errors

@@ -104,10 +104,11 @@ def _tls(options: argparse.Namespace) -> ssl.SSLContext:
         try:
             context.load_cert_chain(cert, key or None)
         except OSError as error:
-            # Of a file that is no certificate or key, OpenSSL tells neither which nor what.
-            files = cert if not key else f"{cert} with {key}"
-            reason = error.strerror if error.errno and error.errno > 0 else None
-            raise CommandError(f"client certificate {files} cannot be used: {reason}") from error
+            # OpenSSL tells neither which file it means nor what is wrong with it.
+            is_missing = isinstance(error, FileNotFoundError)
+            reason = "no such file" if is_missing else "a certificate and its key are expected"
+            files = f"{cert} and {key}" if key else cert
+            raise CommandError(f"client certificate in {files}: {reason}") from error
     elif key:
         raise CommandError("--client-key is of use with --client-cert alone")
     return context
