@@ -7,15 +7,15 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, get_args
 
-from exec_server_conformance import matrix, record, reports
+from exec_server_conformance import matrix, record, reports, rerecord
 from exec_server_conformance.clients.cli import main as client
 from exec_server_conformance.contract import REVISIONS
 from exec_server_conformance.errors import ReportError, SessionError
 from exec_server_conformance.expectations import fault
 from exec_server_conformance.options import (
-    add_choice,
     add_effort,
     add_reports,
+    add_selection,
     add_target,
     check_reports,
     choice,
@@ -43,12 +43,12 @@ def _parser() -> argparse.ArgumentParser:
         description="Replay recorded sessions against an exec-server.",
         epilog="Exit codes: 0 all passed, 1 failures, 2 wrong usage or an unusable session file, 3 "
         "the server could not be run, 4 stale known deviations, 130 interrupted. "
-        "`exec-server-conformance client --help`, `matrix --help`, `record --help` and "
-        "`check --help` describe the other commands.",
+        "`exec-server-conformance client --help`, `matrix --help`, `record --help`, "
+        "`rerecord --help` and `check --help` describe the other commands.",
     )
     add_target(parser)
     parser.add_argument("--list", action="store_true", help="list the sessions and exit")
-    _add_selection(parser)
+    add_selection(parser)
     parser.add_argument(
         "--revision",
         choices=[*REVISIONS, "all"],
@@ -67,21 +67,16 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
-def _add_selection(parser: argparse.ArgumentParser) -> None:
-    add_choice(parser)
-    parser.add_argument(
-        "--sessions",
-        metavar="DIR",
-        type=Path,
-        default=SESSIONS,
-        help="where the sessions are (default: those of the suite)",
-    )
-
-
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line; returns the exit code."""
     arguments = list(sys.argv[1:] if argv is None else argv)
-    commands = {"record": record.main, "check": _check, "matrix": _matrix, "client": client}
+    commands = {
+        "record": record.main,
+        "rerecord": rerecord.main,
+        "check": _check,
+        "matrix": _matrix,
+        "client": client,
+    }
     try:
         if arguments and arguments[0] in commands:
             return commands[arguments[0]](arguments[1:])
@@ -153,7 +148,7 @@ def _matrix(arguments: list[str]) -> int:
     parser.add_argument(
         "targets", metavar="TARGETS.toml", type=Path, help="the servers; see docs/conformance.md"
     )
-    _add_selection(parser)
+    add_selection(parser)
     add_effort(parser)
     writers = {"json": table.as_json, "markdown": table.as_markdown, "html": table_page.render}
     for kind in writers:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 from exec_server_conformance import reports
 from exec_server_conformance.deviations import baseline, check_named, load_deviations
 from exec_server_conformance.selection import Choice
+from exec_server_conformance.session import SESSIONS
 
 if TYPE_CHECKING:
     import argparse
@@ -62,6 +63,18 @@ def add_choice(parser: argparse.ArgumentParser) -> None:
         choices=["contract", "quirk"],
         action="append",
         help="play only what shows the contract, or where implementations are known to differ",
+    )
+
+
+def add_selection(parser: argparse.ArgumentParser) -> None:
+    """Which sessions."""
+    add_choice(parser)
+    parser.add_argument(
+        "--sessions",
+        metavar="DIR",
+        type=Path,
+        default=SESSIONS,
+        help="where the sessions are (default: those of the suite)",
     )
 
 

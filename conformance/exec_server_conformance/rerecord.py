@@ -1,0 +1,291 @@
+"""``exec-server-conformance rerecord``: what a server says now, beside what was recorded.
+
+Every session that applies to the server is played, and what comes is generalised as the recorder
+does. Where that is another expectation than the session has, the message is shown, and the session
+is refilled if that is asked for. Expectations with ``overrides``, and sessions that were written
+and not recorded, state what somebody has decided: they are compared, and never refilled.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import sys
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, get_args
+
+from exec_server_conformance.abilities import Abilities, ask
+from exec_server_conformance.errors import Failure, Mismatch, SessionError, TargetError
+from exec_server_conformance.options import add_effort, add_selection, add_target, choice
+from exec_server_conformance.patterns import generalise, in_places, match, match_streams, show
+from exec_server_conformance.player import Player
+from exec_server_conformance.redaction import Redactor
+from exec_server_conformance.selection import Applicability
+from exec_server_conformance.session import Session, Transport, load_all, release
+from exec_server_conformance.suite import ExitCode, located
+from exec_server_conformance.target import Target
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+
+    from exec_server_conformance.session import Step
+
+_NOTHING = object()
+"""What is not there, unlike null."""
+
+
+@dataclass(frozen=True, slots=True)
+class Change:
+    """A message that came otherwise than the session has it."""
+
+    step: Step
+    recorded: Any
+    received: Any
+    breaks: bool
+    """Whether a replay of the session would fail for it."""
+    kept: str | None
+    """Why the expectation stays as it is; None for one that is refilled."""
+
+
+@dataclass(slots=True)
+class Rerecording:
+    """What came of one session."""
+
+    session: Session
+    changes: list[Change] = field(default_factory=list)
+    failure: Failure | None = None
+
+    @property
+    def is_written(self) -> bool:
+        """Whether no server was recorded for it."""
+        source: str = self.session.header.get("source", "written")
+        return source.startswith("written")
+
+    @property
+    def is_refilled(self) -> bool:
+        """Whether the session is another one now."""
+        return self.failure is None and any(change.kept is None for change in self.changes)
+
+    def take(self, step: Step, actual: Any, places: dict[str, str]) -> None:
+        """Compare what came for a step with what was recorded, and refill it if it may be."""
+        received = generalise(actual, places)
+        recorded = step.members.get("expect", _NOTHING)
+        if received == recorded:
+            return
+        breaks = recorded is _NOTHING or _breaks(step, in_places(recorded, places), actual)
+        kept = step.members.get("overrides") or ("written" if self.is_written else None)
+        if kept is None:
+            step.members["expect"] = received
+        elif not breaks:
+            return
+        self.changes.append(Change(step, recorded, received, breaks, kept))
+
+
+def _breaks(step: Step, expected: Any, actual: Any) -> bool:
+    """Whether a replay would fail."""
+    try:
+        match(expected, actual, "")
+        if step.kind == "process":
+            match_streams(expected.get("output", {}), actual["output"], "")
+    except Mismatch:
+        return True
+    return False
+
+
+@dataclass(slots=True)
+class Rerecorder:
+    """Plays sessions on one server; ``done`` has what came, also when it was cut short."""
+
+    target: Target
+    sessions: Sequence[Session]
+    transports: Sequence[Transport]
+    server_version: str | None = None
+    source: str | None = None
+    """What to write as the source of the sessions that are refilled; None: nothing is written."""
+    jobs: int = 1
+    timeout: float | None = None
+    done: list[Rerecording] = field(default_factory=list)
+    not_applicable: int = 0
+
+    async def run(self) -> None:
+        """Play what applies; raises TargetError if the server cannot be run."""
+        asked = await ask(self.target, self.transports[0])
+        todo = list(self._applicable(asked))
+        self.not_applicable = len(self.sessions) - len(todo)
+        no_server: list[TargetError] = []
+
+        async def work() -> None:
+            while todo and not no_server:
+                try:
+                    await self._play(*todo.pop(0), asked)
+                except TargetError as error:
+                    no_server.append(error)
+
+        async with asyncio.TaskGroup() as group:
+            for _ in range(self.jobs):
+                group.create_task(work())
+        if no_server:
+            raise no_server[0]
+
+    def _applicable(self, asked: Abilities) -> Iterator[tuple[Session, Transport]]:
+        applicability = Applicability(
+            asked,
+            release(self.server_version) if self.server_version else None,
+            self.target.url is not None,
+        )
+        for session in self.sessions:
+            transport = next((one for one in session.transports if one in self.transports), None)
+            is_spoken = session.revision in asked.revisions
+            if is_spoken and transport and applicability.reason_against(session) is None:
+                yield session, transport
+
+    async def _play(self, session: Session, transport: Transport, asked: Abilities) -> None:
+        result = Rerecording(session)
+        player = Player(
+            session,
+            self.target,
+            transport,
+            also_speaks=asked.besides(session.revision),
+            recorder=result.take,
+            timeout=self.timeout,
+        )
+        try:
+            await player.play()
+        except Failure as failure:
+            result.failure = failure
+        except SessionError as error:
+            result.failure = Failure(str(error))
+        if self.source is not None and result.is_refilled:
+            session.header["source"] = self.source
+            session.path.write_text(session.dump(), encoding="utf-8")
+        self.done.append(result)
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Run the command; returns the exit code."""
+    parser = _parser()
+    options = parser.parse_args(arguments)
+    if not options.cmd and not options.url:
+        parser.error("one of the arguments --cmd --url is required")
+    if options.jobs < 1:
+        parser.error("argument --jobs: expected 1 or more")
+    if options.write and not options.source:
+        parser.error("--write needs --source: what the refilled sessions are recorded from")
+    transport = "ws" if options.url else options.transport
+    rerecorder = Rerecorder(
+        target=Target(options.cmd, options.url),
+        sessions=choice(options).of(load_all(options.sessions)),
+        transports=[one for one in get_args(Transport) if transport in ("both", one)],
+        server_version=options.server_version,
+        source=options.source if options.write else None,
+        jobs=options.jobs,
+        timeout=options.timeout,
+    )
+    code = ExitCode.PASSED
+    try:
+        asyncio.run(rerecorder.run())
+    except TargetError as error:
+        print(f"the server could not be run: {error}", file=sys.stderr)
+        return ExitCode.NO_SERVER
+    except KeyboardInterrupt:
+        code = ExitCode.INTERRUPTED
+    _print(rerecorder, is_written=options.write)
+    if code is ExitCode.PASSED:
+        is_changed = any(one.is_refilled for one in rerecorder.done) and not options.write
+        if is_changed or any(one.failure for one in rerecorder.done):
+            code = ExitCode.FAILED
+    return code
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="exec-server-conformance rerecord",
+        description="Play recorded sessions on a server, and print message by message where it "
+        "says something else than was recorded (-) now (+). Nothing is written without --write.",
+        epilog="Exit codes: 0 nothing has changed or all that has is written, 1 something has "
+        "changed and is not written or could not be played, 2 wrong usage or an unusable session "
+        "file, 3 the server could not be run, 130 interrupted.",
+    )
+    add_target(parser)
+    add_selection(parser)
+    parser.add_argument(
+        "--server-version",
+        metavar="X.Y.Z",
+        help="codex release that the server is or stands in for (default: the newest)",
+    )
+    parser.add_argument(
+        "--write",
+        action="store_true",
+        help="refill the sessions that have changed; never the ones that were written by hand, nor "
+        "expectations with overrides",
+    )
+    parser.add_argument(
+        "--source", metavar="NAME", help="what --write names as recorded, such as 'codex 0.139.0'"
+    )
+    add_effort(parser)
+    return parser
+
+
+def _print(rerecorder: Rerecorder, *, is_written: bool) -> None:
+    done = sorted(rerecorder.done, key=lambda one: one.session.name)
+    redactor = Redactor()
+    for result in done:
+        session = result.session
+        if result.changes:
+            print(f"{session.name} ({session.header.get('source', 'written')})")
+        for change in result.changes:
+            print("\n".join(_shown(session, change, redactor)))
+        if result.failure is not None:
+            text = redactor.text(str(result.failure))
+            print(f"FAILED {session.name}: {located(session, result.failure)}: {text}")
+    refilled = sum(one.is_refilled for one in done)
+    kept = sum(any(change.kept for change in one.changes) for one in done)
+    failed = sum(one.failure is not None for one in done)
+    print(
+        f"{len(done)} played: {refilled} {'refilled' if is_written else 'changed'}, {kept} kept "
+        f"although the server differs, {failed} failed; {rerecorder.not_applicable} n/a"
+    )
+    if refilled and not is_written:
+        print("nothing was written; --write --source NAME refills what has changed")
+
+
+def _shown(session: Session, change: Change, redactor: Redactor) -> Iterator[str]:
+    step = change.step
+    name = step.members[step.kind]
+    what = name if step.kind == "call" else step.kind if name is True else f"{step.kind} {name}"
+    notes = "" if change.breaks else " (a replay passes)"
+    if change.kept is not None:
+        notes = f" (kept: {change.kept})"
+    yield f"  {session.path.name}:{step.line} {what}{notes}"
+    recorded, received = redactor.value(change.recorded), redactor.value(change.received)
+    for sign, path, value in differences(recorded, received):
+        yield f"    {sign} {path or 'value'}: {show(value)}"
+
+
+def differences(recorded: Any, received: Any, path: str = "") -> Iterator[tuple[str, str, Any]]:
+    """The smallest parts in which two expectations differ: a sign, the path to it and its value.
+
+    The sign is ``-`` for what only the first has, ``+`` for what only the second has.
+    """
+    if recorded == received and type(recorded) is type(received):
+        return
+    if _has_members(recorded) and _has_members(received):
+        for name in {**recorded, **received}:
+            below = f"{path}.{name}" if path else name
+            yield from differences(
+                recorded.get(name, _NOTHING), received.get(name, _NOTHING), below
+            )
+        return
+    if isinstance(recorded, list) and isinstance(received, list) and len(recorded) == len(received):
+        for index, (one, other) in enumerate(zip(recorded, received, strict=True)):
+            yield from differences(one, other, f"{path}[{index}]")
+        return
+    if recorded is not _NOTHING:
+        yield "-", path, recorded
+    if received is not _NOTHING:
+        yield "+", path, received
+
+
+def _has_members(value: Any) -> bool:
+    """Whether it is an object that is compared member by member, and no pattern."""
+    return isinstance(value, dict) and not any(name.startswith("$") for name in value)
