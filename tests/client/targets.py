@@ -115,10 +115,10 @@ class Servers:
 
 
 @contextmanager
-def listening(target: Target, *arguments: str) -> Iterator[str]:
-    """A server of its own that listens on a free loopback port."""
+def listening(target: Target, *arguments: str, address: str = "ws://127.0.0.1:0") -> Iterator[str]:
+    """A server of its own that listens, on a free loopback port unless told otherwise."""
     if target.codex is None:
-        argv = [PROGRAM, "--listen", "ws://127.0.0.1:0", *target.arguments, *arguments]
+        argv = [PROGRAM, "--listen", address, *target.arguments, *arguments]
     else:
         argv = [*peers.command(target.codex, _PEERS), "--listen", "ws://127.0.0.1:0"]
     process = subprocess.Popen(
@@ -127,7 +127,9 @@ def listening(target: Target, *arguments: str) -> Iterator[str]:
     try:
         assert process.stdout is not None
         line = process.stdout.readline().decode().strip()
-        assert line.startswith("ws://"), f"{shlex.join(argv)} printed {line!r}"
+        assert line.startswith(("ws://", "wss://", "unix://")), (
+            f"{shlex.join(argv)} printed {line!r}"
+        )
         yield line
     finally:
         process.send_signal(signal.SIGTERM)

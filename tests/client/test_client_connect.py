@@ -10,11 +10,12 @@ import shlex
 import signal
 import socket
 import sys
+import tempfile
 from typing import TYPE_CHECKING
 
 import pytest
 from fake import GREETINGS, Peer, fake_server
-from targets import PROGRAM
+from targets import PROGRAM, listening
 from watching import eventually, is_gone
 
 from exec_server.client import (
@@ -81,12 +82,17 @@ async def test_connecting_by_name() -> None:
 @pytest.mark.parametrize(
     ("url", "reason"),
     [
-        ("tcp://127.0.0.1:1", "expected ws://HOST:PORT, wss://HOST, stdio:COMMAND or in-process:"),
+        (
+            "tcp://127.0.0.1:1",
+            "expected ws://HOST:PORT, wss://HOST, unix:///PATH, stdio:COMMAND or in-process:",
+        ),
         ("stdio:", "there is no command"),
         ("stdio:'", "No closing quotation"),
         ("stdio:/nowhere/server", "cannot start '/nowhere/server': No such file or directory"),
         ("ws://127.0.0.1:1", "cannot connect to ws://127.0.0.1:1: Connection refused"),
         ("ws://", "cannot connect to 'ws://'"),
+        ("unix://tmp/socket", "cannot connect to 'unix://tmp/socket': expected unix:///PATH"),
+        ("unix:///no/such", "cannot connect to unix:///no/such: No such file or directory"),
         ("wss://127.0.0.1:1", "cannot connect to wss://127.0.0.1:1: Connection refused"),
         ("ws://no.such.host.invalid:1", "cannot connect to ws://no.such.host.invalid:1"),
     ],
@@ -309,3 +315,21 @@ async def test_in_process_ends_processes() -> None:
     with pytest.raises(ConnectionLost, match="the client was closed"):
         await waiting
     assert is_gone(pid)
+
+
+@pytest.mark.ours
+@pytest.mark.transports("ws")
+@pytest.mark.revisions("v1", "v2")
+async def test_a_socket_in_the_file_system(target: Target) -> None:
+    """With sessions, as over TCP."""
+    with (
+        tempfile.TemporaryDirectory() as folder,
+        listening(target, address=f"unix://{folder}/socket") as url,
+    ):
+        assert url == f"unix://{folder}/socket"
+        async with connect(url) as client:
+            assert (await client.run(["echo", "hi"])).stdout == b"hi\n"
+            process = await client.start(["sleep", "600"])
+            await client.aclose(detach=True)
+        async with connect(url, session_id=client.session_id) as second:
+            assert await (await second.attach(process.id)).terminate()

@@ -170,6 +170,25 @@ async def test_without_an_event_loop(target: Target, authority: Authority) -> No
         assert await asyncio.to_thread(run) == "sync\n"
 
 
+@pytest.mark.ours
+async def test_this_projects_server(target: Target, authority: Authority, tmp_path: Path) -> None:
+    """The server's own TLS, and what was left over it."""
+    own = authority.ca.issue_cert("127.0.0.1")
+    own.cert_chain_pems[0].write_to_path(tmp_path / "cert")
+    own.private_key_pem.write_to_path(tmp_path / "key")
+    files = ("--tls-cert", str(tmp_path / "cert"), "--tls-key", str(tmp_path / "key"))
+    with listening(target, *files, address="wss://127.0.0.1:0") as url:
+        async with connect(url, ca_file=authority.ca_file) as client:
+            assert (await client.run(["cat"], input=bytes(3_000_000))).stdout == bytes(3_000_000)
+            process = await client.start(["sh", "-c", "echo left; exec sleep 600"])
+            session_id = client.session_id
+            assert await process.stdout.readline() == b"left\n"
+            await client.aclose(detach=True)
+        async with connect(url, ca_file=authority.ca_file, session_id=session_id) as client:
+            process = await client.attach(process.id)
+            assert await process.stdout.readline() == b"left\n"
+
+
 async def script(url: str, *arguments: str, **variables: str) -> tuple[int, bytes, str]:
     """Exit code, output and errors of ``exec-server``."""
     kept = {name: value for name, value in os.environ.items() if not name.startswith("EXEC_SERVER")}

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import shlex
 import signal
 from typing import TYPE_CHECKING
 
@@ -181,4 +180,4 @@ def test_servers_without_sessions_to_leave() -> None:
     assert b"keeps no session without a connection" in done.stderr
     done = terminals.run("ps", "--session", "x")
     assert done.returncode == 125
-    assert shlex.quote("ws://").encode() in done.stderr
+    assert b"servers that listen do" in done.stderr

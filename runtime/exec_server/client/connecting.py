@@ -25,6 +25,9 @@ if TYPE_CHECKING:
     from exec_server.client.transports.channel import Dialer
     from exec_server.server import Server
 
+LISTENING: Final = ("ws://", "wss://", "unix://")
+"""Schemes of servers that listen."""
+
 CLIENT_NAME: Final = "exec-server-client"
 
 
@@ -71,15 +74,15 @@ def connect(
     initialize_timeout: float = INITIALIZE_SECONDS,
     resume_timeout: float = RESUME_SECONDS,
 ) -> Connecting:
-    """Connect to ``ws://HOST:PORT``, ``wss://HOST``, ``stdio:COMMAND`` or ``in-process:``.
+    """Connect to ``ws://HOST:PORT``, ``wss://…``, ``unix:///PATH``, ``stdio:…`` or ``in-process:``.
 
-    The command is split as a shell would; ``token``, ``tls`` and ``ca_file`` are for servers that
-    listen. See ``connect_websocket``, ``connect_stdio`` and
-    ``connect_in_process``, which have more to choose.
+    The command of ``stdio:COMMAND`` is split as a shell would. ``token``, ``tls`` and ``ca_file``
+    are for servers that listen; see ``connect_websocket``. ``connect_stdio`` and
+    ``connect_in_process`` have more to choose.
 
     Raises ConnectFailed for any other target, and if the connection cannot be made.
     """
-    if target.startswith(("ws://", "wss://")):
+    if target.startswith(LISTENING):
         return connect_websocket(
             target,
             token=token,
@@ -108,8 +111,8 @@ def connect(
     if target == "in-process:":
         return connect_in_process(client_name=client_name, revision=revision)
     raise ConnectFailed(
-        f"cannot connect to {target!r}: expected ws://HOST:PORT, wss://HOST, stdio:COMMAND "
-        "or in-process:"
+        f"cannot connect to {target!r}: expected ws://HOST:PORT, wss://HOST, "
+        "unix:///PATH, stdio:COMMAND or in-process:"
     )
 
 
@@ -126,7 +129,7 @@ def connect_websocket(
     initialize_timeout: float = INITIALIZE_SECONDS,
     resume_timeout: float = RESUME_SECONDS,
 ) -> Connecting:
-    """Connect to a server that listens on ``ws://HOST:PORT``, or behind TLS on ``wss://HOST``.
+    """Connect to a server that listens: ``ws://HOST:PORT``, ``wss://HOST`` or ``unix:///PATH``.
 
     token: sent as a bearer token.
     ca_file: certificates (PEM) of the authorities to trust instead of the system's; a server's own

@@ -778,11 +778,11 @@ def connect(
     initialize_timeout: float = INITIALIZE_SECONDS,
     resume_timeout: float = RESUME_SECONDS,
 ) -> Client:
-    """Connect to ``ws://HOST:PORT``, ``wss://HOST``, ``stdio:COMMAND`` or ``in-process:``.
+    """Connect to ``ws://HOST:PORT``, ``wss://…``, ``unix:///PATH``, ``stdio:…`` or ``in-process:``.
 
-    The command is split as a shell would; ``token``, ``tls`` and ``ca_file`` are for servers that
-    listen. See ``connect_websocket``, ``connect_stdio`` and
-    ``connect_in_process``, which have more to choose.
+    The command of ``stdio:COMMAND`` is split as a shell would. ``token``, ``tls`` and ``ca_file``
+    are for servers that listen; see ``connect_websocket``. ``connect_stdio`` and
+    ``connect_in_process`` have more to choose.
 
     Raises ConnectFailed for any other target, and if the connection cannot be made.
     """
@@ -823,7 +823,7 @@ def connect_websocket(
     initialize_timeout: float = INITIALIZE_SECONDS,
     resume_timeout: float = RESUME_SECONDS,
 ) -> Client:
-    """Connect to a server that listens on ``ws://HOST:PORT``, or behind TLS on ``wss://HOST``.
+    """Connect to a server that listens: ``ws://HOST:PORT``, ``wss://HOST`` or ``unix:///PATH``.
 
     token: sent as a bearer token.
     ca_file: certificates (PEM) of the authorities to trust instead of the system's; a server's own

@@ -6,6 +6,7 @@ import os
 from typing import TYPE_CHECKING, Final
 
 from exec_server.client import Connecting, connect, connect_websocket
+from exec_server.client.connecting import LISTENING
 from exec_server.command.failures import CommandError, describe
 
 if TYPE_CHECKING:
@@ -22,15 +23,14 @@ CLIENT_KEY_VARIABLE: Final = "EXEC_SERVER_CLIENT_KEY"
 
 CLIENT_NAME: Final = "exec-server"
 
-_LISTENING: Final = ("ws://", "wss://")
-
 
 def add_options(parser: argparse.ArgumentParser) -> None:
     """What every command takes."""
     where = parser.add_mutually_exclusive_group()
     where.add_argument(
         "--url",
-        help=f"ws://HOST:PORT, wss://HOST, stdio:COMMAND or in-process: (default: ${URL_VARIABLE})",
+        help="ws://HOST:PORT, wss://HOST, unix:///PATH, stdio:COMMAND or in-process: "
+        f"(default: ${URL_VARIABLE})",
     )
     where.add_argument("--cmd", metavar="COMMAND", help="start this server, and end it afterwards")
     parser.add_argument(
@@ -58,10 +58,10 @@ def reach(options: argparse.Namespace) -> Connecting:
     if not target:
         raise CommandError(f"there is no server: give --url or --cmd, or set {URL_VARIABLE}")
     session_id = session_of(options)
-    if not target.startswith(_LISTENING):
+    if not target.startswith(LISTENING):
         if session_id is not None:
             raise CommandError(
-                f"{target} has no sessions that can be taken up; ws:// and wss:// do"
+                f"{target} has no sessions that can be taken up; servers that listen do"
             )
         return connect(target, client_name=CLIENT_NAME)
     return connect_websocket(

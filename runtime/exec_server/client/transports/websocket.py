@@ -10,7 +10,7 @@ import asyncio
 import os
 import socket
 import sys
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from websockets.client import ClientProtocol
 from websockets.exceptions import InvalidHandshake, InvalidStatus, InvalidURI
@@ -28,6 +28,9 @@ if TYPE_CHECKING:
 
     from exec_server.client.transports.tls import TlsRelay
     from exec_server.transports.channel import Receiver
+
+UNIX: Final = "unix://"
+"""Scheme of servers that listen at a path of this machine."""
 
 FRAME_BYTES: Final = 8 * 1024 * 1024
 """Payload of one frame; the real servers refuse frames of more than 16 MiB."""
@@ -58,8 +61,11 @@ class WebSocketDialer:
         ca_file: str | os.PathLike[str] | None = None,
     ) -> None:
         """``token`` is sent as a bearer token. Raises ConnectFailed for an unusable URL."""
+        self._path = url.removeprefix(UNIX) if url.startswith(UNIX) else None
+        if self._path is not None and not os.path.isabs(self._path):
+            raise ConnectFailed(f"cannot connect to {url!r}: expected unix:///PATH")
         try:
-            self._uri = parse_uri(url)
+            self._uri = parse_uri(url if self._path is None else "ws://localhost/")
         except InvalidURI as error:
             raise ConnectFailed(f"cannot connect to {url!r}: {error.msg}") from None
         if not self._uri.secure and not (tls is None and ca_file is None):
@@ -94,14 +100,8 @@ class WebSocketDialer:
     async def _connected_socket(self) -> socket.socket:
         loop = asyncio.get_running_loop()
         failure: OSError | None = None
-        try:
-            addresses = await loop.getaddrinfo(
-                self._uri.host, self._uri.port, type=socket.SOCK_STREAM
-            )
-        except OSError as error:
-            raise ConnectFailed(f"cannot connect to {self.target}: {error.strerror}") from error
-        for family, kind, protocol, _, address in addresses:
-            sock = socket.socket(family, kind, protocol)
+        for family, address in await self._addresses():
+            sock = socket.socket(family, socket.SOCK_STREAM)
             sock.setblocking(False)
             try:
                 await loop.sock_connect(sock, address)
@@ -116,6 +116,16 @@ class WebSocketDialer:
         assert failure is not None
         reason = os.strerror(failure.errno) if failure.errno else str(failure)
         raise ConnectFailed(f"cannot connect to {self.target}: {reason}") from failure
+
+    async def _addresses(self) -> list[tuple[int, Any]]:
+        if self._path is not None:
+            return [(socket.AF_UNIX, self._path)]
+        loop = asyncio.get_running_loop()
+        try:
+            found = await loop.getaddrinfo(self._uri.host, self._uri.port, type=socket.SOCK_STREAM)
+        except OSError as error:
+            raise ConnectFailed(f"cannot connect to {self.target}: {error.strerror}") from error
+        return [(family, address) for family, _, _, _, address in found]
 
 
 class WebSocketClientTransport(WebSocketEndpoint):
