@@ -251,6 +251,13 @@ def split_at_empty(message: bytes, member: str) -> tuple[bytes, bytes]:
     return message[:cut], message[cut:]
 
 
+def split_at_all_empty(message: bytes, member: str) -> list[bytes]:
+    """Cut an encoded message inside every empty string value of ``member``; see above."""
+    return message.replace(b'"%b":""' % member.encode(), b'"%b":"\0"' % member.encode()).split(
+        b"\0"  # which JSON text never has
+    )
+
+
 def has_canonical_base64(params: msgspec.Raw, member: str, value: bytes) -> bool:
     """Whether the base64 text of a decoded params member has zero trailing bits.
 

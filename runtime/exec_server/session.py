@@ -11,6 +11,7 @@ import asyncio
 import uuid
 from typing import TYPE_CHECKING, Protocol
 
+from exec_server.engine.memory import UnusedMemory
 from exec_server.engine.orphans import Orphans
 from exec_server.engine.process import ProcessTable
 from exec_server.errors import InvalidRequest, SessionAttached
@@ -124,10 +125,11 @@ class SessionRegistry:
     def __init__(
         self, loop: asyncio.AbstractEventLoop, guardian: Guardian | None, settings: Settings
     ) -> None:
-        """With a ``guardian`` this process is the server's own; see ``orphans``."""
+        """With a ``guardian`` this process is the server's own; see ``orphans`` and ``memory``."""
         self._loop = loop
         self._guardian = guardian
         self._orphans = None if guardian is None else Orphans(loop, guardian.groups, guardian.marks)
+        self._unused = None if guardian is None else UnusedMemory(loop)
         self._settings = settings
         self._sessions: dict[str, Session] = {}
         self._expiries: dict[str, asyncio.TimerHandle] = {}
@@ -164,6 +166,7 @@ class SessionRegistry:
     def detach(self, session: Session) -> None:
         """Take the connection away and start the time to resume."""
         session.attachment = None
+        self._note_end()
         session.processes.resume()
         if session.id in self._sessions:
             self._expiries[session.id] = self._loop.call_later(
@@ -181,7 +184,16 @@ class SessionRegistry:
         session.processes.kill_all()
         task = self._loop.create_task(session.aclose())
         self._ending.add(task)
-        task.add_done_callback(self._ending.discard)
+        task.add_done_callback(self._has_ended)
+
+    def _has_ended(self, task: asyncio.Task[None]) -> None:
+        self._ending.discard(task)
+        self._note_end()
+
+    def _note_end(self) -> None:
+        """A connection or a session has ended, which may leave much memory unused."""
+        if self._unused is not None:
+            self._unused.give_back_soon()
 
     @property
     def running(self) -> int:
@@ -204,6 +216,8 @@ class SessionRegistry:
         for session in list(self._sessions.values()):
             self.end(session)
         await asyncio.gather(*self._ending)
+        if self._unused is not None:
+            self._unused.close()
         if self._orphans is not None and self._guardian is not None:
             await self._orphans.end()
             self._orphans.close()

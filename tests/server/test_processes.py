@@ -143,6 +143,26 @@ def test_only_the_newest_mebibyte_is_retained(client: peer.Client) -> None:
     assert (result["exited"], result["exitCode"], result["closed"]) == (True, 0, True)
 
 
+@pytest.mark.parametrize(
+    "pieces", [[b"", b"x"], [b"a" * 40_000], [b"a", b"b" * 60_000, b"c" * 4_000]]
+)
+def test_retained_output_is_read_as_it_was_told(client: peer.Client, pieces: list[bytes]) -> None:
+    client.start("p", "cat", pipeStdin=True)
+    for number, piece in enumerate(pieces):
+        client.call("process/write", {"processId": "p", "chunk": encoded(piece)})
+        total = sum(map(len, pieces[: number + 1]))
+        client.wait(lambda total=total: len(joined(client.events("p"), "stdout")) >= total)
+    result = client.call("process/read", {"processId": "p"})
+    told = [
+        {name: event["params"][name] for name in ("seq", "stream", "chunk")}
+        for event in client.events("p")
+    ]
+    assert result["chunks"] == told
+    assert result["nextSeq"] == len(told) + 1
+    assert b"".join(base64.b64decode(chunk["chunk"]) for chunk in told) == b"".join(pieces)
+    assert (result["exited"], result["closed"], result["failure"]) == (False, False, None)
+
+
 def test_write_statuses(client: peer.Client) -> None:
     write = {"chunk": encoded(b"x")}
     assert client.call("process/write", {"processId": "none", **write}) == {

@@ -27,8 +27,14 @@ WINDOW_SECONDS: Final = 1.0
 not read: by turns, so that whatever else the machine does hits both."""
 MAX_SLOWDOWN: Final = 2.0
 """What a client that does not read may add to the slowest answers to another (99th percentile)."""
-SETTLED_GROWTH: Final = 1.5
-"""What memory may grow by between the first round of everything and the end."""
+SLACK_SECONDS: Final = 0.001
+"""Less than this is not told from chance, however fast the server at rest is."""
+LAP_SECONDS: Final = 60.0
+"""How long everything goes on at a time; then the server comes to rest, and is looked at."""
+GROWTH: Final = 1.25
+"""What the memory of a server at rest may grow by between the first lap and the last."""
+REST_SECONDS: Final = 8.0
+"""How long memory may take to be given back."""
 
 
 class Measured:
@@ -39,8 +45,8 @@ class Measured:
         self.beside_never_reader: list[float] = []
         self.loaded: list[float] = []
         self.idle_bytes = 0
-        self.first_round_bytes = 0
-        self.last_bytes = 0
+        self.at_rest_bytes: list[int] = []
+        """One for each lap."""
         self.peak_bytes = 0
         self.never_reader_bytes = 0
         self.leaked_processes = 0
@@ -48,15 +54,37 @@ class Measured:
 
 
 async def soak(server: Server, seconds: float, seed: int, folder: Path, tally: Tally) -> Measured:
-    """Everything at once, over and over, until time is up; then see what is left."""
+    """Laps of everything at once until time is up, and what is left after each of them."""
     found = Measured()
     chance = random.Random(seed)
     descriptors = server.descriptors
     found.idle_bytes = server.memory_bytes
-
     end = time.monotonic() + seconds
     found.never_reader_bytes = await cost_of_never_readers(server, tally)
     await compare_with_never_reader(server, tally, found)
+    # At least two, however short the time is.
+    laps = max(2, round((end - time.monotonic()) / LAP_SECONDS))
+    for lap in range(laps):
+        share = (end - time.monotonic()) / (laps - lap) - REST_SECONDS
+        async with probing(server, tally) as latencies:
+            await everything(server, share, chance, folder, tally)
+        found.loaded += latencies
+        tally.expect(await server.settles(descriptors), "processes or descriptors were left")
+        found.at_rest_bytes.append(await memory_at_rest(server, found.at_rest_bytes))
+    found.leaked_processes = server.children
+    found.leaked_descriptors = max(0, server.descriptors - descriptors)
+    found.peak_bytes = server.peak_bytes
+    tally.expect(
+        found.at_rest_bytes[-1] <= GROWTH * found.at_rest_bytes[0], "memory went on growing"
+    )
+    return found
+
+
+async def everything(
+    server: Server, seconds: float, chance: random.Random, folder: Path, tally: Tally
+) -> None:
+    """Every kind of load at once, each of them over and over, but at least once."""
+    end = time.monotonic() + seconds
 
     def is_over() -> bool:
         return time.monotonic() > end
@@ -73,25 +101,23 @@ async def soak(server: Server, seconds: float, seed: int, folder: Path, tally: T
         over_and_over(lambda: load.stay_half_open(server, tally, is_over)),
         over_and_over(lambda: load.never_read(server, tally, is_over)),
     ]
-    async with probing(server, tally) as found.loaded:
-        # At least once, however short the time is.
-        while True:
-            await load.many_connections(server, tally)
-            await load.many_processes(server, tally)
-            found.first_round_bytes = found.first_round_bytes or server.memory_bytes
-            if is_over():
-                break
+    while True:
+        await load.many_connections(server, tally)
+        await load.many_processes(server, tally)
+        if is_over():
+            break
     await asyncio.gather(*tasks)
-    is_settled = await server.settles(descriptors)
-    found.leaked_processes = server.children
-    found.leaked_descriptors = max(0, server.descriptors - descriptors)
-    tally.expect(is_settled, "processes or descriptors were left")
-    found.last_bytes = server.memory_bytes
-    found.peak_bytes = server.peak_bytes
-    tally.expect(
-        found.last_bytes <= SETTLED_GROWTH * found.first_round_bytes, "memory went on growing"
-    )
-    return found
+
+
+async def memory_at_rest(server: Server, before: Sequence[int]) -> int:
+    """What the server takes when it has had time to give back what it no longer uses."""
+    enough = before[0] if before else 0
+    end = time.monotonic() + REST_SECONDS
+    least = server.memory_bytes
+    while least > enough and time.monotonic() < end:
+        await asyncio.sleep(0.5)
+        least = min(least, server.memory_bytes)
+    return least
 
 
 async def cost_of_never_readers(server: Server, tally: Tally) -> int:
@@ -122,6 +148,13 @@ async def compare_with_never_reader(server: Server, tally: Tally, found: Measure
         async with probing(server, tally) as latencies:
             await load.never_read(server, tally, lambda end=end: time.monotonic() > end)
         found.beside_never_reader += latencies
+    at_rest, beside = (
+        percentile(each, 0.99) for each in (found.unloaded, found.beside_never_reader)
+    )
+    tally.expect(
+        beside <= max(MAX_SLOWDOWN * at_rest, at_rest + SLACK_SECONDS),
+        "a client that does not read delayed another",
+    )
 
 
 def percentile(values: Sequence[float], share: float) -> float:
@@ -139,6 +172,7 @@ def report(found: Measured, tally: Tally, tried: Sequence[str], seconds: float) 
     def mib(size: int) -> str:
         return f"{size / 2**20:.1f} MiB"
 
+    at_rest = (found.idle_bytes, *found.at_rest_bytes)
     for name, value in (
         ("duration", f"{seconds:.0f} s"),
         ("connections", f"{tally.connections:,}"),
@@ -149,10 +183,7 @@ def report(found: Measured, tally: Tally, tried: Sequence[str], seconds: float) 
         ("processes leaked", found.leaked_processes),
         ("descriptors leaked", found.leaked_descriptors),
         ("output delivered", mib(tally.output_bytes)),
-        (
-            "memory idle / first round / end",
-            " / ".join(map(mib, (found.idle_bytes, found.first_round_bytes, found.last_bytes))),
-        ),
+        ("memory before / after each lap", " / ".join(map(mib, at_rest))),
         ("memory at its peak", mib(found.peak_bytes)),
         ("cost of one that never reads", mib(found.never_reader_bytes)),
         ("small request, unloaded", latency(found.unloaded)),

@@ -401,6 +401,7 @@ class V1:
             large_members={
                 FsReadFileResult: ("data_base64", "dataBase64"),
                 HttpRequestResult: ("body_base64", "bodyBase64"),
+                ProcessReadResult: ("chunks", "chunk"),
             },
             aclose=aclose,
         )

@@ -29,7 +29,7 @@ HIGH_WATER: Final = 256 * 1024
 LOW_WATER: Final = 64 * 1024
 """Unsent bytes below which they may go on."""
 
-TURN_SECONDS: Final = 0.001
+TURN_SECONDS: Final = 0.0005
 """How long one stream may keep the loop from the others, but for the message it has begun: a batch
 of small requests can ask for a thousand times its size in answers."""
 

@@ -19,6 +19,7 @@ from exec_server.handlers.v2.process import ProcessV2
 from exec_server_protocol.v2 import errors
 from exec_server_protocol.v2.filesystem import FsReadBlockResult, FsReadFileResult
 from exec_server_protocol.v2.http import HttpRequestBodyDeltaParams, HttpRequestResult
+from exec_server_protocol.v2.process import ProcessReadResult
 from exec_server_protocol.v2.server import ROUTES, bind
 from exec_server_protocol.v2.session import InitializedParams, InitializeParams, InitializeResult
 
@@ -111,6 +112,7 @@ def bound_revision(
             FsReadFileResult: ("data_base64", "dataBase64"),
             FsReadBlockResult: ("chunk", "chunk"),
             HttpRequestResult: ("body_base64", "bodyBase64"),
+            ProcessReadResult: ("chunks", "chunk"),
         },
         aclose=aclose,
         attached_code=errors.SESSION_ATTACHED,
