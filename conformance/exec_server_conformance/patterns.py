@@ -216,6 +216,9 @@ _OWN_TO_BUILDS = {"executorVersion", "providerId", "prependPathDirs"}
 _COMPARED_HEADERS = re.compile(r"x-.*|content-type|content-encoding|location")
 
 
+_PORT = re.compile(r"(127\.0\.0\.1|\[::1\]):\d+")
+"""A port of the loopback interface within words for people: another one each time."""
+
 _REPEAT = re.compile(r"\$\{repeat:(\d+):([^}]*)\}")
 
 
@@ -265,6 +268,8 @@ def generalise(value: Json, places: dict[str, str], member: str = "") -> Json:
     if isinstance(value, str):
         for place, name in places.items():
             value = value.replace(place, name)
+        if member == "message":
+            value = _PORT.sub(r"\1:PORT", value)
     return value
 
 

@@ -15,9 +15,9 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, get_args
 
 from exec_server_conformance.abilities import Abilities, ask
-from exec_server_conformance.errors import Failure, Mismatch, SessionError, TargetError
+from exec_server_conformance.errors import Failure, SessionError, TargetError
 from exec_server_conformance.options import add_effort, add_selection, add_target, choice
-from exec_server_conformance.patterns import generalise, in_places, match, match_streams, show
+from exec_server_conformance.patterns import generalise, in_places, match, show
 from exec_server_conformance.player import Player
 from exec_server_conformance.redaction import Redactor
 from exec_server_conformance.selection import Applicability
@@ -66,14 +66,37 @@ class Rerecording:
         """Whether the session is another one now."""
         return self.failure is None and any(change.kept is None for change in self.changes)
 
+    @property
+    def failure_kept(self) -> str | None:
+        """Why the session stays as it is although it could not be played; None if nobody knows."""
+        line = self.failure.line if self.failure else None
+        step = next((one for one in self.session.steps if one.line == line), None)
+        return self._reason_to_keep(step) if step else None
+
+    @property
+    def has_failed(self) -> bool:
+        """Whether it could not be played, for no known reason."""
+        return self.failure is not None and self.failure_kept is None
+
+    @property
+    def is_kept(self) -> bool:
+        """Whether the server differs from what somebody has decided."""
+        return self.failure_kept is not None or any(change.kept for change in self.changes)
+
+    def _reason_to_keep(self, step: Step) -> str | None:
+        reason: str | None = step.members.get("overrides")
+        return reason or ("written" if self.is_written else None)
+
     def take(self, step: Step, actual: Any, places: dict[str, str]) -> None:
         """Compare what came for a step with what was recorded, and refill it if it may be."""
-        received = generalise(actual, places)
         recorded = step.members.get("expect", _NOTHING)
+        received = _with_patterns_of(
+            recorded, in_places(recorded, places), generalise(actual, places), actual
+        )
         if received == recorded:
             return
         breaks = recorded is _NOTHING or _breaks(step, in_places(recorded, places), actual)
-        kept = step.members.get("overrides") or ("written" if self.is_written else None)
+        kept = self._reason_to_keep(step)
         if kept is None:
             step.members["expect"] = received
         elif not breaks:
@@ -81,15 +104,41 @@ class Rerecording:
         self.changes.append(Change(step, recorded, received, breaks, kept))
 
 
-def _breaks(step: Step, expected: Any, actual: Any) -> bool:
-    """Whether a replay would fail."""
+def _with_patterns_of(recorded: Any, filled: Any, received: Any, actual: Any) -> Any:
+    """What was received, with the patterns of what was recorded where they hold.
+
+    A pattern may be looser than the recorder's for a reason. ``filled`` is what was recorded, with
+    its places put in.
+    """
+    if isinstance(recorded, dict) and not _has_members(recorded):
+        return recorded if _matches(filled, actual) else received
+    if _has_members(recorded) and _has_members(received) and isinstance(actual, dict):
+        return {
+            name: _with_patterns_of(recorded[name], filled[name], one, actual[name])
+            if name in recorded and name in filled
+            else one
+            for name, one in received.items()
+        }
+    lists = (recorded, filled, received, actual)
+    if all(isinstance(one, list) for one in lists) and len(set(map(len, lists))) == 1:
+        return [_with_patterns_of(*parts) for parts in zip(*lists, strict=True)]
+    return received
+
+
+def _matches(expected: Any, actual: Any) -> bool:
     try:
         match(expected, actual, "")
-        if step.kind == "process":
-            match_streams(expected.get("output", {}), actual["output"], "")
-    except Mismatch:
+    except Failure:
+        return False
+    return True
+
+
+def _breaks(step: Step, expected: Any, actual: Any) -> bool:
+    """Whether a replay would fail."""
+    if not _matches(expected, actual):
         return True
-    return False
+    streams = expected.get("output", {}) if step.kind == "process" else None
+    return streams is not None and not streams.keys() >= actual["output"].keys()
 
 
 @dataclass(slots=True)
@@ -192,7 +241,7 @@ def main(arguments: Sequence[str]) -> int:
     _print(rerecorder, is_written=options.write)
     if code is ExitCode.PASSED:
         is_changed = any(one.is_refilled for one in rerecorder.done) and not options.write
-        if is_changed or any(one.failure for one in rerecorder.done):
+        if is_changed or any(one.has_failed for one in rerecorder.done):
             code = ExitCode.FAILED
     return code
 
@@ -237,10 +286,12 @@ def _print(rerecorder: Rerecorder, *, is_written: bool) -> None:
             print("\n".join(_shown(session, change, redactor)))
         if result.failure is not None:
             text = redactor.text(str(result.failure))
-            print(f"FAILED {session.name}: {located(session, result.failure)}: {text}")
+            where = f"{session.name}: {located(session, result.failure)}"
+            reason = result.failure_kept
+            print(f"{'FAILED' if reason is None else f'kept ({reason})'} {where}: {text}")
     refilled = sum(one.is_refilled for one in done)
-    kept = sum(any(change.kept for change in one.changes) for one in done)
-    failed = sum(one.failure is not None for one in done)
+    kept = sum(one.is_kept for one in done)
+    failed = sum(one.has_failed for one in done)
     print(
         f"{len(done)} played: {refilled} {'refilled' if is_written else 'changed'}, {kept} kept "
         f"although the server differs, {failed} failed; {rerecorder.not_applicable} n/a"
