@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 SERVER ?= $(BIN)/codex-exec-server
 
-.PHONY: help setup generate check breaking record lint format types test test-peers unit conformance conformance-pinned peers conformance-peers matrix mutants screenshots screens bench bench-client bench-library soak fuzz lock wheel clean
+.PHONY: help setup generate check breaking record lint format types test test-mutants test-peers conformance conformance-pinned peers conformance-peers matrix mutants screenshots screens bench bench-client bench-library soak fuzz lock wheel clean
 
 help: ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 20
@@ -45,8 +45,13 @@ format: $(STAMP) ## apply ruff's fixes and format
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-test: $(STAMP) ## the tests, without the ones against real codex binaries
-	$(BIN)/pytest -n auto --ignore tests/peers
+MUTANTS := tests/conformance/test_mutants.py
+
+test: $(STAMP) ## the tests, without those of real codex binaries and of broken servers
+	$(BIN)/pytest -n auto --ignore tests/peers --ignore $(MUTANTS)
+
+test-mutants: $(STAMP) ## prove that the sessions notice faults: break our server in many ways
+	$(BIN)/pytest -n 12 $(MUTANTS)
 
 VERSIONS ?= 0.130.0 0.139.0 0.143.0 0.169.0
 
@@ -83,7 +88,7 @@ conformance-peers: $(STAMP) ## replay every session against real codex binaries
 matrix: $(STAMP) ## put our server and every fetched codex release side by side in dist/matrix.html
 	$(BIN)/exec-server-conformance matrix conformance/targets.toml --html dist/matrix.html
 
-mutants: $(STAMP) ## break our server in many ways, and list the sessions that notice none of them
+mutants: $(STAMP) ## list the sessions that notice none of the faults (takes minutes)
 	PYTHONPATH=tests/conformance $(BIN)/python -m mutants.survey
 
 screenshots: $(STAMP) ## photograph the HTML reports for docs/, with chromium
