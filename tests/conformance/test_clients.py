@@ -180,6 +180,6 @@ def test_cases_are_chosen_and_listed() -> None:
     listed = run("client", "--list", "--select", "v2/*", "--method", "process/write")
     names = [line.split()[0] for line in listed.stdout.splitlines()]
     assert names == ["v2/input/text", "v2/input/slow", "v2/input/refused", "v2/resume/write"]
-    quirks = run("client", "--list", "--level", "quirk", "--revision", "v1").stdout
-    assert quirks.startswith("v1/tolerance/request [ws, stdio]")
+    quirks = run("client", "--list", "--level", "quirk", "--revision", "v1", "--tag", "tolerance")
+    assert quirks.stdout.startswith("v1/tolerance/request [ws, stdio]  The server asks something")
     assert run("client", "--list", "--tag", "nothing").returncode == 2

@@ -75,17 +75,23 @@ def pytest_terminal_summary(terminalreporter: TerminalReporter) -> None:
 
 
 @pytest.fixture
-def stage(
-    request: pytest.FixtureRequest, release: Release, transport: Transport
-) -> Iterator[Stage]:
-    """A scenario's stage; at the end no process may be left, and the wire must be in order."""
+def fetched(release: Release) -> Release:
+    """The release, which is at hand."""
     if (obstacle := _obstacle(release.version)) is not None:
         pytest.skip(f"{_UNPROVEN} {release}: {obstacle}")
+    return release
+
+
+@pytest.fixture
+def stage(
+    request: pytest.FixtureRequest, fetched: Release, transport: Transport
+) -> Iterator[Stage]:
+    """A scenario's stage; at the end no process may be left, and the wire must be in order."""
     maker: Maker = "codex" if os.environ.get("PEER_SERVER") == "codex" else "ours"
     server = request.node.get_closest_marker("server")
     arguments = () if server is None or maker == "codex" else server.args
     variables = {} if server is None else server.kwargs
-    with Stage(release, transport, maker, arguments, variables) as stage:
+    with Stage(fetched, transport, maker, arguments, variables) as stage:
         yield stage
         stage.assert_nothing_left()
 

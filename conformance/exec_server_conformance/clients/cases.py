@@ -573,6 +573,7 @@ async def _(stage: Stage) -> None:
     "The program takes no input: its output and exit code are still the client's.",
     "process/write",
     revisions=NUMBERED,
+    level="quirk",
     needs_input=True,
 )
 async def _(stage: Stage) -> None:

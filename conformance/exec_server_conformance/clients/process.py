@@ -37,7 +37,9 @@ class Process:
     # Events
 
     def output(self, data: bytes, stream: str = "stdout") -> Message:
-        """It writes something."""
+        """It writes something; to its terminal if it has one."""
+        if self.params.get("tty") and self._is_numbered:
+            stream = "pty"
         chunk = base64.b64encode(data).decode()
         return self._event("process/output", "outputDelta", stream=stream, chunk=chunk)
 
