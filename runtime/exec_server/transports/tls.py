@@ -82,8 +82,8 @@ async def decrypt(
     plain_reader, plain_writer = await asyncio.open_connection(sock=ours, limit=PIECE_BYTES)
     try:
         async with asyncio.TaskGroup() as both:
-            both.create_task(_pass_on(reader, plain_writer))
-            both.create_task(_pass_on(plain_reader, writer))
+            both.create_task(pass_on(reader, plain_writer))
+            both.create_task(pass_on(plain_reader, writer))
     finally:
         for end in (plain_writer, writer):
             end.close()
@@ -92,14 +92,21 @@ async def decrypt(
                 await end.wait_closed()
 
 
-async def _pass_on(source: asyncio.StreamReader, sink: asyncio.StreamWriter) -> None:
-    """Until the source ends; then the sink ends its side too."""
-    with contextlib.suppress(OSError):
+async def pass_on(source: asyncio.StreamReader, sink: asyncio.StreamWriter) -> OSError | None:
+    """Until the source ends or one of the two breaks; then the sink ends its side too.
+
+    Returns what broke.
+    """
+    failure = None
+    try:
         while data := await source.read(PIECE_BYTES):
             sink.write(data)
             await sink.drain()
+    except OSError as error:
+        failure = error
     if sink.can_write_eof():
         with contextlib.suppress(OSError):
             sink.write_eof()
     else:
         sink.close()
+    return failure

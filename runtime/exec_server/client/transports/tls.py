@@ -10,15 +10,15 @@ import asyncio
 import contextlib
 import socket
 import ssl
-from typing import TYPE_CHECKING, Final, Self
+from typing import TYPE_CHECKING, Self, TypeAlias
 
 from exec_server.client.errors import ConnectFailed
+from exec_server.transports.tls import PIECE_BYTES, pass_on
 
 if TYPE_CHECKING:
     import os
 
-PIECE_BYTES: Final = 256 * 1024
-"""How much is passed on at a time, and about how much waits on the way."""
+Streams: TypeAlias = tuple[asyncio.StreamReader, asyncio.StreamWriter]
 
 
 def default_context(ca_file: str | os.PathLike[str] | None) -> ssl.SSLContext:
@@ -37,16 +37,15 @@ def default_context(ca_file: str | os.PathLike[str] | None) -> ssl.SSLContext:
 class TlsRelay:
     """An encrypted connection, and ``local``, the socket to use in place of it."""
 
-    def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    def __init__(self, local: socket.socket, encrypted: Streams, plain: Streams) -> None:
         """``open`` makes it."""
-        self._reader = reader
-        self._writer = writer
-        self.local, self._inner = socket.socketpair()
-        for end in (self.local, self._inner):
-            end.setblocking(False)
+        self.local = local
         self.failure: OSError | None = None
         """What broke the connection."""
-        self._passing = asyncio.gather(self._receive(), self._send())
+        self._writers = (encrypted[1], plain[1])
+        self._passing = asyncio.gather(
+            self._pass_on(encrypted[0], plain[1]), self._pass_on(plain[0], encrypted[1])
+        )
         self._passing.add_done_callback(self._release)
 
     @classmethod
@@ -58,11 +57,8 @@ class TlsRelay:
         Raises ConnectFailed, with the socket closed.
         """
         try:
-            streams = await asyncio.open_connection(
-                sock=sock,
-                ssl=context,
-                server_hostname=host,
-                limit=PIECE_BYTES,
+            encrypted = await asyncio.open_connection(
+                sock=sock, ssl=context, server_hostname=host, limit=PIECE_BYTES
             )
         except OSError as error:
             sock.close()
@@ -70,7 +66,10 @@ class TlsRelay:
         except BaseException:
             sock.close()
             raise
-        return cls(*streams)
+        local, inner = socket.socketpair()
+        local.setblocking(False)
+        plain = await asyncio.open_connection(sock=inner, limit=PIECE_BYTES)
+        return cls(local, encrypted, plain)
 
     def close(self) -> None:
         """End the connection. The WebSocket closing handshake was the orderly end, if any."""
@@ -79,39 +78,19 @@ class TlsRelay:
     async def wait_closed(self) -> None:
         """Return when nothing of it is left."""
         await asyncio.wait((self._passing,))
-        with contextlib.suppress(OSError):
-            await self._writer.wait_closed()
+        for writer in self._writers:
+            with contextlib.suppress(OSError):
+                await writer.wait_closed()
+
+    async def _pass_on(self, source: asyncio.StreamReader, sink: asyncio.StreamWriter) -> None:
+        # Noted before the other end can see that this one has ended.
+        self.failure = await pass_on(source, sink) or self.failure
 
     def _release(self, passing: asyncio.Future[tuple[None, None]]) -> None:
         if not passing.cancelled():
             passing.exception()
-        self._inner.close()
-        self._writer.transport.abort()
-
-    async def _receive(self) -> None:
-        loop = asyncio.get_running_loop()
-        try:
-            while data := await self._reader.read(PIECE_BYTES):
-                await loop.sock_sendall(self._inner, data)
-            self._inner.shutdown(socket.SHUT_WR)
-        except OSError as error:
-            self._fail(error)
-
-    async def _send(self) -> None:
-        loop = asyncio.get_running_loop()
-        try:
-            while data := await loop.sock_recv(self._inner, PIECE_BYTES):
-                self._writer.write(data)
-                await self._writer.drain()
-            # The end of one direction is not passed on: what TLS makes of it ends both, and the
-            # WebSocket closing handshake has said the same.
-        except OSError as error:
-            self._fail(error)
-
-    def _fail(self, error: OSError) -> None:
-        self.failure = self.failure or error
-        with contextlib.suppress(OSError):
-            self._inner.shutdown(socket.SHUT_RDWR)
+        for writer in self._writers:
+            writer.transport.abort()
 
 
 def describe(error: OSError) -> str:
