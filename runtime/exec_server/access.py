@@ -1,8 +1,8 @@
 """Who may reach a listening server: the options of the command line, checked and carried out.
 
 Whoever reaches this server can run any command as its user. So it does not listen beyond its own
-machine without authentication, unless it is told that this is meant. Secrets come from files: what
-is on a command line, every user of the machine can read.
+machine without authentication, unless it is told that this is meant. Secrets come from files or
+from the environment: what is on a command line, every user of the machine can read.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ from exec_server.errors import UsageError, system_text
 if TYPE_CHECKING:
     import socket
     import ssl
+    from collections.abc import Mapping
 
     from exec_server.listener import WebSocketServer
     from exec_server.server import Server
@@ -91,6 +92,12 @@ def add_options(parser: argparse.ArgumentParser) -> None:
         "--ws-token-file", metavar="PATH", type=_path, help="a file that holds the token agreed on"
     )
     group.add_argument(
+        "--ws-token-env",
+        metavar="NAME",
+        type=_variable,
+        help="the environment variable that holds the token agreed on; programs do not inherit it",
+    )
+    group.add_argument(
         "--ws-token-sha256", metavar="HEX", help="the SHA-256 digest of the token agreed on"
     )
     group.add_argument(
@@ -98,6 +105,12 @@ def add_options(parser: argparse.ArgumentParser) -> None:
         metavar="PATH",
         type=_path,
         help="a file that holds the secret that tokens are signed with, at least 32 bytes",
+    )
+    group.add_argument(
+        "--ws-shared-secret-env",
+        metavar="NAME",
+        type=_variable,
+        help="the environment variable that holds that secret; programs do not inherit it",
     )
     group.add_argument("--ws-issuer", metavar="NAME", help="what a signed token must have as `iss`")
     group.add_argument(
@@ -219,9 +232,10 @@ def _gate(
 
 def _authenticator(options: argparse.Namespace) -> Authenticator | None:
     """What the options ask for; errors in the words of the released servers."""
-    token_options = (options.ws_token_file, options.ws_token_sha256)
+    token_options = (options.ws_token_file, options.ws_token_sha256, options.ws_token_env)
     signed_options = (
         options.ws_shared_secret_file,
+        options.ws_shared_secret_env,
         options.ws_issuer,
         options.ws_audience,
         options.ws_max_clock_skew_seconds,
@@ -236,12 +250,21 @@ def _authenticator(options: argparse.Namespace) -> Authenticator | None:
             )
         return None
     if options.ws_auth == "capability-token":
+        if options.ws_shared_secret_env is not None:
+            raise UsageError(
+                "`--ws-shared-secret-env` requires `--ws-auth signed-bearer-token`, "
+                "not `capability-token`"
+            )
         if has_signed_options:
             raise UsageError(
                 "`--ws-shared-secret-file`, `--ws-issuer`, `--ws-audience`, and "
                 "`--ws-max-clock-skew-seconds` require `--ws-auth signed-bearer-token`"
             )
         return _capability_token(*token_options)
+    if options.ws_token_env is not None:
+        raise UsageError(
+            "`--ws-token-env` requires `--ws-auth capability-token`, not `signed-bearer-token`"
+        )
     if has_token_options:
         raise UsageError(
             "`--ws-token-file` and `--ws-token-sha256` require `--ws-auth capability-token`, "
@@ -250,28 +273,29 @@ def _authenticator(options: argparse.Namespace) -> Authenticator | None:
     return _signed_token(options)
 
 
-def _capability_token(file: str | None, digest: str | None) -> Authenticator:
+def _capability_token(file: str | None, digest: str | None, variable: str | None) -> Authenticator:
     from exec_server.transports.auth import CapabilityToken  # noqa: PLC0415
 
-    if file is not None and digest is not None:
-        raise UsageError("`--ws-token-file` and `--ws-token-sha256` are mutually exclusive")
+    _refuse_two({"--ws-token-file": file, "--ws-token-sha256": digest, "--ws-token-env": variable})
     if digest is not None:
         if not _SHA256.fullmatch(digest.strip()):
             raise UsageError("--ws-token-sha256 must be a 64-character hex SHA-256 digest")
         return CapabilityToken(bytes.fromhex(digest.strip()))
-    if file is None:
+    secret = _read_secret(file, variable)
+    if secret is None:
         raise UsageError(
             "`--ws-token-file` or `--ws-token-sha256` is required when "
             "`--ws-auth capability-token` is set"
         )
-    return CapabilityToken.of(_read_secret(file))
+    return CapabilityToken.of(secret.text)
 
 
 def _signed_token(options: argparse.Namespace) -> Authenticator:
     from exec_server.transports.auth import MIN_SECRET_BYTES, SignedToken  # noqa: PLC0415
 
-    file = options.ws_shared_secret_file
-    if file is None:
+    file, variable = options.ws_shared_secret_file, options.ws_shared_secret_env
+    _refuse_two({"--ws-shared-secret-file": file, "--ws-shared-secret-env": variable})
+    if file is None and variable is None:
         raise UsageError(
             "`--ws-shared-secret-file` is required when `--ws-auth signed-bearer-token` is set"
         )
@@ -280,31 +304,59 @@ def _signed_token(options: argparse.Namespace) -> Authenticator:
         skew = DEFAULT_CLOCK_SKEW_SECONDS
     if skew >= 2**63:
         raise UsageError("websocket auth clock skew must fit in a signed 64-bit integer")
-    secret = _read_secret(file).encode()
-    if len(secret) < MIN_SECRET_BYTES:
+    secret = _read_secret(file, variable)
+    assert secret is not None
+    key = secret.text.encode()
+    if len(key) < MIN_SECRET_BYTES:
         raise UsageError(
-            f"signed websocket bearer secret {os.path.abspath(file)} must be at least "
+            f"signed websocket bearer secret {secret.source} must be at least "
             f"{MIN_SECRET_BYTES} bytes"
         )
-    return SignedToken(secret, options.ws_issuer or None, options.ws_audience or None, skew)
+    return SignedToken(key, options.ws_issuer or None, options.ws_audience or None, skew)
 
 
-def _read_secret(file: str) -> str:
-    """The text of a file, without white space around it."""
-    path = os.path.abspath(file)
+def _refuse_two(sources: Mapping[str, str | None]) -> None:
+    """Raise UsageError if a secret is to come from two places."""
+    given = [option for option, value in sources.items() if value is not None]
+    if len(given) > 1:
+        raise UsageError(f"`{given[0]}` and `{given[1]}` are mutually exclusive")
+
+
+class _Secret(NamedTuple):
+    text: str
+    """Without white space around it; not empty."""
+    source: str
+    """Where it comes from, for messages."""
+
+
+def _read_secret(file: str | None, variable: str | None) -> _Secret | None:
+    """The secret in a file or a variable; None if neither is given. Raises UsageError."""
+    if file is not None:
+        source = os.path.abspath(file)
+        try:
+            with open(source, "rb") as opened:
+                data = opened.read()
+        except OSError as error:
+            reason = system_text(error.errno or 0)
+            raise UsageError(f"failed to read websocket auth secret {source}: {reason}") from None
+    elif variable is not None:
+        source = f"in the environment variable {variable}"
+        # Taken out: no program is to inherit it.
+        value = os.environb.pop(os.fsencode(variable), None)
+        if value is None:
+            raise UsageError(f"failed to read websocket auth secret {source}: it is not set")
+        data = value
+    else:
+        return None
     try:
-        with open(path, encoding="utf-8") as opened:
-            secret = opened.read().strip()
-    except OSError as error:
-        reason = system_text(error.errno or 0)
-        raise UsageError(f"failed to read websocket auth secret {path}: {reason}") from None
+        text = data.decode().strip()
     except UnicodeDecodeError:
         raise UsageError(
-            f"failed to read websocket auth secret {path}: stream did not contain valid UTF-8"
+            f"failed to read websocket auth secret {source}: stream did not contain valid UTF-8"
         ) from None
-    if not secret:
-        raise UsageError(f"websocket auth secret {path} must not be empty")
-    return secret
+    if not text:
+        raise UsageError(f"websocket auth secret {source} must not be empty")
+    return _Secret(text, source)
 
 
 def _tls(address: Address | None, options: argparse.Namespace) -> ssl.SSLContext | None:
@@ -323,6 +375,12 @@ def _tls(address: Address | None, options: argparse.Namespace) -> ssl.SSLContext
 def _path(text: str) -> str:
     if not text:
         raise argparse.ArgumentTypeError("expected a path, got nothing")
+    return text
+
+
+def _variable(text: str) -> str:
+    if not text or "=" in text or "\0" in text:
+        raise argparse.ArgumentTypeError(f"expected the name of a variable, got {text!r}")
     return text
 
 

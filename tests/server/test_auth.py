@@ -6,22 +6,25 @@ import base64
 import hashlib
 import hmac
 import json
+import os
 import re
 import socket
-import statistics
 import subprocess
 import time
+from bisect import bisect_left, bisect_right
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import peer
 import pytest
 
 from exec_server.cli import main
-from exec_server.transports.auth import CapabilityToken, SignedToken
+from exec_server.transports.auth import WRONG_TOKEN, CapabilityToken, SignedToken
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
-    from pathlib import Path
+
+    from exec_server.transports.auth import Authenticator
 
 TOKEN = "s3cret token"
 SECRET = "k" * 32
@@ -209,6 +212,36 @@ class TestCapabilityTokens:
         with peer.listening(*arguments) as server:
             assert upgraded(server, f"Bearer {TOKEN}") == (101, "")
             assert upgraded(server, f"Bearer {digest}")[0] == 401
+
+    def test_a_token_in_the_environment(self) -> None:
+        """Lets in, and is not there for the programs that are started."""
+        arguments = ("--ws-auth", "capability-token", "--ws-token-env", "ITS_TOKEN")
+        environment = {**os.environ, "ITS_TOKEN": f" {TOKEN}\n", "OTHER": "o"}
+        with peer.running("--listen", "ws://127.0.0.1:0", *arguments, env=environment) as process:
+            server = peer.Listening(process)
+            assert upgraded(server, f"Bearer {TOKEN}x") == (401, "invalid websocket bearer token")
+            assert TOKEN not in Path(f"/proc/{process.pid}/cmdline").read_text()
+            headers = {"Authorization": f"Bearer {TOKEN}"}
+            client = peer.WebSocketClient(server.url, additional_headers=headers)
+            try:
+                client.initialize()
+                policy = {
+                    "inherit": "all",
+                    "ignoreDefaultExcludes": True,
+                    "exclude": [],
+                    "set": {},
+                    "includeOnly": [],
+                }
+                client.start("p", "/usr/bin/env", env={}, envPolicy=policy)
+                printed = b"".join(
+                    base64.b64decode(event["params"]["chunk"])
+                    for event in client.closed("p")
+                    if event["method"] == "process/output"
+                )
+            finally:
+                client.close()
+        assert b"OTHER=o\n" in printed
+        assert b"ITS_TOKEN" not in printed
 
     def test_the_token_stays_secret(self, tmp_path: Path) -> None:
         """Nothing that the server prints has it, nor its command line or environment."""
@@ -399,23 +432,106 @@ class TestSignedTokens:
         with peer.listening(*common, "--ws-issuer", "", "--ws-audience", "") as server:
             assert upgraded(server, f"Bearer {jwt({'exp': soon()})}")[0] == 101
 
+    def test_a_secret_in_the_environment(self) -> None:
+        """Is what tokens are to be signed with."""
+        arguments = ("--ws-auth", "signed-bearer-token", "--ws-shared-secret-env", "ITS_SECRET")
+        environment = {**os.environ, "ITS_SECRET": f"{SECRET}\n"}
+        with peer.running("--listen", "ws://127.0.0.1:0", *arguments, env=environment) as process:
+            server = peer.Listening(process)
+            assert upgraded(server, f"Bearer {jwt({'exp': soon()})}")[0] == 101
+            assert upgraded(server, f"Bearer {jwt({'exp': soon()}, secret='x' * 32)}")[0] == 401
+
+
+def order(one: list[int], other: list[int]) -> float:
+    """The chance that a value of one sample is below one of the other: 0.5 if they are alike.
+
+    This is the statistic of Mann and Whitney. Outliers, which a busy machine makes, hardly count.
+    """
+    ordered = sorted(other)
+    below = sum(
+        len(ordered) - (bisect_left(ordered, value) + bisect_right(ordered, value)) / 2
+        for value in one
+    )
+    return below / (len(one) * len(other))
+
+
+def distances(judge: Authenticator, headers: list[str]) -> list[float]:
+    """How far the times of refusals are from being alike, each header compared with the first."""
+    times: list[list[int]] = [[] for _ in headers]
+    for _ in range(2000):
+        # By turns, so that whatever else the machine does hits all of them.
+        for found, header in zip(times, headers, strict=True):
+            start = time.perf_counter_ns()
+            judge.refusal(header)
+            found.append(time.perf_counter_ns() - start)
+    return [abs(order(times[0], found) - 0.5) for found in times[1:]]
+
+
+class Naive:
+    """Compares character by character, and stops at the first that differs."""
+
+    def __init__(self, token: str) -> None:
+        self._expected = f"Bearer {token}"
+
+    def refusal(self, authorization: str | None) -> str | None:
+        for one, other in zip(authorization or "", self._expected, strict=True):
+            if one != other:
+                return WRONG_TOKEN
+        return None
+
 
 class TestTiming:
-    """How long a refusal takes says nothing of the token."""
+    """How long a refusal takes says nothing of how nearly right a token is."""
+
+    ALIKE = 0.2
+    """Far above the chance of 2,000 samples (0.01), far below what a stop at the first difference
+    makes (0.5)."""
+
+    RIGHT = "t" * 64
+
+    def near(self, right: str) -> list[str]:
+        """Wrong at the start, in the middle, at the end; right."""
+        headers = []
+        for at in (0, len(right) // 2, len(right) - 1):
+            other = "A" if right[at] != "A" else "E"
+            headers.append(f"Bearer {right[:at]}{other}{right[at + 1 :]}")
+        return [*headers, f"Bearer {right}"]
 
     def test_tokens_of_one_length(self) -> None:
-        """Right, wrong at the start or wrong at the end: the medians differ by less than noise."""
-        right = "t" * 64
-        judge = CapabilityToken.of(right)
-        headers = [f"Bearer {token}" for token in (right, "x" + right[1:], right[:-1] + "x")]
-        times: dict[str, list[int]] = {header: [] for header in headers}
-        for _ in range(3000):
-            for header in headers:
-                start = time.perf_counter_ns()
-                judge.refusal(header)
-                times[header].append(time.perf_counter_ns() - start)
-        medians = [statistics.median(found) for found in times.values()]
-        assert max(medians) < 1.25 * min(medians), medians
+        found = distances(CapabilityToken.of(self.RIGHT), self.near(self.RIGHT))
+        assert max(found) < self.ALIKE, found
+
+    def test_signatures(self) -> None:
+        signed, _, signature = jwt({"exp": soon()}).rpartition(".")
+        headers = [f"Bearer {signed}.{end.partition(' ')[2]}" for end in self.near(signature)]
+        found = distances(SignedToken(SECRET.encode()), headers[:-1])
+        assert max(found) < self.ALIKE, found
+
+    def test_the_statistic_notices(self) -> None:
+        """A comparison that stops early."""
+        found = distances(Naive(self.RIGHT), self.near(self.RIGHT))
+        assert min(found) > self.ALIKE, found
+
+    @pytest.mark.parametrize("end", ["", "x" * 1000])
+    def test_every_token_is_compared_in_constant_time(
+        self, monkeypatch: pytest.MonkeyPatch, end: str
+    ) -> None:
+        """As the whole of something that has one length, whatever the length of the token."""
+        compared: list[tuple[int, int]] = []
+        compare = hmac.compare_digest
+
+        def note(one: bytes, other: bytes) -> bool:
+            compared.append((len(one), len(other)))
+            return compare(one, other)
+
+        monkeypatch.setattr(hmac, "compare_digest", note)
+        tokens = (f"{self.RIGHT}{end}", "x")
+        judges = (CapabilityToken.of(tokens[0]), SignedToken(SECRET.encode()))
+        for token in tokens:
+            judges[0].refusal(f"Bearer {token}")
+        for secret in (SECRET, "other" * 8):
+            judges[1].refusal(f"Bearer {jwt({'exp': soon()}, secret=secret)}")
+        assert compared == [(32, 32)] * 4
 
 
 def write_secrets(folder: Path) -> None:
@@ -506,7 +622,43 @@ TOKEN_ONLY = (
             f"--ws-max-clock-skew-seconds {2**63}",
             "websocket auth clock skew must fit in a signed 64-bit integer",
         ),
+        (
+            "capability-token --ws-token-env UNSET",
+            "failed to read websocket auth secret in the environment variable UNSET: it is not set",
+        ),
+        (
+            "capability-token --ws-token-env BLANK",
+            "websocket auth secret in the environment variable BLANK must not be empty",
+        ),
+        (
+            "signed-bearer-token --ws-shared-secret-env SHORT",
+            "signed websocket bearer secret in the environment variable SHORT must be at least "
+            "32 bytes",
+        ),
+        (
+            "capability-token --ws-token-file token --ws-token-env SHORT",
+            "`--ws-token-file` and `--ws-token-env` are mutually exclusive",
+        ),
+        (
+            f"capability-token --ws-token-sha256 {'0' * 64} --ws-token-env SHORT",
+            "`--ws-token-sha256` and `--ws-token-env` are mutually exclusive",
+        ),
+        (
+            "signed-bearer-token --ws-shared-secret-file secret --ws-shared-secret-env SHORT",
+            "`--ws-shared-secret-file` and `--ws-shared-secret-env` are mutually exclusive",
+        ),
+        (
+            "signed-bearer-token --ws-shared-secret-file secret --ws-token-env SHORT",
+            "`--ws-token-env` requires `--ws-auth capability-token`, not `signed-bearer-token`",
+        ),
+        (
+            "capability-token --ws-token-file token --ws-shared-secret-env SHORT",
+            "`--ws-shared-secret-env` requires `--ws-auth signed-bearer-token`, "
+            "not `capability-token`",
+        ),
         ("- --ws-token-file token", FLAGS),
+        ("- --ws-token-env SHORT", FLAGS),
+        ("- --ws-shared-secret-env SHORT", FLAGS),
         ("- --ws-token-sha256 x", FLAGS),
         ("- --ws-shared-secret-file secret", FLAGS),
         ("- --ws-issuer i", FLAGS),
@@ -526,6 +678,8 @@ def test_wrong_options(
 ) -> None:
     """Are told in the words of the released servers, and nothing listens."""
     write_secrets(tmp_path)
+    monkeypatch.setenv("SHORT", "k" * 31)
+    monkeypatch.setenv("BLANK", " ")
     monkeypatch.chdir(tmp_path)
     mode, *rest = arguments.format(folder=tmp_path).split(" ")
     chosen = [] if mode == "-" else ["--ws-auth", mode]
