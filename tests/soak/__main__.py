@@ -189,7 +189,7 @@ def report(found: Measured, tally: Tally, tried: Sequence[str], seconds: float) 
         ("small request, unloaded", latency(found.unloaded)),
         ("... while one never reads", latency(found.beside_never_reader)),
         ("... under the whole load", latency(found.loaded)),
-        ("refused by the system", ", ".join(tried)),
+        ("faults of the system", ", ".join(tried)),
     ):
         print(f"{name:32} {value}")
     for fault in tally.faults[:20]:

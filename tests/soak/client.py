@@ -204,9 +204,14 @@ def descendants(pid: int) -> list[int]:
 
 
 @contextlib.contextmanager
-def running(*arguments: str, prefix: Sequence[str] = (), **options: Any) -> Iterator[Server]:
+def running(
+    *arguments: str,
+    prefix: Sequence[str] = (),
+    program: Sequence[str] = (PROGRAM,),
+    **options: Any,
+) -> Iterator[Server]:
     """A server that listens on a free loopback port, ended whatever happens."""
-    command = [*prefix, PROGRAM, "--protocol", "v1", "--listen", "ws://127.0.0.1:0", *arguments]
+    command = [*prefix, *program, "--protocol", "v1", "--listen", "ws://127.0.0.1:0", *arguments]
     with subprocess.Popen(
         command,
         stdin=subprocess.DEVNULL,

@@ -1,6 +1,8 @@
-"""What the operating system refuses: no space, no descriptors, no processes, no terminals.
+"""What the system does to a server: it has no space, descriptors, processes or terminals left, or
+its clock jumps.
 
-Each fault has a server of its own. It must refuse with a reason, go on, and recover.
+Each fault has a server of its own. It must refuse what it cannot do with a reason, go on, and
+recover.
 """
 
 from __future__ import annotations
@@ -9,11 +11,14 @@ import asyncio
 import base64
 import contextlib
 import os
+import random
 import resource
 import subprocess
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from tests.soak import load
 from tests.soak.client import Client, Refused, Server, Tally, connected, running
 
 if TYPE_CHECKING:
@@ -137,6 +142,14 @@ async def no_terminals(tally: Tally, folder: Path) -> str:
     return "terminals used up"
 
 
+async def clock_jumps(tally: Tally, folder: Path) -> str:
+    """A wall clock that jumps by years: nothing is dropped, forgotten or kept for it."""
+    with running(program=(sys.executable, "-m", "tests.soak.jumping_clock")) as server:
+        chance = random.Random(0)
+        await asyncio.gather(*(load.work(server, tally, chance, folder) for _ in range(2)))
+    return "clock jumps"
+
+
 class _Starts:
     """Processes that are started until there is no more room."""
 
@@ -165,7 +178,7 @@ class _Starts:
             await self._client.closed(name)
 
 
-FAULTS = (no_space, no_descriptors, no_processes, no_terminals)
+FAULTS = (no_space, no_descriptors, no_processes, no_terminals, clock_jumps)
 
 
 async def all_faults(tally: Tally, folder: Path) -> list[str]:
