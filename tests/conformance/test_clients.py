@@ -4,17 +4,20 @@ from __future__ import annotations
 
 import json
 import os
+import select
 import shlex
+import signal
+import subprocess
 import sys
+import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
-from running import run
+from running import PROGRAM, run
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
-    from subprocess import CompletedProcess
 
 WRONG_CLIENT = Path(__file__).with_name("wrong_client.py")
 OURS = str(Path(sys.executable).with_name("exec-server"))
@@ -34,7 +37,7 @@ def nobody_is_left(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[
                 continue
 
 
-def judged(fault: str, *options: str | Path) -> CompletedProcess[str]:
+def judged(fault: str, *options: str | Path) -> subprocess.CompletedProcess[str]:
     """What the suite says of a client of v2 with a fault, or of the right one."""
     command = shlex.join([sys.executable, str(WRONG_CLIENT), fault, "{url}"])
     return run("client", "--cmd", command, "--input-cmd", f"{command} -i", *options)
@@ -52,6 +55,17 @@ def test_our_client_passes_in_every_revision(place: str) -> None:
         assert ", 0 failed, 0 known deviations, 0 n/a in " in summary
     else:
         assert [line.partition(": ")[2] for line in lines] == ["is about what stdio does not have"]
+
+
+def test_our_client_ends_the_input_of_the_draft() -> None:
+    commands = ["--cmd", f"{OURS} run --url {{url}} -- x"]
+    commands += ["--input-cmd", f"{OURS} run -i --url {{url}} -- x"]
+    options = ["--revision", "draft", "--tag", "input", "--tag", "run"]
+    done = run("client", *commands, *options)
+    assert done.returncode == 0, done.stdout
+    assert "draft/input/end" in run("client", "--list", *options).stdout
+    wrong = judged("none", *options, "--select", "*/input/end", "--timeout", "4")
+    assert "expected process/closeStdin at the end of the client's standard input" in wrong.stdout
 
 
 def test_the_revision_that_a_client_speaks_is_found_out() -> None:
@@ -174,6 +188,55 @@ def test_a_client_that_does_nothing_is_told_what_was_missed() -> None:
         "FAILED v2/run/simple [ws]: expected process/start after the handshake; the last that the "
         "client sent is nothing, 1 s after the start"
     )
+
+
+def python(script: str) -> str:
+    return shlex.join([sys.executable, "-c", script, "{url}"])
+
+
+FLOOD = """
+import json, sys
+from websockets.sync.client import connect
+with connect(sys.argv[1]) as link:
+    link.send(json.dumps({"id": 0, "method": "initialize", "params": {"clientName": "flood"}}))
+    link.recv()
+    link.send(json.dumps({"method": "initialized", "params": {}}))
+    for number in range(1, 10**9):
+        link.send(json.dumps({"id": number, "method": "environment/status", "params": {}}))
+"""
+
+STUBBORN = "import signal, time; signal.signal(signal.SIGTERM, signal.SIG_IGN); time.sleep(600)"
+
+
+@pytest.mark.parametrize(
+    ("script", "text"),
+    [
+        (FLOOD, "more than 10,000 messages over one connection, to run one program"),
+        (STUBBORN, "expected process/start after the handshake; the last that the client sent is"),
+    ],
+    ids=["floods", "ignores SIGTERM"],
+)
+def test_a_client_that_does_not_end_is_ended(script: str, text: str) -> None:
+    done = run("client", "--cmd", python(script), "--select", "v2/run/simple", "--timeout", "9")
+    assert (done.returncode, done.stderr) == (1, "")
+    assert text in done.stdout
+
+
+def test_an_interrupted_run_tells_what_there_was_and_leaves_nobody(tmp_path: Path) -> None:
+    started = tmp_path / "started"
+    script = f"open({str(started)!r}, 'w').close(); import time; time.sleep(600)"
+    command = ["client", "--cmd", python(script), "--revision", "v2", "--jobs", "2"]
+    process = subprocess.Popen(
+        [PROGRAM, *command], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+    deadline = time.monotonic() + 30
+    while not started.exists():
+        assert time.monotonic() < deadline
+        select.select([], [], [], 0.02)
+    process.send_signal(signal.SIGINT)
+    output, errors = process.communicate(timeout=30)
+    assert (process.returncode, errors) == (130, "interrupted\n")
+    assert "\n0 passed, 0 failed, " in output
 
 
 def test_cases_are_chosen_and_listed() -> None:

@@ -1,7 +1,8 @@
 """What happens to a client under test, and what it must make of it.
 
-A case is played in every revision that it names. Unless it says otherwise the program that the
-client was asked to run writes OUTPUT and exits with CODE.
+A case is played in every revision that it names, and one of v2 also in the draft, which extends it.
+Unless it says otherwise the program that the client was asked to run writes OUTPUT and exits with
+CODE.
 """
 
 from __future__ import annotations
@@ -39,7 +40,7 @@ SLOW_SECONDS: Final = 2.0
 PIECES: Final = 2000
 LARGE_BYTES: Final = 1 << 20
 
-EVERY: Final = ("v0", "v1", "v2")
+RELEASED: Final = ("v0", "v1", "v2")
 NUMBERED: Final = ("v1", "v2")
 
 
@@ -80,7 +81,7 @@ def case(
     name: str,
     description: str,
     *methods: str,
-    revisions: tuple[str, ...] = EVERY,
+    revisions: tuple[str, ...] = RELEASED,
     transports: tuple[Transport, ...] = _BOTH,
     level: Level = "contract",
     needs_input: bool = False,
@@ -88,7 +89,7 @@ def case(
     """Enter a plot into CASES."""
 
     def enter(plot: Plot) -> Plot:
-        for revision in revisions:
+        for revision in (*revisions, *(("draft",) if "v2" in revisions else ())):
             told = ("initialize", "initialized", *methods)
             full = f"{revision}/{name}"
             CASES.append(Case(full, description, plot, told, level, transports, needs_input))
@@ -615,4 +616,33 @@ async def _(stage: Stage) -> None:
         lambda: process.is_answered(name) or None,
         f"the write whose answer was lost once more, with its writeId {name!r}",
     )
+    await _echo(stage, process)
+
+
+@case(
+    "input/end",
+    "The end of the client's standard input is that of the program's, where the server has "
+    "process/closeStdin.",
+    "process/write",
+    "process/closeStdin",
+    revisions=("draft",),
+    needs_input=True,
+)
+async def _(stage: Stage) -> None:
+    ended_after: list[int] = []
+
+    async def end(conversation: Conversation, request: Message) -> None:
+        ended_after.append(len(process.input))
+        await stage.give_answer(conversation, request)
+
+    stage.handlers["process/closeStdin"] = end
+    process = await _takes_input(stage)
+    await stage.until(
+        lambda: ended_after or None, "process/closeStdin at the end of the client's standard input"
+    )
+    if ended_after[0] < len(INPUT):
+        raise Failure(
+            f"process/closeStdin came after {ended_after[0]} bytes of {len(INPUT)}: what is "
+            "written afterwards is lost"
+        )
     await _echo(stage, process)

@@ -38,6 +38,10 @@ NOT_FOUND: Final = -32004
 START_METHODS: Final = {"v0": "command/exec"}
 """What starts a process, where it is not process/start."""
 
+MOST_MESSAGES: Final = 10_000
+"""How many messages a connection may bring: more than any client has to say, less than fills a
+machine."""
+
 LEAVING_SECONDS: Final = 2.0
 """How long what a client has sent may take to be read once it has ended."""
 
@@ -56,6 +60,8 @@ class Conversation:
         self.link = link
         self.name = name
         self.judge = Judge(stage.contract)
+        self.messages = 0
+        """How many have come."""
         self.session_id: str | None = None
         """The session that it is attached to."""
 
@@ -121,9 +127,9 @@ class Stage:
     async def __aenter__(self) -> Self:
         async with contextlib.AsyncExitStack() as exits:
             door = await exits.enter_async_context(Door(self, self.transport))
-            exits.push_async_callback(self._hang_up)
             self.program = await Program.start(self._command.argv(door.server), self._text)
             exits.push_async_callback(self.program.stop)
+            exits.push_async_callback(self._hang_up)
             self._spawn(self._await_end(self.program), self._tasks)
             self._exits = exits.pop_all()
         return self
@@ -132,13 +138,13 @@ class Stage:
         await self._exits.aclose()
 
     async def _hang_up(self) -> None:
-        for conversation in self._conversations:
-            conversation.link.cut()
         tasks = [*self._tasks, *self._readers]
         for task in tasks:
             task.cancel()
         if tasks:
             await asyncio.wait(tasks)
+        for conversation in self._conversations:
+            conversation.link.cut()
 
     # Connections
 
@@ -166,6 +172,11 @@ class Stage:
             self._notify()
 
     def _take(self, conversation: Conversation, data: bytes) -> None:
+        conversation.messages += 1
+        if conversation.messages > MOST_MESSAGES:
+            raise Failure(
+                f"more than {MOST_MESSAGES:,} messages over one connection, to run one program"
+            )
         message = conversation.judge.take(data)
         self._last = message.get("method", "an answer")
         if "method" in message and "id" in message:
@@ -276,6 +287,9 @@ class Stage:
         greeting: Message = {"sessionId": str(uuid.uuid4()) if is_another else self.session_id}
         if self.revision != "v1":
             greeting["environmentInfo"] = {"shell": _SHELL, "cwd": "file:///"}
+        if self.revision == "draft":
+            flags = ("processResize", "processCloseStdin", "processTerminateMode")
+            greeting["environmentInfo"]["capabilities"] = dict.fromkeys(flags, True)
         return greeting
 
     async def _await_change(self, params: Message) -> None:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Final
 from msgspec import UNSET
 from msgspec.structs import replace
 
-from exec_server_conformance.clients.cases import CASES, EVERY, INPUT, SIMPLEST
+from exec_server_conformance.clients.cases import CASES, INPUT, SIMPLEST
 from exec_server_conformance.clients.stage import NotApplicable, Stage
 from exec_server_conformance.errors import Failure, Mismatch, SessionError, Silence, TargetError
 from exec_server_conformance.redaction import Redactor
@@ -69,7 +69,10 @@ class ClientSuite:
         if self._no_client is not None:
             return
         todo = []
+        ended = {play.session for play in self._plays}
         for case in self.plan.cases:
+            if case.name in ended:
+                continue
             reason = why_not.get(case.revision) or self._reason_against(case)
             if reason is None:
                 todo.append(case)
@@ -114,10 +117,13 @@ class ClientSuite:
         """
         plan = self.plan
         if plan.revisions:
-            self._revisions = [one for one in EVERY if one in plan.revisions]
-            return {one: f"{one} is not asked for" for one in EVERY if one not in plan.revisions}
+            self._revisions = list(plan.revisions)
+            return {}
+        offered = {case.revision for case in plan.cases}
         simplest = [
-            one for one in _simplest() if one.revision in {case.revision for case in plan.cases}
+            one
+            for one in CASES
+            if one.name == f"{one.revision}/{SIMPLEST}" and one.revision in offered
         ]
         tried = await asyncio.gather(*map(self._play_one, simplest))
         if self._no_client is not None:
@@ -127,9 +133,9 @@ class ClientSuite:
             for case, (play, has_started) in zip(simplest, tried, strict=True)
             if not has_started
         }
-        self._revisions = [one for one in EVERY if one not in why_not]
+        self._revisions = [one.revision for one in simplest if one.revision not in why_not]
         if len(why_not) == len(simplest):
-            # It speaks nothing, so what went wrong is all there is to tell.
+            # It speaks nothing, and what went wrong is all there is to tell.
             for play, _ in tried:
                 self._end(play)
         return why_not
@@ -210,7 +216,3 @@ class ClientSuite:
     def _end(self, play: Play) -> None:
         self._plays.append(play)
         self.listener.ended(play)
-
-
-def _simplest() -> list[Case]:
-    return [one for one in CASES if one.name.endswith(f"/{SIMPLEST}")]
