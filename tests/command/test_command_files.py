@@ -39,6 +39,39 @@ def test_cp_into_a_directory(tmp_path: Path) -> None:
     assert (tmp_path / "down" / "file").read_bytes() == b"content"
 
 
+@REVISIONS
+@pytest.mark.parametrize(("here", "there"), [("", ":"), (":", "")], ids=["up", "down"])
+def test_cp_of_directories(here: str, there: str, url: str, tmp_path: Path) -> None:
+    """Into a new directory and into one that is there; links are named."""
+    source = tmp_path / "source"
+    (source / "deep" / "er").mkdir(parents=True)
+    (source / "empty").mkdir()
+    (source / "file").write_bytes(b"1")
+    (source / "deep" / "er" / "large").write_bytes(bytes(3_000_000))
+    (source / "deep" / "link").symlink_to("../file")
+    (source / "up").symlink_to("..")
+    (tmp_path / "old").mkdir()
+    for target, copy in (("new", tmp_path / "new"), ("old", tmp_path / "old" / "source")):
+        done = terminals.run("cp", "-r", f"{here}{source}", f"{there}{tmp_path}/{target}", url=url)
+        assert (done.returncode, done.stdout) == (0, b"")
+        assert done.stderr.decode().splitlines() == [
+            f"exec-server: {source}/{name} is left out: neither a regular file nor a directory"
+            for name in ("up", "deep/link")
+        ]
+        paths = sorted(str(path.relative_to(copy)) for path in copy.rglob("*"))
+        assert paths == ["deep", "deep/er", "deep/er/large", "empty", "file"]
+        assert (copy / "deep" / "er" / "large").read_bytes() == bytes(3_000_000)
+
+
+def test_cp_of_directories_is_asked_for(tmp_path: Path) -> None:
+    (tmp_path / "folder").mkdir()
+    done = terminals.run("cp", str(tmp_path / "folder"), f":{tmp_path}/copy")
+    assert (done.returncode, done.stderr) == (
+        1,
+        f"exec-server: {tmp_path}/folder: Is a directory\n".encode(),
+    )
+
+
 def test_cp_of_a_large_file_shows_how_far_it_is(tmp_path: Path) -> None:
     (tmp_path / "large").write_bytes(bytes(10_000_000))
     with Terminal("cp", str(tmp_path / "large"), f":{tmp_path}/copy") as terminal:

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import asyncio
 import errno
+import logging
 import os
 import posixpath
+import stat
 import sys
 import time
 from typing import TYPE_CHECKING, Any, Final
@@ -19,6 +22,8 @@ if TYPE_CHECKING:
     import argparse
 
     from exec_server.client import Client, FileStatus
+
+log = logging.getLogger("exec_server.command")
 
 PIECE_BYTES: Final = 1024 * 1024
 """What is read of a local file at a time."""
@@ -38,23 +43,74 @@ async def remote_path(client: Client, path: str) -> str:
 
 
 async def copy(client: Client, options: argparse.Namespace) -> int:
-    """Copy a file from here to there or from there to here."""
+    """Copy files or trees from here to there or from there to here."""
     source, destination = options.source, options.destination
     if source.startswith(REMOTE_MARK) == destination.startswith(REMOTE_MARK):
         raise CommandError("cp: one of the paths, and only one, is remote, as in :/etc/hosts")
     if source.startswith(REMOTE_MARK):
         remote = await remote_path(client, source.removeprefix(REMOTE_MARK))
-        await _download(client, remote, destination)
+        local = destination
+        if os.path.isdir(local):
+            local = os.path.join(local, posixpath.basename(remote))
+        if options.recursive and await client.fs.is_dir(remote):
+            await _download_tree(client, remote, local)
+        else:
+            await _download(client, remote, local)
+        return 0
+    remote = await remote_path(client, destination.removeprefix(REMOTE_MARK))
+    if destination.endswith("/") or await client.fs.is_dir(remote):
+        remote = posixpath.join(remote, os.path.basename(os.path.abspath(source)))
+    if options.recursive and os.path.isdir(source):
+        await _upload_tree(client, source, remote)
     else:
-        remote = await remote_path(client, destination.removeprefix(REMOTE_MARK))
-        await _upload(client, source, remote, into=destination.endswith("/"))
+        await _upload(client, source, remote)
     return 0
+
+
+async def _download_tree(client: Client, remote: str, local: str) -> None:
+    """Regular files and directories; links and devices are left out, with a word."""
+    unlisted = {remote}
+    async for directory, directories, names in client.fs.walk(remote):
+        unlisted.discard(directory)
+        target = os.path.join(local, posixpath.relpath(directory, remote))
+        os.makedirs(target, exist_ok=True)
+        paths = [posixpath.join(directory, name) for name in (*directories, *names)]
+        statuses = await asyncio.gather(*map(client.fs.stat, paths))
+        for path, status in zip(paths, statuses, strict=True):
+            if status.is_symlink or not (status.is_file or status.is_dir):
+                _leave_out(path)
+            elif status.is_file:
+                await _download(client, path, os.path.join(target, posixpath.basename(path)))
+            else:
+                unlisted.add(path)
+    if unlisted:
+        raise CommandError(f"{min(unlisted)}: the directory cannot be listed", FAILED)
+
+
+async def _upload_tree(client: Client, local: str, remote: str) -> None:
+    """Regular files and directories; links and devices are left out, with a word."""
+    for directory, directories, names in os.walk(local, onerror=_raise):
+        target = posixpath.normpath(posixpath.join(remote, os.path.relpath(directory, local)))
+        await client.fs.makedirs(target)
+        for name in sorted((*directories, *names)):
+            path = os.path.join(directory, name)
+            mode = os.lstat(path).st_mode
+            if stat.S_ISREG(mode):
+                await _upload(client, path, posixpath.join(target, name))
+            elif not stat.S_ISDIR(mode):
+                _leave_out(path)
+
+
+def _raise(error: OSError) -> None:
+    raise error
+
+
+def _leave_out(path: str) -> None:
+    log.error("%s is left out: neither a regular file nor a directory", path)
 
 
 async def _download(client: Client, remote: str, local: str) -> None:
     size = await _size(client, remote)
-    if os.path.isdir(local):
-        local = os.path.join(local, posixpath.basename(remote))
     progress = Progress(posixpath.basename(remote), size)
     async with await client.fs.open_read(remote) as reader:
         with open(local, "wb") as file:  # noqa: ASYNC230 (small writes)
@@ -74,12 +130,9 @@ async def _size(client: Client, path: str) -> int | None:
     return status.size
 
 
-async def _upload(client: Client, local: str, remote: str, *, into: bool) -> None:
-    name = os.path.basename(local)
+async def _upload(client: Client, local: str, remote: str) -> None:
     with open(local, "rb") as file:  # noqa: ASYNC230 (small reads)
-        if into or await client.fs.is_dir(remote):
-            remote = posixpath.join(remote, name)
-        progress = Progress(name, os.fstat(file.fileno()).st_size)
+        progress = Progress(os.path.basename(local), os.fstat(file.fileno()).st_size)
         async with await client.fs.open_write(remote) as writer:
             while piece := file.read(PIECE_BYTES):
                 await writer.write(piece)

@@ -94,7 +94,8 @@ def _parser() -> argparse.ArgumentParser:
     command.add_argument("processes", nargs="+", metavar="ID")
     command.set_defaults(do=sessions.kill)
 
-    command = commands.add_parser("cp", parents=[server], help="copy a file, either way")
+    command = commands.add_parser("cp", parents=[server], help="copy files, either way")
+    command.add_argument("-r", "--recursive", action="store_true", help="directories too")
     command.add_argument("source", help="path here, or :PATH there")
     command.add_argument("destination", help="path there, as :PATH, or here")
     command.set_defaults(do=files.copy)
