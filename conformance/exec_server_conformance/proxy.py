@@ -21,6 +21,7 @@ from urllib.parse import urlsplit
 from websockets.asyncio.client import connect
 from websockets.asyncio.server import serve
 from websockets.exceptions import ConnectionClosed, InvalidStatus, WebSocketException
+from websockets.frames import CloseCode
 
 from exec_server_conformance.errors import ConformanceError, Failure, TargetError
 from exec_server_conformance.scenario import Event, Happening
@@ -131,7 +132,10 @@ class _WebSocketEnd:
 
     async def close(self, how: tuple[int, str]) -> None:
         code, reason = how
-        await self._websocket.close(code if code in _SENDABLE_CODES else 1000, reason)
+        if code == CloseCode.ABNORMAL_CLOSURE:
+            self._websocket.transport.abort()
+        else:
+            await self._websocket.close(code if code in _SENDABLE_CODES else 1000, reason)
 
     @property
     def closing(self) -> tuple[int, str]:

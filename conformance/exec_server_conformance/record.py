@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import contextlib
 import re
 import shlex
 import sys
@@ -146,9 +147,10 @@ def _transport(options: argparse.Namespace) -> Transport:
     """How the server is reached: as its command says, or as the client comes."""
     if options.url:
         return "ws"
-    words = options.cmd.split()
-    if "--listen" in words[:-1]:
-        return "stdio" if shlex.split(options.cmd)[words.index("--listen") + 1] == "stdio" else "ws"
+    with contextlib.suppress(ValueError):  # who runs the command tells what is wrong with it
+        words = shlex.split(options.cmd)
+        if "--listen" in words[:-1]:
+            return "stdio" if words[words.index("--listen") + 1] == "stdio" else "ws"
     transport: Transport = options.listen.transport
     if options.transport != "both":
         transport = options.transport

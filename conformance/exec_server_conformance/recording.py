@@ -192,7 +192,7 @@ class Recordings:
         else:
             self.failed += 1
             reason = self._redactor.text(str(failure))
-            self._tell(f"FAILED {path}: recorded up to line {failure.line - 1}: {reason}")
+            self._tell(f"FAILED {path}: recorded up to line {max(failure.line - 1, 1)}: {reason}")
 
 
 @dataclass(frozen=True, slots=True)

@@ -80,6 +80,12 @@ class Script:
         latest = self.exchanges[-1] if self.exchanges else self.greeting
         latest.brings.append(data)
 
+    def bring_forward(self, data: bytes, exchange: Exchange) -> None:
+        """Have the latest message of the server come right after another of the client's."""
+        latest = self.exchanges[-1]
+        latest.brings.remove(data)
+        exchange.brings.append(data)
+
     def forget(self, exchange: Exchange) -> None:
         """Take a message of the client out; what came after it comes after the one before."""
         at = next(at for at, one in enumerate(self.exchanges) if one is exchange)
@@ -145,6 +151,7 @@ class _Connection:
         self.sent: list[_Draft] = []
         self.pending: dict[IdKey, _Call] = {}
         self.session_id: str | None = None
+        self.late_greeting: _Draft | None = None
         self.processes: dict[str, ProcessEvents] = {}
         self.ends: dict[str, _Draft] = {}
         self._heard: dict[tuple[str, str], int] = {}
@@ -170,7 +177,7 @@ class _Connection:
                 heard = self._heard.get((process_id, stream), 0)
                 self._heard[process_id, stream] = len(data)
                 text = _text(data[heard:])
-                if text and process_id not in self.ends:
+                if text and not events.is_over:
                     steps.append(self.step(until=process_id, output=text[-_AWAITED_CHARACTERS:]))
         return steps
 
@@ -183,7 +190,6 @@ class _Connection:
         params = first.get("params")
         return (
             first.get("call") == "initialize"
-            and first.get("wait", True)
             and isinstance(params, dict)
             and all(value is None for name, value in params.items() if name != "clientName")
             and second.get("notify") == "initialized"
@@ -218,7 +224,7 @@ class _Writer:
             connection.script.hear(event.data)
             # What breaks the rules is found when the scenario is played.
             with contextlib.suppress(Failure, LookupError, TypeError, ValueError):
-                self._receive(connection, json.loads(event.data))
+                self._receive(connection, event.data, json.loads(event.data))
         else:
             self._end(connection, event.happening)
 
@@ -234,8 +240,9 @@ class _Writer:
                     connection.sent.remove(call.draft)
                     connection.script.forget(call.exchange)
             if connection.shakes_hands_as_all_do:
-                for draft in connection.sent[:2]:
-                    self._drafts.remove(draft)
+                for draft in (*connection.sent[:2], connection.late_greeting):
+                    if draft is not None:
+                        self._drafts.remove(draft)
                 name = connection.name
                 assert connection.session_id is not None
                 if connection.session_id:
@@ -326,10 +333,10 @@ class _Writer:
             if stream is not None and stream.outcome is not None:
                 del connection.streams[params["requestId"]]
 
-    def _receive(self, connection: _Connection, message: Message) -> None:
+    def _receive(self, connection: _Connection, data: bytes, message: Message) -> None:
         method = message.get("method")
         if method is None:
-            self._receive_answer(connection, message)
+            self._receive_answer(connection, data, message)
         elif method == "http/request/bodyDelta":
             name = message["params"]["requestId"]
             stream = connection.streams.setdefault(name, BodyStream(name))
@@ -360,7 +367,7 @@ class _Writer:
             # On a resumed connection the first events are missing.
             self._write(connection.step(until=process_id, event="process/closed"))
 
-    def _receive_answer(self, connection: _Connection, message: Message) -> None:
+    def _receive_answer(self, connection: _Connection, data: bytes, message: Message) -> None:
         call = connection.pending.pop(id_key(message.get("id")))
         if call.draft is None:
             self._write(connection.step(answer=message["id"]))
@@ -368,6 +375,8 @@ class _Writer:
         members = call.draft.members
         if members["call"] == "initialize" and "result" in message:
             connection.session_id = message["result"].get("sessionId", "")
+            # Shaking hands waits for this, even if the client did not.
+            connection.script.bring_forward(data, call.exchange)
         if call.draft is self._latest:
             return
         # Numbered anew, so that the same again gives the same session.
@@ -376,6 +385,8 @@ class _Writer:
         members["wait"] = False
         answer = self._write(connection.step(answer=members["id"]))
         answer.is_timed, call.draft.is_timed = call.draft.is_timed, False
+        if members["call"] == "initialize":
+            connection.late_greeting = answer
 
 
 def with_plain_ids(events: Iterable[Event]) -> list[Event]:

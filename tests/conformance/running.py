@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shlex
 import subprocess
 import sys
@@ -42,3 +43,17 @@ def run(*arguments: str | Path) -> subprocess.CompletedProcess[str]:
 
 def against(fault: str, *revisions: str) -> str:
     return shlex.join([sys.executable, str(WRONG_SERVER), fault, *revisions])
+
+
+def marked(mark: str) -> list[str]:
+    """The command lines of the processes, but this one, with a variable in their environment."""
+    found = []
+    for path in Path("/proc").glob("[0-9]*"):
+        if int(path.name) == os.getpid():
+            continue
+        try:
+            if mark.encode() in (path / "environ").read_bytes().split(b"\0"):
+                found.append((path / "cmdline").read_text().replace("\0", " "))
+        except OSError:
+            continue
+    return found

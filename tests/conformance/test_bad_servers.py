@@ -8,37 +8,15 @@ import signal
 import subprocess
 import sys
 import time
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
 from running import PROGRAM, SESSION, against, run, written
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from pathlib import Path
 
-
-@pytest.fixture(autouse=True)
-def nobody_is_left(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[None]:
-    """Every process that inherits this test's mark is gone when the suite has ended."""
-    mark = f"SUITE_TEST_MARK={tmp_path}"
-    monkeypatch.setenv(*mark.split("=", 1))
-    yield
-    assert marked(mark) == []
-
-
-def marked(mark: str) -> list[str]:
-    """The command lines of the processes, but this one, with a variable in their environment."""
-    found = []
-    for path in Path("/proc").glob("[0-9]*"):
-        if int(path.name) == os.getpid():
-            continue
-        try:
-            if mark.encode() in (path / "environ").read_bytes().split(b"\0"):
-                found.append((path / "cmdline").read_text().replace("\0", " "))
-        except OSError:
-            continue
-    return found
+pytestmark = pytest.mark.usefixtures("nobody_is_left")
 
 
 def shell(script: str) -> str:
