@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import re
+import subprocess
+import sys
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
@@ -24,9 +27,9 @@ from exec_server.client import (
 from exec_server.client.transports import websocket
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
     from targets import Target
+
+SCRIPT = str(Path(sys.executable).with_name("exec-server"))
 
 pytestmark = [pytest.mark.transports("ws"), pytest.mark.revisions("v1", "v2")]
 
@@ -293,6 +296,26 @@ async def test_open_file_is_lost(target: Target, tmp_path: Path) -> None:
         with pytest.raises(ConnectionLost, match="on a connection that was lost"):
             await file.read()
         await file.aclose()
+
+
+async def test_the_command_goes_on(target: Target) -> None:
+    """``exec-server run`` shows everything and exits as it would, over lost connections."""
+    script = "i=0; while [ $i -lt 100 ]; do echo $i; i=$((i+1)); sleep 0.01; done; exit 3"
+    async with CuttingProxy(url_of(target)) as proxy:
+        process = await asyncio.create_subprocess_exec(
+            *(SCRIPT, "run", "--url", proxy.url, "--", "sh", "-c", script),
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+        )
+        assert process.stdout is not None
+        output = []
+        async for line in process.stdout:
+            output.append(int(line))
+            if output[-1] in (20, 60):
+                proxy.cut()
+        assert output == list(range(100))
+        assert await process.wait() == 3
+        assert proxy.connections > 1
 
 
 async def test_silent_connection(target: Target, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING, Any
 import peer
 import pytest
 
+from exec_server.engine import bubblewrap
+
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
@@ -443,3 +445,19 @@ def test_the_draft_serves_the_processes_of_other_revisions() -> None:
             "running": True
         }
         assert client.call("process/wait", {"processId": name})["exited"] is True
+
+
+@pytest.mark.skipif(not bubblewrap.is_available(), reason="CONFINEMENT IS NOT TESTED HERE")
+def test_a_confined_process_is_listed_as_it_was_asked_for(client: peer.Client) -> None:
+    """Not as what confines it."""
+    read_all = {"path": {"type": "special", "value": {"kind": "root"}}, "access": "read"}
+    permissions = {
+        "type": "managed",
+        "file_system": {"type": "restricted", "entries": [read_all]},
+        "network": "restricted",
+    }
+    sandbox = {"permissions": permissions, "windowsSandboxLevel": "disabled"}
+    start(client, "p", "exit 0", sandbox=sandbox)
+    assert client.closed("p")
+    (listed,) = client.call("process/list", {})["processes"]
+    assert listed["argv"] == ["sh", "-c", "exit 0"]
