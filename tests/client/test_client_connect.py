@@ -317,6 +317,12 @@ async def test_in_process_ends_processes() -> None:
     assert is_gone(pid)
 
 
+async def test_which_sessions_can_be_left(target: Target) -> None:
+    """Those of servers that listen, where the revision has sessions."""
+    async with target.connect() as client:
+        assert client.can_detach == (target.transport == "ws" and target.revision != "v0")
+
+
 @pytest.mark.ours
 @pytest.mark.transports("ws")
 @pytest.mark.revisions("v1", "v2")
