@@ -58,7 +58,7 @@ class Settings:
     """Requests of a connection that wait for something at a time, bodies being sent included."""
     max_request_bytes: int = 128 * MEBIBYTE
     """What the messages of a connection's waiting requests may take together."""
-    max_unsent_bytes: int = 64 * MEBIBYTE
+    max_unsent_bytes: int = 16 * MEBIBYTE
     """Answers a connection has not taken above which no more of its requests are read."""
     max_file_handles: int = 128
     """Files that a connection may hold open (v2 fs/open); the real servers' value."""

@@ -21,7 +21,7 @@ WAIT_SECONDS: Final = 5.0
 millisecond for each 8 MiB that are given back."""
 
 WORTH_BYTES: Final = 16 * 1024 * 1024
-"""Growth since the last time, below which nothing is done."""
+"""How far above the least that it has taken this process must be for anything to be done."""
 
 _PAGE_BYTES: Final = os.sysconf("SC_PAGE_SIZE")
 
@@ -32,7 +32,7 @@ class UnusedMemory:
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
         self._loop = loop
         self._timer: asyncio.TimerHandle | None = None
-        self._before = resident_bytes()
+        self._least = resident_bytes()
 
     def give_back_soon(self) -> None:
         """Something that may have been large is no longer used."""
@@ -47,10 +47,11 @@ class UnusedMemory:
 
     def _give_back(self) -> None:
         self._timer = None
-        if resident_bytes() - self._before < WORTH_BYTES:
+        if resident_bytes() < self._least + WORTH_BYTES:
             return
         _trim()
-        self._before = resident_bytes()
+        # Not what is left now, much of which may be in use: when that ends there is more to give.
+        self._least = min(self._least, resident_bytes())
 
 
 def resident_bytes() -> int:
