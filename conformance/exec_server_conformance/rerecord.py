@@ -11,10 +11,12 @@ from __future__ import annotations
 import argparse
 import asyncio
 import sys
+from collections import deque
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, get_args
 
 from exec_server_conformance.abilities import Abilities, ask
+from exec_server_conformance.contract import REVISIONS
 from exec_server_conformance.errors import Failure, SessionError, TargetError
 from exec_server_conformance.options import add_effort, add_selection, add_target, choice
 from exec_server_conformance.patterns import generalise, in_places, match, show
@@ -26,7 +28,7 @@ from exec_server_conformance.suite import ExitCode, located
 from exec_server_conformance.target import Target
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Callable, Iterator, Sequence
 
     from exec_server_conformance.session import Step
 
@@ -143,30 +145,45 @@ def _breaks(step: Step, expected: Any, actual: Any) -> bool:
 
 @dataclass(slots=True)
 class Rerecorder:
-    """Plays sessions on one server; ``done`` has what came, also when it was cut short."""
+    """Plays sessions on one server; ``tell`` is told of each, in their order, when it is done.
+
+    ``done`` has what came, by the place of the session, also when it was cut short.
+    """
 
     target: Target
     sessions: Sequence[Session]
     transports: Sequence[Transport]
+    tell: Callable[[Rerecording], None]
     server_version: str | None = None
     source: str | None = None
     """What to write as the source of the sessions that are refilled; None: nothing is written."""
     jobs: int = 1
     timeout: float | None = None
-    done: list[Rerecording] = field(default_factory=list)
+    done: dict[int, Rerecording] = field(default_factory=dict)
     not_applicable: int = 0
+    _told: int = 0
 
     async def run(self) -> None:
-        """Play what applies; raises TargetError if the server cannot be run."""
+        """Play what applies; raises TargetError if the server cannot be run.
+
+        Raises SessionError if there is nothing for the revisions that it speaks.
+        """
         asked = await ask(self.target, self.transports[0])
-        todo = list(self._applicable(asked))
+        if not asked.revisions:
+            raise TargetError(f"it seems to speak none of {', '.join(REVISIONS)}")
+        if not any(session.revision in asked.revisions for session in self.sessions):
+            raise SessionError(f"no session of {' or '.join(asked.revisions)} matches")
+        applicable = list(self._applicable(asked))
+        todo = deque(enumerate(applicable))
         self.not_applicable = len(self.sessions) - len(todo)
         no_server: list[TargetError] = []
 
         async def work() -> None:
             while todo and not no_server:
+                place, (session, transport) = todo.popleft()
                 try:
-                    await self._play(*todo.pop(0), asked)
+                    self.done[place] = await self._play(session, transport, asked)
+                    self._tell_in_order()
                 except TargetError as error:
                     no_server.append(error)
 
@@ -175,6 +192,17 @@ class Rerecorder:
                 group.create_task(work())
         if no_server:
             raise no_server[0]
+
+    def _tell_in_order(self) -> None:
+        while self._told in self.done:
+            self.tell(self.done[self._told])
+            self._told += 1
+
+    def tell_the_rest(self) -> None:
+        """Tell of what was done before something that never will be."""
+        for place in sorted(self.done):
+            if place > self._told:
+                self.tell(self.done[place])
 
     def _applicable(self, asked: Abilities) -> Iterator[tuple[Session, Transport]]:
         applicability = Applicability(
@@ -188,7 +216,7 @@ class Rerecorder:
             if is_spoken and transport and applicability.reason_against(session) is None:
                 yield session, transport
 
-    async def _play(self, session: Session, transport: Transport, asked: Abilities) -> None:
+    async def _play(self, session: Session, transport: Transport, asked: Abilities) -> Rerecording:
         result = Rerecording(session)
         player = Player(
             session,
@@ -207,7 +235,7 @@ class Rerecorder:
         if self.source is not None and result.is_refilled:
             session.header["source"] = self.source
             session.path.write_text(session.dump(), encoding="utf-8")
-        self.done.append(result)
+        return result
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -220,11 +248,20 @@ def main(arguments: Sequence[str]) -> int:
         parser.error("argument --jobs: expected 1 or more")
     if options.write and not options.source:
         parser.error("--write needs --source: what the refilled sessions are recorded from")
+    sessions = choice(options).of(load_all(options.sessions))
     transport = "ws" if options.url else options.transport
+    transports = [
+        one
+        for one in get_args(Transport)
+        if transport in ("both", one) and any(one in session.transports for session in sessions)
+    ]
+    if not transports:
+        raise SessionError(f"no session over {transport} matches")
     rerecorder = Rerecorder(
         target=Target(options.cmd, options.url),
-        sessions=choice(options).of(load_all(options.sessions)),
-        transports=[one for one in get_args(Transport) if transport in ("both", one)],
+        sessions=sessions,
+        transports=transports,
+        tell=_tell,
         server_version=options.server_version,
         source=options.source if options.write else None,
         jobs=options.jobs,
@@ -237,11 +274,13 @@ def main(arguments: Sequence[str]) -> int:
         print(f"the server could not be run: {error}", file=sys.stderr)
         return ExitCode.NO_SERVER
     except KeyboardInterrupt:
+        rerecorder.tell_the_rest()
         code = ExitCode.INTERRUPTED
-    _print(rerecorder, is_written=options.write)
+    done = list(rerecorder.done.values())
+    _summarise(done, rerecorder.not_applicable, is_written=options.write)
     if code is ExitCode.PASSED:
-        is_changed = any(one.is_refilled for one in rerecorder.done) and not options.write
-        if is_changed or any(one.has_failed for one in rerecorder.done):
+        is_changed = any(one.is_refilled for one in done) and not options.write
+        if is_changed or any(one.has_failed for one in done):
             code = ExitCode.FAILED
     return code
 
@@ -275,26 +314,30 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
-def _print(rerecorder: Rerecorder, *, is_written: bool) -> None:
-    done = sorted(rerecorder.done, key=lambda one: one.session.name)
+def _tell(result: Rerecording) -> None:
+    """Print what changed in a session."""
+    session, failure = result.session, result.failure
     redactor = Redactor()
-    for result in done:
-        session = result.session
-        if result.changes:
-            print(f"{session.name} ({session.header.get('source', 'written')})")
-        for change in result.changes:
-            print("\n".join(_shown(session, change, redactor)))
-        if result.failure is not None:
-            text = redactor.text(str(result.failure))
-            where = f"{session.name}: {located(session, result.failure)}"
-            reason = result.failure_kept
-            print(f"{'FAILED' if reason is None else f'kept ({reason})'} {where}: {text}")
+    if result.changes:
+        print(f"{session.name} ({session.header.get('source', 'written')})")
+    for change in result.changes:
+        print("\n".join(_shown(session, change, redactor)), flush=True)
+    if failure is not None:
+        reason = result.failure_kept
+        verdict = "FAILED" if reason is None else f"kept ({reason})"
+        text = redactor.text(str(failure))
+        print(f"{verdict} {session.name}: {located(session, failure)}: {text}", flush=True)
+
+
+def _summarise(done: Sequence[Rerecording], not_applicable: int, *, is_written: bool) -> None:
     refilled = sum(one.is_refilled for one in done)
+    broken = sum(one.is_refilled and any(change.breaks for change in one.changes) for one in done)
     kept = sum(one.is_kept for one in done)
     failed = sum(one.has_failed for one in done)
     print(
-        f"{len(done)} played: {refilled} {'refilled' if is_written else 'changed'}, {kept} kept "
-        f"although the server differs, {failed} failed; {rerecorder.not_applicable} n/a"
+        f"{len(done)} played: {refilled} {'refilled' if is_written else 'changed'} (a replay of "
+        f"{broken} fails), {kept} kept although the server differs, {failed} failed; "
+        f"{not_applicable} n/a"
     )
     if refilled and not is_written:
         print("nothing was written; --write --source NAME refills what has changed")
