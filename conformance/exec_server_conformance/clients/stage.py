@@ -38,9 +38,8 @@ NOT_FOUND: Final = -32004
 START_METHODS: Final = {"v0": "command/exec"}
 """What starts a process, where it is not process/start."""
 
-MOST_MESSAGES: Final = 10_000
-"""How many messages a connection may bring: more than any client has to say, less than fills a
-machine."""
+MOST_OPEN: Final = 1000
+"""How many requests may wait for their answers."""
 
 LEAVING_SECONDS: Final = 2.0
 """How long what a client has sent may take to be read once it has ended."""
@@ -60,8 +59,6 @@ class Conversation:
         self.link = link
         self.name = name
         self.judge = Judge(stage.contract)
-        self.messages = 0
-        """How many have come."""
         self.session_id: str | None = None
         """The session that it is attached to."""
 
@@ -172,10 +169,10 @@ class Stage:
             self._notify()
 
     def _take(self, conversation: Conversation, data: bytes) -> None:
-        conversation.messages += 1
-        if conversation.messages > MOST_MESSAGES:
+        if len(self._tasks) > MOST_OPEN:
             raise Failure(
-                f"more than {MOST_MESSAGES:,} messages over one connection, to run one program"
+                f"more than {MOST_OPEN:,} requests wait for their answers, which the client does "
+                "not read"
             )
         message = conversation.judge.take(data)
         self._last = message.get("method", "an answer")
@@ -388,7 +385,7 @@ class Stage:
 
     async def over(self, output: bytes, code: int) -> None:
         """Wait for the client's end; it must have written the output, and end with the code."""
-        await self._ended("the client to end, as its program has ended and all was told of it")
+        await self._ended("the client to end, as its program has ended and its output as well")
         if not self._judges_output:
             return
         assert self.program is not None
