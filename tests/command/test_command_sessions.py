@@ -65,6 +65,17 @@ def test_showing_can_be_stopped(url: str) -> None:
     assert ended.stdout == b"shown\n"
 
 
+def test_a_reader_that_leaves_does_not_end_the_program(url: str) -> None:
+    script = "while :; do echo tick; sleep 0.02; done"
+    session, process = detach(url, "--", "sh", "-c", script)
+    for _ in range(2):
+        with terminals.started("attach", "--session", session, process, url=url) as attached:
+            assert attached.stdout is not None
+            assert attached.stdout.readline() == b"tick\n"
+            attached.stdout.close()
+            assert attached.wait(PATIENCE) == 128 + signal.SIGPIPE
+
+
 def test_input_reaches_a_program_that_was_left(url: str) -> None:
     session, process = detach(url, "-i", "--", "sh", "-c", 'read line; echo "got $line"; exit 3')
     done = terminals.run("attach", "-i", "--session", session, process, url=url, input=b"word\n")
@@ -165,13 +176,16 @@ def test_what_goes_wrong(arguments: tuple[str, ...], code: int, words: str, draf
 
 
 def test_unknown_programs(url: str) -> None:
-    session, _ = detach(url, "--", "true")
-    for command in ("attach", "kill"):
-        done = terminals.run(command, "--session", session, "none", url=url)
+    """Nothing happens to the others that are named."""
+    session, known = detach(url, "-i", "--", "sh", "-c", "read line; exit 6")
+    for arguments in (("attach", "none"), ("kill", known, "none")):
+        done = terminals.run(arguments[0], "--session", session, *arguments[1:], url=url)
         assert (done.returncode, done.stdout) == (1, b"")
         assert done.stderr == (
             b"exec-server: none: the session has no program of that id, or no longer\n"
         )
+    ended = terminals.run("attach", "-i", "--session", session, known, url=url, input=b"go\n")
+    assert ended.returncode == 6
 
 
 def test_servers_without_sessions_to_leave() -> None:

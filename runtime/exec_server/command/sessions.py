@@ -75,18 +75,16 @@ async def attach(client: Client, options: argparse.Namespace) -> int:
     Without ``-i`` Ctrl-C stops the showing and leaves the program alone.
     """
     _require_session(options, "attach")
-    tty = await _has_terminal(client, options)
-    process = await _attached(client, options.process, tty=tty, overflow="block")
-    if options.interactive:
-        terminal.require(tty=tty)
-    has_size = tty and await _fit(process)
-    joint = Joint(process, has_size=has_size)
-    if options.interactive:
-        code = await joint.follow(interactive=True)
-    else:
-        code = await _watch(joint)
-    await client.aclose(detach=True)
-    return code
+    try:
+        tty = await _has_terminal(client, options)
+        if options.interactive:
+            terminal.require(tty=tty)
+        process = await _attached(client, options.process, tty=tty, overflow="block")
+        joint = Joint(process, has_size=tty and await _fit(process))
+        return await (joint.follow(interactive=True) if options.interactive else _watch(joint))
+    finally:
+        # Whatever ends the showing, a client that is closed otherwise kills what it had.
+        await client.aclose(detach=True)
 
 
 async def _watch(joint: Joint) -> int:
@@ -149,9 +147,11 @@ async def _fit(process: Process) -> bool:
 async def kill(client: Client, options: argparse.Namespace) -> int:
     """End programs of the session: ask first, where the server can, unless told otherwise."""
     _require_session(options, "kill")
-    processes = [await _attached(client, process_id) for process_id in options.processes]
-    await asyncio.gather(*(_end(process, force=options.force) for process in processes))
-    await client.aclose(detach=True)
+    try:
+        processes = [await _attached(client, process_id) for process_id in options.processes]
+        await asyncio.gather(*(_end(process, force=options.force) for process in processes))
+    finally:
+        await client.aclose(detach=True)
     return 0
 
 
