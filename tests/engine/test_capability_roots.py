@@ -17,7 +17,8 @@ from exec_server.engine.capability_roots import (
     CapabilityRootDiscovery,
     SkillFiles,
     TextFile,
-    discover_capability_roots,
+    check_number,
+    discover_root,
 )
 from exec_server.errors import InvalidArgument, InvalidRequest
 
@@ -47,7 +48,7 @@ class Tree:
 
     def look(self, path: str = "") -> CapabilityRootDiscovery:
         """Look into a directory that can be looked into."""
-        (found,) = discover_capability_roots([CapabilityRoot("id", self.uri(path))])
+        found = discover_root(CapabilityRoot("id", self.uri(path)))
         assert found.error is None
         assert (found.id, found.path) == ("id", self.uri(path))
         return found
@@ -81,7 +82,7 @@ class TestRoots:
             CapabilityRoot("y", "file:///C:/x"),
             CapabilityRoot("z", tree.uri("a") + "/"),
         ]
-        found = discover_capability_roots(roots)
+        found = [discover_root(root) for root in roots]
         assert [(root.id, root.path) for root in found] == [(root.id, root.path) for root in roots]
         assert [root.error for root in found] == [
             None,
@@ -100,20 +101,19 @@ class TestRoots:
 
     def test_nothing(self, tree: Tree) -> None:
         """Is no error."""
-        assert discover_capability_roots([]) == []
         assert tree.look() == CapabilityRootDiscovery("id", tree.uri(""))
 
     def test_what_is_no_path(self) -> None:
         """Is the client's mistake."""
         with pytest.raises(InvalidArgument, match="relative URL without a base"):
-            discover_capability_roots([CapabilityRoot("id", "relative")])
+            discover_root(CapabilityRoot("id", "relative"))
 
     def test_too_many(self, tree: Tree) -> None:
         """128 are enough."""
         roots = [CapabilityRoot("id", tree.uri(""))] * (MAX_ROOTS + 1)
-        assert len(discover_capability_roots(roots[1:])) == MAX_ROOTS
+        check_number(roots[1:])
         with pytest.raises(InvalidRequest) as caught:
-            discover_capability_roots(roots)
+            check_number(roots)
         assert str(caught.value) == "capability root discovery accepts at most 128 roots"
 
 

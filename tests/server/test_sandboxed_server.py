@@ -324,6 +324,7 @@ def test_the_capabilities_tell_whether_anything_is_confined(
         client.initialize()
         info = client.call("environment/info", None)
         for flag in (
+            "capabilityDiscoverySandbox",
             "sandboxedFileStreaming",
             "linuxRootWritePreservesDevices",
             "linuxApprovedRootWritePreservesRestrictions",
@@ -336,6 +337,28 @@ def test_the_capabilities_tell_whether_anything_is_confined(
             ):
                 error = client.error(method, {**params, "sandbox": sandbox(READ_ALL)})
                 assert (error["code"], "not installed" in error["message"]) == (-32600, True)
+
+
+@needs_sandbox
+def test_discovery_sees_what_the_sandbox_of_a_root_lets_it_see(
+    client: peer.Client, root: Path
+) -> None:
+    for skill in ("open", "hidden"):
+        (root / skill).mkdir()
+        (root / skill / "SKILL.md").write_text(skill)
+    hiding = sandbox(READ_ALL, entry(plain(root / "hidden"), "deny"))
+    looks = [
+        {"id": "free", "path": root.as_uri()},
+        {"id": "confined", "path": root.as_uri(), "sandbox": hiding},
+        {"id": "shut", "path": (root / "hidden").as_uri(), "sandbox": hiding},
+    ]
+    found = client.call("capabilityRoots/discoverV1", {"roots": looks})["roots"]
+    assert [each["id"] for each in found] == ["free", "confined", "shut"]
+    assert [skill["instructions"]["contents"] for skill in found[0]["skills"]] == ["hidden", "open"]
+    assert [skill["instructions"]["contents"] for skill in found[1]["skills"]] == ["open"]
+    assert not found[2]["skills"]
+    error = client.error("capabilities/discoverV2", {"cwd": root.as_uri(), "sandbox": hiding})
+    assert (error["code"], "discovery" in error["message"]) == (-32600, True)
 
 
 V1_SHAPES = {

@@ -97,14 +97,10 @@ class CapabilityRootDiscovery(msgspec.Struct, frozen=True):
     """Why the directory could not be looked into."""
 
 
-def discover_capability_roots(roots: Sequence[CapabilityRoot]) -> list[CapabilityRootDiscovery]:
-    """Look into directories, in order; what is wrong with one is said in its result.
-
-    Raises InvalidArgument for a path that is no file URI, and InvalidRequest for too many.
-    """
+def check_number(roots: Sequence[CapabilityRoot]) -> None:
+    """Raise InvalidRequest for more directories than are looked into at once."""
     if len(roots) > MAX_ROOTS:
         raise InvalidRequest(f"capability root discovery accepts at most {MAX_ROOTS} roots")
-    return [discover_root(root) for root in roots]
 
 
 def discover_root(root: CapabilityRoot) -> CapabilityRootDiscovery:

@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from exec_server.engine import path_uri
-from exec_server.handlers.v2.sandbox import refuse_for_discovery
+from exec_server.handlers.file_access import FileAccess
+from exec_server.handlers.v2.sandbox import policy_for_files, refuse_for_discovery
 from exec_server_protocol.v2.capabilities import (
     CapabilitiesDiscoverV2Result,
     CapabilityRootDiscovery,
@@ -36,17 +37,24 @@ class CapabilitiesV2:
         self, params: CapabilityRootsDiscoverV1Params
     ) -> CapabilityRootsDiscoverV1Result:
         """What is below some directories; what is wrong with one is said in its result."""
-        # Loads a YAML reader, which only a client of codex's own kind asks for.
+        # Loads what only a client of codex's own kind asks for.
         from exec_server.engine.capability_roots import (  # noqa: PLC0415
             CapabilityRoot,
-            discover_capability_roots,
+            check_number,
         )
+        from exec_server.engine.root_discovery import DiscoverRoot  # noqa: PLC0415
 
-        for root in params.roots:
-            refuse_for_discovery(root.sandbox)
-        found = await asyncio.to_thread(
-            discover_capability_roots, [CapabilityRoot(root.id, root.path) for root in params.roots]
-        )
+        looks = [
+            (DiscoverRoot(CapabilityRoot(root.id, root.path)), policy_for_files(root.sandbox))
+            for root in params.roots
+        ]
+        check_number([look.root for look, _ in looks])
+        # Of its own, because requests of this kind run side by side.
+        access = FileAccess()
+        try:
+            found = [await access.run(look, policy) for look, policy in looks]
+        finally:
+            await access.aclose()
         return CapabilityRootsDiscoverV1Result(
             roots=msgspec.convert(found, list[CapabilityRootDiscovery], from_attributes=True)
         )

@@ -29,6 +29,7 @@ CAPABILITIES: Final = EnvironmentCapabilities(
 
 CAPABILITIES_WITH_SANDBOX: Final = replace(
     CAPABILITIES,
+    capability_discovery_sandbox=True,
     linux_approved_root_write_preserves_restrictions=True,
     linux_root_write_preserves_devices=True,
     sandboxed_file_streaming=True,
