@@ -69,6 +69,11 @@ class Rerecording:
         return self.failure is None and any(change.kept is None for change in self.changes)
 
     @property
+    def breaks(self) -> bool:
+        """Whether a replay would fail for something that is refilled."""
+        return any(change.breaks and change.kept is None for change in self.changes)
+
+    @property
     def failure_kept(self) -> str | None:
         """Why the session stays as it is although it could not be played; None if nobody knows."""
         line = self.failure.line if self.failure else None
@@ -331,7 +336,7 @@ def _tell(result: Rerecording) -> None:
 
 def _summarise(done: Sequence[Rerecording], not_applicable: int, *, is_written: bool) -> None:
     refilled = sum(one.is_refilled for one in done)
-    broken = sum(one.is_refilled and any(change.breaks for change in one.changes) for one in done)
+    broken = sum(one.is_refilled and one.breaks for one in done)
     kept = sum(one.is_kept for one in done)
     failed = sum(one.has_failed for one in done)
     print(
