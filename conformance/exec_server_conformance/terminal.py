@@ -47,7 +47,8 @@ class Terminal:
         if self._verbose or not quiet:
             self._clear()
             reason = f": {play.reason}" if play.reason else f" in {play.seconds:.2f} s"
-            print(f"{_WORDS[play.outcome]} {play.name}{reason}")
+            shows = f" (shows: {play.description})" if play.outcome is Outcome.FAILED else ""
+            print(f"{_WORDS[play.outcome]} {play.name}{reason}{shows}")
             if play.known_deviation:
                 print(f"       known deviation: {play.known_deviation}")
         if self._verbose:
