@@ -8,6 +8,7 @@ for such a server allows those members, typed as the other revision has them.
 from __future__ import annotations
 
 import json
+from copy import deepcopy
 from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -65,6 +66,17 @@ class Contract:
         """Raise Failure unless what there is of a message may be part of one that validates."""
         errors = self._errors(pointer, message)
         self._refuse((error for error in errors if not _is_about_absence(error)), what)
+
+    def described(self, pointer: str, message: Json) -> Json:
+        """A message without the members that no definition describes."""
+        message = deepcopy(message)
+        for error in list(self._errors(pointer, message)):
+            if error.validator == "additionalProperties":
+                assert isinstance(error.instance, dict)
+                assert isinstance(error.schema, dict)
+                for name in error.instance.keys() - error.schema.get("properties", {}).keys():
+                    del error.instance[name]
+        return message
 
     def _errors(
         self, pointer: str, message: Json

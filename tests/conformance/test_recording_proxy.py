@@ -266,6 +266,18 @@ def test_a_request_that_is_not_answered_is_left_out(tmp_path: Path) -> None:
     replayed(tmp_path)
 
 
+def test_what_belongs_to_other_revisions_is_not_expected(tmp_path: Path) -> None:
+    with proxy(OURS, tmp_path, "--revision", "v1") as (url, _), by_hand(url) as peer:
+        peer.shake_hands()
+        answer = peer.call("environment/info", {})
+    assert "tempDir" in answer["result"]
+    [(_, info)] = sessions(tmp_path).values()
+    assert info["expect"]["result"].keys() < answer["result"].keys()
+    assert "tempDir" not in info["expect"]["result"]
+    assert run("check", "--sessions", tmp_path).returncode == 0
+    replayed(tmp_path)
+
+
 def test_secrets_are_not_recorded_and_the_rest_can_be_played(tmp_path: Path) -> None:
     headers = {"Authorization": f"Bearer {SECRET}-header"}
     with (
