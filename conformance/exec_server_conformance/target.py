@@ -176,6 +176,8 @@ class StdioLink:
             line = await self._reader.readline()
         except ValueError:
             raise Failure(f"a line of more than {LINE_LIMIT:,} bytes came") from None
+        except ConnectionError:
+            return None  # ended with something unread
         return line.rstrip(b"\n") if line else None
 
     async def close(self) -> None:

@@ -49,7 +49,8 @@ def judged(fault: str, *options: str | Path) -> subprocess.CompletedProcess[str]
 def test_our_client_passes_in_every_revision(place: str, revision: str) -> None:
     command = f"{OURS} run {place} -- probe"
     with_input = f"{OURS} run -i {place} -- probe"
-    done = run("client", "--cmd", command, "--input-cmd", with_input, "--revision", revision)
+    options = ["--revision", revision, "--jobs", "4", "--timeout", "50"]
+    done = run("client", "--cmd", command, "--input-cmd", with_input, *options)
     assert done.returncode == 0, done.stdout
     *lines, summary = done.stdout.splitlines()
     if place == "--url {url}":
