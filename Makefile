@@ -48,10 +48,10 @@ format: $(STAMP) ## apply ruff's fixes and format
 MUTANTS := tests/conformance/test_mutants.py
 
 test: $(STAMP) ## the tests, without those of real codex binaries and of broken servers
-	$(BIN)/pytest -n auto --ignore tests/peers --ignore $(MUTANTS)
+	$(BIN)/pytest -n 4 --dist worksteal --ignore tests/peers --ignore $(MUTANTS)
 
 test-mutants: $(STAMP) ## prove that the sessions notice faults: break our server in many ways
-	$(BIN)/pytest -n 12 $(MUTANTS)
+	$(BIN)/pytest -n 12 --dist worksteal $(MUTANTS)
 
 VERSIONS ?= 0.130.0 0.139.0 0.143.0 0.169.0
 
