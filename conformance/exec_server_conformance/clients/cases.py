@@ -499,8 +499,8 @@ async def _(stage: Stage) -> None:
 
     stage.handlers["process/start"] = lose
     process = await stage.start_requested()
-    await stage.resumed()
-    await stage.tell(process.output(OUTPUT), *process.end(CODE))
+    if await stage.resumed(may_end=True):
+        await stage.tell(process.output(OUTPUT), *process.end(CODE))
     await stage.over_or_gave_up(OUTPUT, CODE, "nobody told whether the program was started")
 
 

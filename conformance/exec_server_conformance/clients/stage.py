@@ -365,10 +365,11 @@ class Stage:
         )
         return process
 
-    async def resumed(self, times: int = 1) -> None:
+    async def resumed(self, times: int = 1, *, may_end: bool = False) -> bool:
         """Wait until the client has taken its session up again, and may be sent events.
 
-        Raises NotApplicable when it ends instead, and does not pretend that all is well.
+        With ``may_end`` it may also end in the middle of it; returns whether it did not. Raises
+        NotApplicable when it ends instead, and does not pretend that all is well.
         """
 
         def outcome() -> bool | None:
@@ -379,9 +380,10 @@ class Stage:
             self._check_gave_up("the connection was lost for good")
             raise NotApplicable("the client does not resume a lost session")
         await self.until(
-            lambda: self.attached.judge.is_ready or None,
+            lambda: self.attached.judge.is_ready or (may_end and self._has_ended) or None,
             "initialized after the session was resumed",
         )
+        return not self._has_ended
 
     async def over(self, output: bytes, code: int) -> None:
         """Wait for the client's end; it must have written the output, and end with the code."""
