@@ -194,7 +194,7 @@ class TestRouteAware:
                 assert str(caught.value) == (
                     f"http/request failed: error sending request for url ({peer.url}/head#f)"
                 )
-                body = make("GET", f"{peer.url}/body", timeout_ms=300)
+                body = make("GET", f"{peer.url}/body", timeout_ms=1500)
                 with pytest.raises(OperationFailed) as caught:
                     await client.fetch(body)
                 assert str(caught.value) == (
