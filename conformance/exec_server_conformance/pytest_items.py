@@ -85,7 +85,13 @@ class Sessions:
     def __init__(self, config: pytest.Config) -> None:
         option = config.getoption
         everything = load_all(SESSIONS)
-        self._sessions = Choice(option("exec_server_select") or ()).of(everything)
+        chosen = Choice(
+            globs=option("exec_server_select") or (),
+            methods=option("exec_server_method") or (),
+            tags=option("exec_server_tag") or (),
+            levels=option("exec_server_level") or (),
+        )
+        self._sessions = chosen.of(everything)
         known = option("exec_server_known_deviations")
         deviations = load_deviations(Path(known)) if known else []
         if known:

@@ -27,6 +27,24 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         help="play only sessions whose name matches; repeatable",
     )
     group.addoption(
+        "--exec-server-method",
+        metavar="GLOB",
+        action="append",
+        help="play only sessions that call such a method, such as 'process/*'; repeatable",
+    )
+    group.addoption(
+        "--exec-server-tag",
+        metavar="TAG",
+        action="append",
+        help="play only sessions with this tag; repeatable",
+    )
+    group.addoption(
+        "--exec-server-level",
+        choices=["contract", "quirk"],
+        action="append",
+        help="play only what shows the contract, or where implementations are known to differ",
+    )
+    group.addoption(
         "--exec-server-version",
         metavar="X.Y.Z",
         help="codex release that the server is or stands in for (default: the newest)",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 from pathlib import Path
@@ -52,6 +53,16 @@ def test_the_reports_are_written_whatever_came(tmp_path: Path, select: str, stat
     written = sorted(path.name for path in (tmp_path / "reports").iterdir())
     assert written == ["junit.xml", "report.html", "report.jsonl"]
     assert " passed, " in (tmp_path / "summary.md").read_text()
+
+
+def test_what_is_played_is_chosen_as_on_the_command_line(tmp_path: Path) -> None:
+    inputs = {"CMD": against("none"), "TRANSPORT": "stdio", "REVISION": "v1", "LEVEL": "contract"}
+    done = replay(tmp_path, **inputs, METHOD="initialize process/*", TAG="handshake no_such_tag")
+    assert done.returncode == 1, done.stdout  # the server remembers nothing
+    report = (tmp_path / "reports" / "report.jsonl").read_text().splitlines()
+    played = [one["session"] for line in report if "session" in (one := json.loads(line))]
+    assert "v1/handshake/basic" in played
+    assert all(name.startswith("v1/handshake/") for name in played)
 
 
 def test_it_says_what_is_missing(tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import subprocess
 import sys
 from typing import TYPE_CHECKING
@@ -42,6 +43,17 @@ def test_sessions_are_tests(tmp_path: Path) -> None:
     assert "terminate_not_running.jsonl:3: process/start: expected a member 'result'" in done.stdout
     assert 'main -> {"id":1002,"method":"process/terminate"' in done.stdout
     assert "Traceback" not in done.stdout
+
+
+def test_sessions_are_chosen_by_what_they_are_about(tmp_path: Path) -> None:
+    server = ("--exec-server-cmd", against("none"), "--collect-only")
+    about = ("--exec-server-method", "initialize", "--exec-server-tag", "handshake")
+    chosen = pytest_in(tmp_path, *server, *about, "--exec-server-select", "v1/*")
+    names = re.findall(r"<SessionItem (.*)>", chosen.stdout)
+    assert "v1/handshake/basic[stdio]" in names, chosen.stdout
+    assert all(name.startswith("v1/handshake/") for name in names)
+    quirks = pytest_in(tmp_path, *server, *PASSING, "--exec-server-level", "quirk")
+    assert "no session matches v1/handshake/empty_client_name, level quirk" in quirks.stderr
 
 
 def test_known_deviations_are_expected_failures_and_stale_ones_fail(tmp_path: Path) -> None:
