@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 SERVER ?= $(BIN)/codex-exec-server
 
-.PHONY: help setup generate check breaking record lint format types test test-mutants test-peers conformance conformance-pinned peers conformance-peers matrix mutants screenshots screens bench bench-client bench-library soak fuzz lock wheel clean
+.PHONY: help setup generate check breaking record lint format types test test-unit test-mutants test-peers conformance conformance-pinned peers conformance-peers matrix mutants screenshots screens bench bench-client bench-library soak fuzz lock wheel clean
 
 help: ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 20
@@ -49,6 +49,9 @@ MUTANTS := tests/conformance/test_mutants.py
 
 test: $(STAMP) ## the tests, without those of real codex binaries and of broken servers
 	$(BIN)/pytest -n 4 --dist worksteal --ignore tests/peers --ignore $(MUTANTS)
+
+test-unit: $(STAMP) ## of these, the unit tests: schema, code generator, models, engine
+	$(BIN)/pytest -n 4 --dist worksteal tests/schema tests/codegen tests/generated tests/engine
 
 test-mutants: $(STAMP) ## prove that the sessions notice faults: break our server in many ways
 	$(BIN)/pytest -n 12 --dist worksteal $(MUTANTS)

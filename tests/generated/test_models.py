@@ -24,7 +24,7 @@ REVISIONS: dict[str, ModuleType] = {"v0": v0, "v1": v1, "v2": v2, "draft": draft
 PAYLOADS = {name: Payloads(name) for name in REVISIONS}
 
 fast = settings(
-    max_examples=25,
+    max_examples=10,
     deadline=None,
     phases=[Phase.generate],
     suppress_health_check=list(HealthCheck),
