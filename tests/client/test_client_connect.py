@@ -13,6 +13,7 @@ import sys
 import tempfile
 from typing import TYPE_CHECKING
 
+import msgspec
 import pytest
 from fake import GREETINGS, Peer, fake_server
 from targets import PROGRAM, listening
@@ -27,6 +28,7 @@ from exec_server.client import (
     connect_stdio,
     connect_websocket,
 )
+from exec_server_protocol.v2 import FsWalkParams
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -199,8 +201,8 @@ async def test_early_v2() -> None:
         await peer.answer(await peer.request("initialize"), {"sessionId": "s"})
         await peer.request("initialized")
         probe = await peer.request("fs/walk")
-        error = {"code": -32602, "message": "missing field `path`"}
-        await peer.send({"id": probe["id"], "error": error})
+        msgspec.convert(probe["params"], FsWalkParams)
+        await peer.answer(probe, {"entries": [], "errors": [], "truncated": True})
 
     async with fake_server(play) as url, connect(url) as client:
         assert client.revision == "v2"

@@ -91,6 +91,17 @@ def test_the_door_answers_with_the_status(
     assert b"sec-websocket-extensions" not in answer.lower()
 
 
+@pytest.mark.parametrize("start", [b"\x16\x03\x01\x02\x00\x01", b"\x00", b"{"])
+def test_what_begins_no_request_is_refused_at_once(server: peer.Listening, start: bytes) -> None:
+    """A TLS client among them would wait for an answer to a head that never ends."""
+    with raw(server) as connection:
+        connection.sendall(start)
+        answer = connection.recv(65536)
+        assert answer.startswith(b"HTTP/1.1 400 Bad Request\r\n")
+        assert answer.endswith(b"expected a plain HTTP request")
+        assert connection.recv(1) == b""
+
+
 def masked(first: int, payload: bytes, *, announced: int | None = None) -> bytes:
     length = len(payload) if announced is None else announced
     if length < 126:

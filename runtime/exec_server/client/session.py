@@ -94,6 +94,17 @@ class _Nothing(msgspec.Struct):
     """Params, or a result, of which nothing is wanted."""
 
 
+_LEAST_WALK: Final = {
+    "path": "file:///",
+    "options": {
+        "maxDepth": 0,
+        "maxDirectories": 1,
+        "maxEntries": 1,
+        "followDirectorySymlinks": False,
+    },
+}
+
+
 class BodyReceiver:
     """Whoever waits for the pieces of an HTTP body."""
 
@@ -207,7 +218,7 @@ class Session:
 
         Only v0 names a protocol without a session. An environment is v2's, from codex 0.150 on,
         and its capabilities tell the draft.
-        Otherwise a method that came with v2 tells: a server that has it complains about its params.
+        Otherwise a method that came with v2 tells, asked for next to nothing.
         """
         name: str = self._options.revision
         if name == "auto":
@@ -218,12 +229,12 @@ class Session:
                     raise ConnectFailed(f"{self.target} is no exec-server")
                 name = "v0"
             else:
-                name = "v2" if await self._knows(connection, "fs/walk") else "v1"
+                name = "v2" if await self._knows(connection, "fs/walk", _LEAST_WALK) else "v1"
         return make_revision(name, self, greeting.environment_info)
 
-    async def _knows(self, connection: RpcConnection, method: str) -> bool:
+    async def _knows(self, connection: RpcConnection, method: str, params: Any) -> bool:
         try:
-            await connection.request(method, _Nothing(), _Nothing)
+            await connection.request(method, params, _Nothing)
         except MethodUnknown:
             return False
         except ServerError:

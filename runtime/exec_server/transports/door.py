@@ -76,6 +76,9 @@ class Gate(msgspec.Struct, frozen=True):
 
 OPEN: Final = Gate()
 
+NO_HTTP: Final = Answer(400, "expected a plain HTTP request")
+"""For a first byte that begins none, such as that of TLS, whose head would never end."""
+
 TOO_LARGE: Final = Answer(431, f"request head exceeds {MAX_HEAD_BYTES} bytes")
 
 

@@ -122,6 +122,9 @@ class WebSocketTransport(WebSocketEndpoint):
         head = bytes(data[: door.MAX_HEAD_BYTES])
         end = head.find(door.END_OF_HEAD)
         if end < 0:
+            if not head[:1].isalpha():
+                self._answer(door.NO_HTTP.encode())
+                return len(data)
             if len(data) >= door.MAX_HEAD_BYTES:
                 self._answer(door.TOO_LARGE.encode())
                 return len(data)
