@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import pytest
 
@@ -24,6 +25,10 @@ from exec_server.errors import OperationFailed
 
 if TYPE_CHECKING:
     from pathlib import Path
+
+    from exec_server.engine.file_operations import Operation
+
+R = TypeVar("R")
 
 MANIFEST = ".codex-plugin/plugin.json"
 
@@ -56,7 +61,10 @@ class Machine:
         return self.uri(f"home/.codex/plugins/cache/{path}")
 
     def discover(self) -> Capabilities:
-        return discover_capabilities(system_directory=f"{self.folder}/etc")
+        async def look(operation: Operation[R]) -> R:
+            return operation.run()
+
+        return asyncio.run(discover_capabilities(look, system_directory=f"{self.folder}/etc"))
 
     def plugins(self) -> list[tuple[str, str]]:
         """Ids and versions."""

@@ -357,8 +357,42 @@ def test_discovery_sees_what_the_sandbox_of_a_root_lets_it_see(
     assert [skill["instructions"]["contents"] for skill in found[0]["skills"]] == ["hidden", "open"]
     assert [skill["instructions"]["contents"] for skill in found[1]["skills"]] == ["open"]
     assert not found[2]["skills"]
-    error = client.error("capabilities/discoverV2", {"cwd": root.as_uri(), "sandbox": hiding})
-    assert (error["code"], "discovery" in error["message"]) == (-32600, True)
+
+
+@needs_sandbox
+def test_discovery_of_what_the_user_has_sees_what_the_sandbox_lets_it_see(
+    root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for skill in ("open", "hidden"):
+        (root / "skills" / skill).mkdir(parents=True)
+        (root / "skills" / skill / "SKILL.md").write_text("---\ndescription: it\n---\n")
+    plugin = root / "plugins" / "cache" / "market" / "plug" / "1.0.0" / ".codex-plugin"
+    plugin.mkdir(parents=True)
+    (plugin / "plugin.json").write_text("{}")
+    monkeypatch.setenv("HOME", str(root))
+    monkeypatch.setenv("CODEX_HOME", str(root))
+
+    with peer.stdio("--protocol", "v2") as client:
+        client.initialize()
+
+        def seen(*rules: dict[str, Any]) -> tuple[list[str], list[str], int]:
+            cwd = root.as_uri()
+            found = client.call(
+                "capabilities/discoverV2", {"cwd": cwd, "sandbox": sandbox(*rules, cwd=cwd)}
+            )
+            skills = [
+                skill["name"]
+                for skill in found["skills"]
+                if skill["discoveryRoot"]["id"] == "codex-home-skills"
+            ]
+            return [plugin["id"] for plugin in found["plugins"]], skills, len(found["warnings"])
+
+        assert seen(READ_ALL) == (["plug@market"], ["hidden", "open"], 0)
+        hidden = entry(plain(root / "skills" / "hidden"), "deny")
+        assert seen(READ_ALL, hidden) == (["plug@market"], ["open"], 1)
+        assert seen(entry(plain(root / "skills"), "read")) == ([], ["hidden", "open"], 0)
+        assert seen(entry(plain(plugin), "read")) == (["plug@market"], [], 0)
+        assert seen() == ([], [], 0)
 
 
 V1_SHAPES = {

@@ -9,24 +9,24 @@ Paths are file URIs, as in ``capability_roots``.
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, Protocol, TypeVar
 
 import msgspec
 
-from exec_server.engine import path_uri
+from exec_server.engine import path_uri, paths
 from exec_server.engine.capability_roots import (
     CapabilityRoot,
     CapabilityRootDiscovery,
     PluginFiles,
     SkillFiles,
     TextFile,
-    discover_root,
     plugin_root,
 )
 from exec_server.engine.environment import SYSTEM_DIRECTORY, codex_home_dir, user_home_dir
-from exec_server.engine.files import get_metadata
-from exec_server.engine.installed_plugins import InstalledPlugin, installed_plugins
+from exec_server.engine.file_operations import GetMetadata
+from exec_server.engine.root_discovery import DiscoverRoot, FindPlugins
 from exec_server.engine.skill_metadata import (
     MAX_NAME_CHARACTERS,
     MetadataError,
@@ -38,7 +38,10 @@ from exec_server.engine.skill_metadata import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Mapping
+    from collections.abc import Awaitable, Iterable, Iterator, Mapping
+
+    from exec_server.engine.file_operations import Operation
+    from exec_server.engine.installed_plugins import InstalledPlugin
 
 MAX_LOCATIONS: Final = 512
 """Most directories that are looked into."""
@@ -56,6 +59,8 @@ METADATA_WARNING: Final = (
     "some capability metadata could not be loaded; discovery may be incomplete"
 )
 SIZE_WARNING: Final = "capability discovery size limit reached"
+
+R = TypeVar("R")
 
 _MAX_QUALIFIED_NAME: Final = 2 * MAX_NAME_CHARACTERS + 1
 """Characters of ``plugin:skill``."""
@@ -141,24 +146,29 @@ class _Name(msgspec.Struct):
     name: str = ""
 
 
-def discover_capabilities(*, system_directory: str = SYSTEM_DIRECTORY) -> Capabilities:
-    """Find all installed plugins and all skills.
+class Look(Protocol):
+    """Carries out an operation, confined or not, and raises what it raises."""
+
+    def __call__(self, operation: Operation[R], /) -> Awaitable[R]:
+        """Return what the operation returns."""
+        ...
+
+
+async def discover_capabilities(
+    look: Look, *, system_directory: str = SYSTEM_DIRECTORY
+) -> Capabilities:
+    """Find all installed plugins and all skills, as far as ``look`` can see.
 
     What is malformed is left out, with a warning. Raises OperationFailed if there is no Codex
-    home.
+    home, and what ``look`` raises beyond the errors of the files.
     """
     home = user_home_dir()
     codex_home = codex_home_dir()
-    warnings: list[str] = []
-    locations: list[_Location] = []
-    try:
-        for plugin in installed_plugins(f"{codex_home}/plugins/cache"):
-            root = CapabilityRoot(plugin.id, path_uri.format(plugin.root))
-            locations.append(_Location(root, plugin))
-            if not plugin.is_complete:
-                warnings = [LOCATIONS_WARNING]
-    except OSError:
-        warnings = [LOCATIONS_WARNING]
+    installed = await look(FindPlugins(f"{codex_home}/plugins/cache"))
+    locations = [
+        _Location(CapabilityRoot(plugin.id, path_uri.format(plugin.root)), plugin)
+        for plugin in installed.plugins
+    ]
     for root_id, directory in (
         ("codex-home-skills", f"{codex_home}/skills"),
         ("user-agent-skills", None if home is None else f"{home}/.agents/skills"),
@@ -166,11 +176,10 @@ def discover_capabilities(*, system_directory: str = SYSTEM_DIRECTORY) -> Capabi
     ):
         if directory is not None:
             locations.append(_Location(CapabilityRoot(root_id, path_uri.format(directory))))
-    if len(locations) > MAX_LOCATIONS:
-        warnings = [LOCATIONS_WARNING]
-    admitted = _Admission(warnings)
+    are_all = installed.is_complete and len(locations) <= MAX_LOCATIONS
+    admitted = _Admission([] if are_all else [LOCATIONS_WARNING])
     for location in locations[:MAX_LOCATIONS]:
-        admitted.admit(_look_into(location))
+        admitted.admit(await _look_into(location, look))
     return admitted.result()
 
 
@@ -213,18 +222,22 @@ class _Admission:
         return Capabilities(self._plugins, self._skills, warnings[:MAX_WARNINGS])
 
 
-def _look_into(location: _Location) -> _Findings:
-    findings = _Findings()
+async def _look_into(location: _Location, look: Look) -> _Findings:
+    path = paths.to_native(path_uri.parse(location.root.path))
     try:
-        if not get_metadata(path_uri.parse(location.root.path)).is_directory:
-            return findings
+        if not (await look(GetMetadata(path))).is_directory:
+            return _Findings()
     except (FileNotFoundError, PermissionError):
-        return findings
+        return _Findings()
     except OSError:
-        findings.is_complete = False
-        return findings
-    discovery = discover_root(location.root)
-    findings.is_complete = not discovery.warnings and discovery.error is None
+        return _Findings(is_complete=False)
+    discovery = await look(DiscoverRoot(location.root))
+    # Malformed YAML can take long.
+    return await asyncio.to_thread(_read, location, discovery)
+
+
+def _read(location: _Location, discovery: CapabilityRootDiscovery) -> _Findings:
+    findings = _Findings(is_complete=not discovery.warnings and discovery.error is None)
     skills = _Skills(location, discovery)
     if location.plugin is None:
         findings.skills = [*skills.read()]

@@ -30,9 +30,9 @@ def main() -> None:
         OpenRegular,
     )
     from exec_server.engine.packets import Failure, receive_packet, send_packet  # noqa: PLC0415
-    from exec_server.engine.root_discovery import DiscoverRoot  # noqa: PLC0415
+    from exec_server.engine.root_discovery import DiscoverRoot, FindPlugins  # noqa: PLC0415
 
-    decode = msgspec.msgpack.Decoder(AnyOperation | DiscoverRoot).decode
+    decode = msgspec.msgpack.Decoder(AnyOperation | DiscoverRoot | FindPlugins).decode
     encode = msgspec.msgpack.encode
     # All that Python would ask the kernel about it, which does not answer in here.
     with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET, 0, SOCKET_FD) as channel:

@@ -1,6 +1,8 @@
-"""The look into one directory for an agent's files, as an operation that can be confined."""
+"""The looks for an agent's files, as operations that can be confined."""
 
 from __future__ import annotations
+
+import msgspec
 
 from exec_server.engine.capability_roots import (
     CapabilityRoot,
@@ -8,6 +10,7 @@ from exec_server.engine.capability_roots import (
     discover_root,
 )
 from exec_server.engine.file_operations import Operation
+from exec_server.engine.installed_plugins import InstalledPlugin, installed_plugins
 
 
 class DiscoverRoot(Operation[CapabilityRootDiscovery], frozen=True):
@@ -22,4 +25,33 @@ class DiscoverRoot(Operation[CapabilityRootDiscovery], frozen=True):
 
     def takes_long(self) -> bool:
         """Nobody knows how much there is."""
+        return True
+
+
+class PluginsFound(msgspec.Struct, frozen=True):
+    """The plugins in a cache."""
+
+    plugins: list[InstalledPlugin]
+    """Sorted by id."""
+    is_complete: bool
+    """Whether all of the cache could be read."""
+
+
+class FindPlugins(Operation[PluginsFound], frozen=True):
+    """``installed_plugins.installed_plugins``, as far as the cache can be read."""
+
+    result = PluginsFound
+    cache: str
+
+    def run(self) -> PluginsFound:
+        """Return what was found."""
+        plugins: list[InstalledPlugin] = []
+        try:
+            plugins.extend(installed_plugins(self.cache))
+        except OSError:
+            return PluginsFound(plugins, is_complete=False)
+        return PluginsFound(plugins, is_complete=all(plugin.is_complete for plugin in plugins))
+
+    def takes_long(self) -> bool:
+        """Nobody knows how many there are."""
         return True

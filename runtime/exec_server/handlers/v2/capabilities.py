@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import asyncio
+import functools
 from typing import TYPE_CHECKING
 
 import msgspec
 
 from exec_server.engine import path_uri
 from exec_server.handlers.file_access import FileAccess
-from exec_server.handlers.v2.sandbox import policy_for_files, refuse_for_discovery
+from exec_server.handlers.v2.sandbox import policy_for_files
 from exec_server_protocol.v2.capabilities import (
     CapabilitiesDiscoverV2Result,
     CapabilityRootDiscovery,
@@ -65,9 +65,13 @@ class CapabilitiesV2:
         """What the user of this machine has; the working directory does not count."""
         from exec_server.engine.capabilities import discover_capabilities  # noqa: PLC0415
 
-        refuse_for_discovery(params.sandbox)
         path_uri.parse(params.cwd)
-        found = await asyncio.to_thread(discover_capabilities)
+        policy = policy_for_files(params.sandbox)
+        access = FileAccess()
+        try:
+            found = await discover_capabilities(functools.partial(access.run, policy=policy))
+        finally:
+            await access.aclose()
         return CapabilitiesDiscoverV2Result(
             plugins=[_plugin(plugin) for plugin in found.plugins],
             skills=[_skill(skill) for skill in found.skills],

@@ -55,14 +55,6 @@ def policy_for_process(
     return None if is_open else _enforceable(sandbox, policy)
 
 
-def refuse_for_discovery(sandbox: Sandbox | None) -> None:
-    """Return if the sandbox restricts no file operation; raises InvalidRequest if it does."""
-    if policy_for_files(sandbox) is not None:
-        raise InvalidRequest(
-            "sandbox: its permissions restrict the file system, which is not enforced for discovery"
-        )
-
-
 def _enforceable(sandbox: Sandbox, policy: SandboxPolicy) -> SandboxPolicy:
     if sandbox.use_legacy_landlock:
         raise InvalidRequest("sandbox: useLegacyLandlock: this server does not use Landlock")
