@@ -363,14 +363,15 @@ def test_discovery_sees_what_the_sandbox_of_a_root_lets_it_see(
 def test_discovery_of_what_the_user_has_sees_what_the_sandbox_lets_it_see(
     root: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    home = root / os.fsdecode(b"no \xff UTF-8")
     for skill in ("open", "hidden"):
-        (root / "skills" / skill).mkdir(parents=True)
-        (root / "skills" / skill / "SKILL.md").write_text("---\ndescription: it\n---\n")
-    plugin = root / "plugins" / "cache" / "market" / "plug" / "1.0.0" / ".codex-plugin"
+        (home / "skills" / skill).mkdir(parents=True)
+        (home / "skills" / skill / "SKILL.md").write_text("---\ndescription: it\n---\n")
+    plugin = home / "plugins" / "cache" / "market" / "plug" / "1.0.0" / ".codex-plugin"
     plugin.mkdir(parents=True)
     (plugin / "plugin.json").write_text("{}")
-    monkeypatch.setenv("HOME", str(root))
-    monkeypatch.setenv("CODEX_HOME", str(root))
+    monkeypatch.setenv("HOME", str(home))
+    monkeypatch.setenv("CODEX_HOME", str(home))
 
     with peer.stdio("--protocol", "v2") as client:
         client.initialize()
@@ -388,9 +389,9 @@ def test_discovery_of_what_the_user_has_sees_what_the_sandbox_lets_it_see(
             return [plugin["id"] for plugin in found["plugins"]], skills, len(found["warnings"])
 
         assert seen(READ_ALL) == (["plug@market"], ["hidden", "open"], 0)
-        hidden = entry(plain(root / "skills" / "hidden"), "deny")
+        hidden = entry(plain(home / "skills" / "hidden"), "deny")
         assert seen(READ_ALL, hidden) == (["plug@market"], ["open"], 1)
-        assert seen(entry(plain(root / "skills"), "read")) == ([], ["hidden", "open"], 0)
+        assert seen(entry(plain(home / "skills"), "read")) == ([], ["hidden", "open"], 0)
         assert seen(entry(plain(plugin), "read")) == (["plug@market"], [], 0)
         assert seen() == ([], [], 0)
 

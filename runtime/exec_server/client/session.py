@@ -103,6 +103,7 @@ _LEAST_WALK: Final = {
         "followDirectorySymlinks": False,
     },
 }
+"""A walk that lists one entry at the most: a server of v2 lists it or says why it cannot."""
 
 
 class BodyReceiver:

@@ -164,10 +164,9 @@ async def discover_capabilities(
     """
     home = user_home_dir()
     codex_home = codex_home_dir()
-    installed = await look(FindPlugins(f"{codex_home}/plugins/cache"))
+    installed = await look(FindPlugins(paths.to_native(f"{codex_home}/plugins/cache")))
     locations = [
-        _Location(CapabilityRoot(plugin.id, path_uri.format(plugin.root)), plugin)
-        for plugin in installed.plugins
+        _Location(CapabilityRoot(plugin.id, plugin.root), plugin) for plugin in installed.plugins
     ]
     for root_id, directory in (
         ("codex-home-skills", f"{codex_home}/skills"),
@@ -333,7 +332,7 @@ def _plugin(
         files = PluginFiles(
             files.manifest, TextFile(files.manifest.path, servers), files.apps_config
         )
-    root = path_uri.format(installed.root)
+    root = installed.root
     display_name = ((manifest.interface and manifest.interface.display_name) or "").strip()
     return Plugin(
         installed.id,

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Final
 
 import msgspec
 
-from exec_server.engine import paths
+from exec_server.engine import path_uri, paths
 from exec_server.engine.regular_file import open_regular
 from exec_server.errors import EngineError
 
@@ -48,7 +48,7 @@ class InstalledPlugin(msgspec.Struct, frozen=True):
     """``NAME@MARKETPLACE``."""
     version: str
     root: str
-    """Its directory, a native path."""
+    """Its directory, a file URI."""
     remote_plugin_id: str | None
     """Its id at a remote marketplace."""
     is_complete: bool
@@ -78,7 +78,8 @@ def installed_plugins(cache: str) -> Iterator[InstalledPlugin]:
             continue
         version = _active(versions)
         remote_id, is_complete = _remote_id(f"{package}/{REMOTE_METADATA_FILE}")
-        yield InstalledPlugin(plugin_id, version, f"{package}/{version}", remote_id, is_complete)
+        root = path_uri.format(f"{package}/{version}")
+        yield InstalledPlugin(plugin_id, version, root, remote_id, is_complete)
 
 
 def _directories(path: str, name: re.Pattern[str], *, follow_links: bool = True) -> list[str]:

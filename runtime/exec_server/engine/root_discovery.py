@@ -11,6 +11,7 @@ from exec_server.engine.capability_roots import (
 )
 from exec_server.engine.file_operations import Operation
 from exec_server.engine.installed_plugins import InstalledPlugin, installed_plugins
+from exec_server.engine.paths import from_native
 
 
 class DiscoverRoot(Operation[CapabilityRootDiscovery], frozen=True):
@@ -41,13 +42,13 @@ class FindPlugins(Operation[PluginsFound], frozen=True):
     """``installed_plugins.installed_plugins``, as far as the cache can be read."""
 
     result = PluginsFound
-    cache: str
+    cache: bytes
 
     def run(self) -> PluginsFound:
         """Return what was found."""
         plugins: list[InstalledPlugin] = []
         try:
-            plugins.extend(installed_plugins(self.cache))
+            plugins.extend(installed_plugins(from_native(self.cache)))
         except OSError:
             return PluginsFound(plugins, is_complete=False)
         return PluginsFound(plugins, is_complete=all(plugin.is_complete for plugin in plugins))
