@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, get_args
+from typing import TYPE_CHECKING
 
 from exec_server_conformance import matrix, record, reports, rerecord
 from exec_server_conformance.clients.cli import main as client
@@ -20,13 +20,13 @@ from exec_server_conformance.options import (
     check_reports,
     choice,
     known_deviations,
+    transports,
     write_reports,
 )
 from exec_server_conformance.reports import table, table_page
 from exec_server_conformance.session import (
     SESSIONS,
     Session,
-    Transport,
     load_all,
 )
 from exec_server_conformance.suite import ExitCode, Plan, Suite, run
@@ -107,19 +107,11 @@ def _replay(arguments: list[str]) -> int:
         parser.error("argument --jobs: expected 1 or more")
     deviations = known_deviations(options, everything)
     check_reports(options)
-    transport = "ws" if options.url else options.transport
-    transports = [
-        one
-        for one in get_args(Transport)
-        if transport in ("both", one) and any(one in session.transports for session in sessions)
-    ]
-    if not transports:
-        raise SessionError(f"no session over {transport} matches")
     terminal = Terminal(verbose=options.verbose)
     plan = Plan(
         target=Target(options.cmd, options.url),
         sessions=sessions,
-        transports=transports,
+        transports=transports(options, sessions),
         revisions=revisions,
         server_version=options.server_version,
         deviations=deviations,

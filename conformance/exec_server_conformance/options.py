@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, get_args
 
 from exec_server_conformance import reports
 from exec_server_conformance.deviations import baseline, check_named, load_deviations
-from exec_server_conformance.selection import Choice
-from exec_server_conformance.session import SESSIONS
+from exec_server_conformance.errors import SessionError
+from exec_server_conformance.selection import CHOICE_OPTIONS, Choice
+from exec_server_conformance.session import SESSIONS, Transport
 
 if TYPE_CHECKING:
     import argparse
@@ -17,6 +18,7 @@ if TYPE_CHECKING:
 
     from exec_server_conformance.deviations import Deviation, Playable
     from exec_server_conformance.results import Report
+    from exec_server_conformance.session import Session
 
 
 def add_target(parser: argparse.ArgumentParser) -> None:
@@ -38,32 +40,20 @@ def add_target(parser: argparse.ArgumentParser) -> None:
     )
 
 
+def transports(options: argparse.Namespace, sessions: Iterable[Session]) -> list[Transport]:
+    """Those of ``add_target`` that sessions have; raises SessionError if there are none."""
+    asked = "ws" if options.url else options.transport
+    offered = {one for session in sessions for one in session.transports}
+    chosen = [one for one in get_args(Transport) if asked in ("both", one) and one in offered]
+    if not chosen:
+        raise SessionError(f"no session over {asked} matches")
+    return chosen
+
+
 def add_choice(parser: argparse.ArgumentParser) -> None:
     """What to play."""
-    parser.add_argument(
-        "--select",
-        metavar="GLOB",
-        action="append",
-        help="play only what has such a name, such as 'v1/fs/*'; repeatable",
-    )
-    parser.add_argument(
-        "--method",
-        metavar="GLOB",
-        action="append",
-        help="play only what calls such a method, such as 'process/*'; repeatable",
-    )
-    parser.add_argument(
-        "--tag",
-        action="append",
-        help="play only what has this tag: a folder of its name, such as strict, a capability that "
-        "it needs, or a tag that its header names; repeatable",
-    )
-    parser.add_argument(
-        "--level",
-        choices=["contract", "quirk"],
-        action="append",
-        help="play only what shows the contract, or where implementations are known to differ",
-    )
+    for name, settings in CHOICE_OPTIONS.items():
+        parser.add_argument(f"--{name}", action="append", **settings)
 
 
 def add_selection(parser: argparse.ArgumentParser) -> None:
@@ -80,9 +70,7 @@ def add_selection(parser: argparse.ArgumentParser) -> None:
 
 def choice(options: argparse.Namespace) -> Choice:
     """What ``add_choice`` has brought."""
-    return Choice(
-        options.select or (), options.method or (), options.tag or (), options.level or ()
-    )
+    return Choice.of_options(lambda name: getattr(options, name))
 
 
 def add_reports(parser: argparse.ArgumentParser) -> None:

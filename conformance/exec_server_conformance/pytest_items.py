@@ -85,12 +85,7 @@ class Sessions:
     def __init__(self, config: pytest.Config) -> None:
         option = config.getoption
         everything = load_all(SESSIONS)
-        chosen = Choice(
-            globs=option("exec_server_select") or (),
-            methods=option("exec_server_method") or (),
-            tags=option("exec_server_tag") or (),
-            levels=option("exec_server_level") or (),
-        )
+        chosen = Choice.of_options(lambda name: option(f"exec_server_{name}"))
         self._sessions = chosen.of(everything)
         known = option("exec_server_known_deviations")
         deviations = load_deviations(Path(known)) if known else []

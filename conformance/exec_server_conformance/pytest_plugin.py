@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import pytest
 
+from exec_server_conformance.selection import CHOICE_OPTIONS
+
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     """The options of the suite's command that make sense here."""
@@ -20,30 +22,8 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         default="both",
         help="transports to play over (default: %(default)s; --exec-server-url means ws)",
     )
-    group.addoption(
-        "--exec-server-select",
-        metavar="GLOB",
-        action="append",
-        help="play only sessions whose name matches; repeatable",
-    )
-    group.addoption(
-        "--exec-server-method",
-        metavar="GLOB",
-        action="append",
-        help="play only sessions that call such a method, such as 'process/*'; repeatable",
-    )
-    group.addoption(
-        "--exec-server-tag",
-        metavar="TAG",
-        action="append",
-        help="play only sessions with this tag; repeatable",
-    )
-    group.addoption(
-        "--exec-server-level",
-        choices=["contract", "quirk"],
-        action="append",
-        help="play only what shows the contract, or where implementations are known to differ",
-    )
+    for name, settings in CHOICE_OPTIONS.items():
+        group.addoption(f"--exec-server-{name}", action="append", **settings)
     group.addoption(
         "--exec-server-version",
         metavar="X.Y.Z",

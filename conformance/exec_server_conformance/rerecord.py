@@ -13,12 +13,18 @@ import asyncio
 import sys
 from collections import deque
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, get_args
+from typing import TYPE_CHECKING, Any
 
 from exec_server_conformance.abilities import Abilities, ask
 from exec_server_conformance.contract import REVISIONS
 from exec_server_conformance.errors import Failure, SessionError, TargetError
-from exec_server_conformance.options import add_effort, add_selection, add_target, choice
+from exec_server_conformance.options import (
+    add_effort,
+    add_selection,
+    add_target,
+    choice,
+    transports,
+)
 from exec_server_conformance.patterns import generalise, in_places, match, show
 from exec_server_conformance.player import Player
 from exec_server_conformance.redaction import Redactor
@@ -254,18 +260,10 @@ def main(arguments: Sequence[str]) -> int:
     if options.write and not options.source:
         parser.error("--write needs --source: what the refilled sessions are recorded from")
     sessions = choice(options).of(load_all(options.sessions))
-    transport = "ws" if options.url else options.transport
-    transports = [
-        one
-        for one in get_args(Transport)
-        if transport in ("both", one) and any(one in session.transports for session in sessions)
-    ]
-    if not transports:
-        raise SessionError(f"no session over {transport} matches")
     rerecorder = Rerecorder(
         target=Target(options.cmd, options.url),
         sessions=sessions,
-        transports=transports,
+        transports=transports(options, sessions),
         tell=_tell,
         server_version=options.server_version,
         source=options.source if options.write else None,

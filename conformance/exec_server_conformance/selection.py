@@ -8,16 +8,39 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
-from typing import TYPE_CHECKING, Protocol, TypeVar
+from typing import TYPE_CHECKING, Any, Final, Protocol, TypeVar
 
 from exec_server_conformance.errors import SessionError
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Mapping, Sequence
     from collections.abc import Set as AbstractSet
 
     from exec_server_conformance.abilities import Abilities
     from exec_server_conformance.session import Release, Session
+
+
+CHOICE_OPTIONS: Final[Mapping[str, Mapping[str, Any]]] = {
+    "select": {
+        "metavar": "GLOB",
+        "help": "play only what has such a name, such as 'v1/fs/*'; repeatable",
+    },
+    "method": {
+        "metavar": "GLOB",
+        "help": "play only what calls such a method, such as 'process/*'; repeatable",
+    },
+    "tag": {
+        "metavar": "TAG",
+        "help": "play only what has this tag: a folder of its name, such as strict, a capability "
+        "that it needs, or a tag that its header names; repeatable",
+    },
+    "level": {
+        "choices": ["contract", "quirk"],
+        "help": "play only what shows the contract, or where implementations are known to differ",
+    },
+}
+"""The options that make a Choice, in the order of its fields, as argparse and pytest take them;
+each may be given more than once."""
 
 
 class Choosable(Protocol):
@@ -57,6 +80,11 @@ class Choice:
     """Globs of methods, one of which is called."""
     tags: Sequence[str] = ()
     levels: Sequence[str] = ()
+
+    @classmethod
+    def of_options(cls, values: Callable[[str], Sequence[str] | None]) -> Choice:
+        """From what was given for each of CHOICE_OPTIONS, by its name."""
+        return cls(*(values(name) or () for name in CHOICE_OPTIONS))
 
     def of(self, offered: Sequence[ChoosableT]) -> Sequence[ChoosableT]:
         """What is chosen; raises SessionError if nothing is."""

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import re
 import select
 import shlex
@@ -12,30 +11,14 @@ import subprocess
 import sys
 import time
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import pytest
 from running import PROGRAM, run
 
-if TYPE_CHECKING:
-    from collections.abc import Iterator
+pytestmark = pytest.mark.usefixtures("nobody_is_left")
 
 WRONG_CLIENT = Path(__file__).with_name("wrong_client.py")
 OURS = str(Path(sys.executable).with_name("exec-server"))
-
-
-@pytest.fixture(autouse=True)
-def nobody_is_left(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[None]:
-    """Every client of this test is gone when the suite has ended."""
-    monkeypatch.setenv("CLIENT_TEST_MARK", str(tmp_path))
-    yield
-    mark = f"CLIENT_TEST_MARK={tmp_path}".encode()
-    for path in Path("/proc").glob("[0-9]*"):
-        if int(path.name) != os.getpid():
-            try:
-                assert mark not in (path / "environ").read_bytes().split(b"\0"), path
-            except OSError:
-                continue
 
 
 def judged(fault: str, *options: str | Path) -> subprocess.CompletedProcess[str]:

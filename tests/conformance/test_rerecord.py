@@ -20,10 +20,9 @@ HEADER = {**SESSION[0], "source": "the first server"}
 
 def recorded(directory: Path, header: dict[str, Any] | None = None, **process: Any) -> Path:
     """A folder with a session as a server without a fault says it; members change one step."""
-    lines = [header or HEADER, SESSION[1], {**SESSION[2], **process}, SESSION[3]]
     error = {"code": -32602, "message": "missing field"}
-    lines[3] = {**SESSION[3], "expect": {"error": error}}
-    return written(directory, lines)
+    refused = {**SESSION[3], "expect": {"error": error}}
+    return written(directory, [header or HEADER, SESSION[1], {**SESSION[2], **process}, refused])
 
 
 def rerecord(fault: str, sessions: Path, *more: str) -> subprocess.CompletedProcess[str]:

@@ -18,6 +18,7 @@ from exec_server.command.run import GRACE_SECONDS, Joint
 
 if TYPE_CHECKING:
     import argparse
+    from collections.abc import AsyncIterator
 
     from exec_server.client import Client, Overflow, Process, ProcessInfo
 
@@ -25,19 +26,27 @@ UNKNOWN_PROCESS: Final = -32600
 """The code of the answer about a process that the session does not have."""
 
 
-def _require_session(options: argparse.Namespace, command: str) -> None:
+@contextlib.asynccontextmanager
+async def _visit(client: Client, options: argparse.Namespace, command: str) -> AsyncIterator[None]:
+    """Do something in the session that is named, and leave it as it is, whatever comes.
+
+    A client that is closed otherwise kills the programs that it has attached to.
+    """
     if session_of(options) is None:
         raise CommandError(
             f"{command}: a new session has no programs; name the one that 'run --detach' has left, "
             f"with --session or {SESSION_VARIABLE}"
         )
+    try:
+        yield
+    finally:
+        await client.aclose(detach=True)
 
 
 async def list_processes(client: Client, options: argparse.Namespace) -> int:
     """List the programs of a session."""
-    _require_session(options, "ps")
-    processes = await client.processes()
-    await client.aclose(detach=True)
+    async with _visit(client, options, "ps"):
+        processes = await client.processes()
     if options.json:
         print(msgspec.json.encode([_facts(process) for process in processes]).decode())
         return 0
@@ -74,17 +83,13 @@ async def attach(client: Client, options: argparse.Namespace) -> int:
 
     Without ``-i`` Ctrl-C stops the showing and leaves the program alone.
     """
-    _require_session(options, "attach")
-    try:
+    async with _visit(client, options, "attach"):
         tty = await _has_terminal(client, options)
         if options.interactive:
             terminal.require(tty=tty)
         process = await _attached(client, options.process, tty=tty, overflow="block")
         joint = Joint(process, has_size=tty and await _fit(process))
         return await (joint.follow(interactive=True) if options.interactive else _watch(joint))
-    finally:
-        # Whatever ends the showing, a client that is closed otherwise kills what it had.
-        await client.aclose(detach=True)
 
 
 async def _watch(joint: Joint) -> int:
@@ -146,12 +151,9 @@ async def _fit(process: Process) -> bool:
 
 async def kill(client: Client, options: argparse.Namespace) -> int:
     """End programs of the session: ask first, where the server can, unless told otherwise."""
-    _require_session(options, "kill")
-    try:
+    async with _visit(client, options, "kill"):
         processes = [await _attached(client, process_id) for process_id in options.processes]
         await asyncio.gather(*(_end(process, force=options.force) for process in processes))
-    finally:
-        await client.aclose(detach=True)
     return 0
 
 

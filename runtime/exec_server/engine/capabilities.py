@@ -332,14 +332,13 @@ def _plugin(
         files = PluginFiles(
             files.manifest, TextFile(files.manifest.path, servers), files.apps_config
         )
-    root = installed.root
     display_name = ((manifest.interface and manifest.interface.display_name) or "").strip()
     return Plugin(
         installed.id,
-        display_name or (manifest.name if manifest.name.strip() else _basename(root)),
+        display_name or (manifest.name if manifest.name.strip() else _basename(installed.root)),
         installed.remote_plugin_id,
         installed.version,
-        root,
+        installed.root,
         files,
         [*skills.read()],
     )

@@ -21,7 +21,7 @@ from exec_server.engine.regular_file import open_regular
 from exec_server.errors import EngineError, InvalidRequest, system_text
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Iterable, Sized
 
 MAX_ROOTS: Final = 128
 """Most directories that are looked into at once."""
@@ -97,7 +97,7 @@ class CapabilityRootDiscovery(msgspec.Struct, frozen=True):
     """Why the directory could not be looked into."""
 
 
-def check_number(roots: Sequence[CapabilityRoot]) -> None:
+def check_number(roots: Sized) -> None:
     """Raise InvalidRequest for more directories than are looked into at once."""
     if len(roots) > MAX_ROOTS:
         raise InvalidRequest(f"capability root discovery accepts at most {MAX_ROOTS} roots")

@@ -82,6 +82,13 @@ NO_HTTP: Final = Answer(400, "expected a plain HTTP request")
 TOO_LARGE: Final = Answer(431, f"request head exceeds {MAX_HEAD_BYTES} bytes")
 
 
+def examine_beginning(head: bytes) -> Answer | None:
+    """Judge the first bytes of a head without its end; None if there may be one yet."""
+    if not head[:1].isalpha():
+        return NO_HTTP
+    return TOO_LARGE if len(head) >= MAX_HEAD_BYTES else None
+
+
 def examine(head: bytes, gate: Gate = OPEN) -> Answer | None:
     """Judge a request head; None lets the WebSocket handshake go on."""
     try:

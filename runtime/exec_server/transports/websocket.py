@@ -122,13 +122,11 @@ class WebSocketTransport(WebSocketEndpoint):
         head = bytes(data[: door.MAX_HEAD_BYTES])
         end = head.find(door.END_OF_HEAD)
         if end < 0:
-            if not head[:1].isalpha():
-                self._answer(door.NO_HTTP.encode())
-                return len(data)
-            if len(data) >= door.MAX_HEAD_BYTES:
-                self._answer(door.TOO_LARGE.encode())
-                return len(data)
-            return 0
+            hopeless = door.examine_beginning(head)
+            if hopeless is None:
+                return 0
+            self._answer(hopeless.encode())
+            return len(data)
         end += len(door.END_OF_HEAD)
         refusal = door.examine(head[:end], self._gate) or self._refusal()
         if refusal is not None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+from contextlib import aclosing
 from typing import TYPE_CHECKING
 
 import msgspec
@@ -48,13 +49,10 @@ class CapabilitiesV2:
             (DiscoverRoot(CapabilityRoot(root.id, root.path)), policy_for_files(root.sandbox))
             for root in params.roots
         ]
-        check_number([look.root for look, _ in looks])
+        check_number(looks)
         # Of its own, because requests of this kind run side by side.
-        access = FileAccess()
-        try:
+        async with aclosing(FileAccess()) as access:
             found = [await access.run(look, policy) for look, policy in looks]
-        finally:
-            await access.aclose()
         return CapabilityRootsDiscoverV1Result(
             roots=msgspec.convert(found, list[CapabilityRootDiscovery], from_attributes=True)
         )
@@ -67,11 +65,8 @@ class CapabilitiesV2:
 
         path_uri.parse(params.cwd)
         policy = policy_for_files(params.sandbox)
-        access = FileAccess()
-        try:
+        async with aclosing(FileAccess()) as access:
             found = await discover_capabilities(functools.partial(access.run, policy=policy))
-        finally:
-            await access.aclose()
         return CapabilitiesDiscoverV2Result(
             plugins=[_plugin(plugin) for plugin in found.plugins],
             skills=[_skill(skill) for skill in found.skills],
