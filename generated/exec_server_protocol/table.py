@@ -3,6 +3,7 @@
 
 """The rows of a revision's tables: methods, families and errors."""
 
+from importlib import import_module
 from typing import Literal, TypeAlias
 
 import msgspec
@@ -42,8 +43,8 @@ class Method(msgspec.Struct, frozen=True, kw_only=True):
     attribute: str
     """Name of the method in the family's handler and client, such as ``start``."""
 
-    params: type[Model]
-    """Model of the params."""
+    params_model: str
+    """Where the model of the params is, as ``module:name``; ``params`` is the model."""
 
     params_presence: ParamsPresence
     """Whether the params may be left out."""
@@ -51,8 +52,8 @@ class Method(msgspec.Struct, frozen=True, kw_only=True):
     base64_params: tuple[str, ...]
     """Wire names of the params members that are base64 text on the wire and bytes in the model."""
 
-    result: type[Model] | None
-    """Model of the result; None for notifications."""
+    result_model: str | None
+    """Where the model of the result is; ``result`` is the model. None for notifications."""
 
     errors: tuple[str, ...]
     """Names of the errors that may answer a request, keys of the revision's ``ERRORS``."""
@@ -62,6 +63,16 @@ class Method(msgspec.Struct, frozen=True, kw_only=True):
 
     until: str | None
     """Last codex release that has the method; None when the revision's last one does."""
+
+    @property
+    def params(self) -> type[Model]:
+        """Model of the params, loaded with its module when it is asked for first."""
+        return _load(self.params_model)
+
+    @property
+    def result(self) -> type[Model] | None:
+        """Model of the result, loaded in the same way; None for notifications."""
+        return None if self.result_model is None else _load(self.result_model)
 
 
 class Family(msgspec.Struct, frozen=True, kw_only=True):
@@ -88,3 +99,9 @@ class ErrorKind(msgspec.Struct, frozen=True, kw_only=True):
 
     description: str
     """What it means, in words."""
+
+
+def _load(model: str) -> type[Model]:
+    module, _, name = model.partition(":")
+    loaded: type[Model] = getattr(import_module(module), name)
+    return loaded

@@ -47,7 +47,7 @@ from exec_server.long_message import Base64Message, StreamedBytes
 from exec_server.session import announcer_of
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Collection, Coroutine, Mapping, Sequence
+    from collections.abc import Awaitable, Callable, Collection, Coroutine, Sequence
 
     from exec_server.session import Session, SessionRegistry
     from exec_server.settings import Settings
@@ -99,16 +99,24 @@ class BoundMethod(msgspec.Struct, frozen=True):
     """Whether its answer may take a while."""
     not_found_code: int = INTERNAL_ERROR
     """The revision's code for NotFound and, in the ``filesystem`` family, ENOENT."""
+    large_member: tuple[str, str] | None = None
+    """The one big base64 member of the result: attribute and wire name. Where the attribute is a
+    list of models, it is these that have the member, and its name is the same on the wire."""
+
+
+class MethodTable(Protocol):
+    """The requests of a revision, by name."""
+
+    def get(self, name: str, /) -> BoundMethod | None:
+        """The request of that name; None if there is none."""
+        ...
 
 
 class BoundRevision(msgspec.Struct, frozen=True):
     """One revision of the protocol, bound to one connection."""
 
     name: str
-    methods: Mapping[str, BoundMethod]
-    large_members: Mapping[type, tuple[str, str]]
-    """Result models with one big base64 member: attribute and wire name. Where the attribute is a
-    list of models, it is these that have the member, and its name is the same on the wire."""
+    methods: MethodTable
     aclose: Callable[[], Awaitable[None]]
     """Release what belongs to the connection: streams, open handles."""
     unknown_method: tuple[int, str] = (
@@ -178,7 +186,6 @@ class Connection:
         self._closing: asyncio.Task[None] | None = None
         self._revisions = {revision.name: revision for revision in revisions}
         self._bound: dict[str, BoundRevision] = {}
-        self._large_members: dict[type, tuple[str, str]] = {}
         self._newest = self._bind(revisions[0].name)
         self._spoken = self._newest
         self._order = list(self._revisions)
@@ -384,7 +391,8 @@ class Connection:
                 continue
             if bound.before_handshake:
                 # The newest handshake holds what the others need.
-                newest = self._newest.methods[method]
+                newest = self._newest.methods.get(method)
+                assert newest is not None
                 return newest, _decode_params(newest, raw)
             try:
                 params = _decode_params(bound, raw)
@@ -410,7 +418,6 @@ class Connection:
         bound = self._bound.get(revision)
         if bound is None:
             bound = self._bound[revision] = self._revisions[revision].bind(self)
-            self._large_members.update(bound.large_members)
         return bound
 
     def _speak(self, revision: str) -> None:
@@ -518,7 +525,7 @@ class Connection:
             self._send_failure(identifier, bound, error)
             return False
         if not isinstance(outcome, asyncio.Task):
-            return self._send_result(identifier, outcome, holds_lane=holds_lane)
+            return self._send_result(identifier, bound, outcome, holds_lane=holds_lane)
         task = outcome
         self._tasks.add(task)
         self._request_bytes += size
@@ -531,7 +538,8 @@ class Connection:
             if not task.cancelled():
                 failure = task.exception()
                 if failure is None:
-                    held_on = self._send_result(identifier, task.result(), holds_lane=holds_lane)
+                    result = task.result()
+                    held_on = self._send_result(identifier, bound, result, holds_lane=holds_lane)
                 else:
                     self._send_failure(identifier, bound, failure)
             if holds_lane and not held_on:
@@ -543,14 +551,18 @@ class Connection:
     # Answers
 
     def _send_result(
-        self, identifier: jsonrpc.RequestId, result: msgspec.Struct, *, holds_lane: bool
+        self,
+        identifier: jsonrpc.RequestId,
+        bound: BoundMethod,
+        result: msgspec.Struct,
+        *,
+        holds_lane: bool,
     ) -> bool:
         """Answer; True if the answer holds the lane until it is sent."""
         if self._ended:
             return False
-        large = self._large_members.get(type(result))
-        if large is not None:
-            attribute, member = large
+        if bound.large_member is not None:
+            attribute, member = bound.large_member
             content: Any = getattr(result, attribute)
             if isinstance(content, list):
                 self._channel.send_reply(_response_in_pieces(identifier, result, attribute, member))

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-from dataclasses import fields, replace
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from exec_server.settings import Settings
@@ -186,7 +185,7 @@ _OPTIONS: Final = (
 
 def add_setting_options(parser: argparse.ArgumentParser) -> None:
     """Let a command line set every field of Settings."""
-    defaults = {field.name: field.default for field in fields(Settings)}
+    defaults = Settings()
     group = parser.add_argument_group("limits and times")
     for option in _OPTIONS:
         if option.parse is None:
@@ -194,7 +193,8 @@ def add_setting_options(parser: argparse.ArgumentParser) -> None:
                 option.flag, dest=option.field, action="store_true", default=None, help=option.help
             )
             continue
-        shown = "" if "default:" in option.help else f" (default: {defaults[option.field]:,})"
+        default = getattr(defaults, option.field)
+        shown = "" if "default:" in option.help else f" (default: {default:,})"
         group.add_argument(
             option.flag,
             dest=option.field,
@@ -204,11 +204,10 @@ def add_setting_options(parser: argparse.ArgumentParser) -> None:
         )
 
 
-def settings_of(options: argparse.Namespace, defaults: Settings) -> Settings:
-    """The settings that a command line asks for."""
-    given: dict[str, Any] = {
+def given_settings(options: argparse.Namespace) -> dict[str, Any]:
+    """The fields of Settings that a command line sets."""
+    return {
         option.field: value
         for option in _OPTIONS
         if (value := getattr(options, option.field)) is not None
     }
-    return replace(defaults, **given)

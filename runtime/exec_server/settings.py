@@ -6,8 +6,9 @@ what happens at each limit.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
+
+import msgspec
 
 if TYPE_CHECKING:
     from collections.abc import Collection
@@ -17,8 +18,7 @@ if TYPE_CHECKING:
 MEBIBYTE: Final = 1024 * 1024
 
 
-@dataclass(frozen=True, slots=True)
-class Settings:
+class Settings(msgspec.Struct, frozen=True):
     """The limits of a server and what else it can be told; bytes, seconds, or counts."""
 
     detached_seconds: float = 80.0

@@ -25,7 +25,7 @@ def test_both_halves_are_those_of_the_whole(
 
 
 def assert_is_excerpt(excerpt: Excerpt, whole: bytes, limit: int) -> None:
-    head, omitted, tail = excerpt
+    head, omitted, tail = excerpt.head, excerpt.omitted, excerpt.tail
     assert len(head) + omitted + len(tail) == len(whole)
     assert whole.startswith(head)
     assert whole.endswith(tail)
@@ -37,9 +37,9 @@ def test_nothing_is_missing_up_to_the_limit() -> None:
     """And one byte more leaves out exactly one."""
     kept = HeadTail(10)
     kept.append(b"0123456789")
-    assert kept.excerpt() == (b"01234", 0, b"56789")
+    assert kept.excerpt() == Excerpt(b"01234", 0, b"56789")
     kept.append(b"a")
-    assert kept.excerpt() == (b"01234", 1, b"6789a")
+    assert kept.excerpt() == Excerpt(b"01234", 1, b"6789a")
 
 
 @pytest.mark.parametrize("size", [1, 100, 65536])

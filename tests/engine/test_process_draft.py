@@ -173,7 +173,10 @@ async def test_a_snapshot_tells_the_streams_apart() -> None:
         await bench.has_output(process, b"out")
         await bench.has_output(process, b"err")
         taken = process.snapshot()
-        assert taken.streams == {"stdout": (b"out\n", 0, b""), "stderr": (b"err\n", 0, b"")}
+        assert taken.streams == {
+            "stdout": Excerpt(b"out\n", 0, b""),
+            "stderr": Excerpt(b"err\n", 0, b""),
+        }
         assert (taken.next_seq, taken.status, taken.closed) == (3, None, False)
         process.close_stdin()
         await bench.has_closed(process)
@@ -186,7 +189,7 @@ async def test_a_snapshot_of_a_terminal_is_one_stream() -> None:
     async with Bench() as bench:
         process = bench.shell("echo out; echo err >&2", tty=True)
         await bench.has_closed(process)
-        assert process.snapshot().streams == {"pty": (b"out\r\nerr\r\n", 0, b"")}
+        assert process.snapshot().streams == {"pty": Excerpt(b"out\r\nerr\r\n", 0, b"")}
 
 
 @asynchronous

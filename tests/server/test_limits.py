@@ -16,7 +16,7 @@ import peer
 import pytest
 from websockets.exceptions import InvalidStatus
 
-from exec_server.options import add_setting_options, settings_of
+from exec_server.options import add_setting_options, given_settings
 from exec_server.settings import Settings
 
 if TYPE_CHECKING:
@@ -60,7 +60,7 @@ class TestOptions:
 
     def test_every_option_sets_its_field(self) -> None:
         """And leaves the others alone; no field is without an option."""
-        fields = set(Settings.__slots__) - {"fsync", "executions"}
+        fields = set(Settings.__struct_fields__) - {"fsync", "executions"}
         parser = ArgumentParser()
         add_setting_options(parser)
         for action in parser._actions:
@@ -68,9 +68,9 @@ class TestOptions:
             if action.dest == "help" or flag in NO_LIMITS:
                 continue
             fields.discard(action.dest)
-            settings = settings_of(parser.parse_args([flag, "77"]), Settings())
+            settings = Settings(**given_settings(parser.parse_args([flag, "77"])))
             assert getattr(settings, action.dest) == 77
-            others = [name for name in Settings.__slots__ if name != action.dest]
+            others = [name for name in Settings.__struct_fields__ if name != action.dest]
             assert all(getattr(settings, name) == getattr(Settings(), name) for name in others)
         assert not fields
 

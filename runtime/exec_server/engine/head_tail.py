@@ -7,10 +7,11 @@ is counted and dropped. As long as no more than the limit has come, nothing is m
 from __future__ import annotations
 
 from collections import deque
-from typing import NamedTuple
+
+import msgspec
 
 
-class Excerpt(NamedTuple):
+class Excerpt(msgspec.Struct, frozen=True):
     """The beginning and the end of an output, and how much lies between."""
 
     head: bytes

@@ -16,7 +16,7 @@ from __future__ import annotations
 import os
 import resource
 import signal
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
@@ -102,10 +102,13 @@ def children(pid: int) -> list[int]:
         return []
 
 
-class _Entry(NamedTuple):
-    pid: int
-    parent: int
-    is_alive: bool
+class _Entry:
+    __slots__ = ("is_alive", "parent", "pid")
+
+    def __init__(self, pid: int, parent: int, *, is_alive: bool) -> None:
+        self.pid = pid
+        self.parent = parent
+        self.is_alive = is_alive
 
 
 def _processes() -> Iterator[_Entry]:
@@ -118,7 +121,7 @@ def _processes() -> Iterator[_Entry]:
                 fields = file.read().rpartition(b")")[2].split()
         except OSError:
             continue
-        yield _Entry(int(name), int(fields[1]), fields[0] not in b"ZX")
+        yield _Entry(int(name), int(fields[1]), is_alive=fields[0] not in b"ZX")
 
 
 def find(is_meant: Callable[[int], bool], *, below: int | None = None) -> list[int]:

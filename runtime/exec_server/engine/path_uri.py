@@ -11,12 +11,12 @@ base64url behind a prefix that no real path can have.
 
 from __future__ import annotations
 
+import base64
 import re
-from base64 import urlsafe_b64decode, urlsafe_b64encode
+import urllib.parse
 from typing import Final
-from urllib.parse import unquote_to_bytes
 
-from exec_server.engine.http_url import UrlError, normalize_path, parse_host, split_scheme
+from exec_server.engine import http_url
 from exec_server.engine.paths import from_native, normalize
 from exec_server.errors import InvalidArgument, InvalidRequest
 
@@ -55,7 +55,7 @@ def format(path: str) -> str:  # noqa: A001 - path_uri.format is the counterpart
     """Return the canonical file URI of an absolute, normalised native path."""
     native = path.encode("utf-8", "surrogateescape")
     if _NATIVE_DRIVE.match(path):
-        return "file://" + _WRAPPED_PREFIX + urlsafe_b64encode(native).rstrip(b"=").decode()
+        return "file://" + _WRAPPED_PREFIX + base64.urlsafe_b64encode(native).rstrip(b"=").decode()
     return "file://" + _encode(native)
 
 
@@ -76,19 +76,19 @@ def _encode(native: bytes) -> str:
 
 def _parse_any(uri: str) -> str:
     try:
-        scheme, rest = split_scheme(uri)
+        scheme, rest = http_url.split_scheme(uri)
         if scheme != "file":
             raise InvalidArgument(f"unsupported path URI scheme `{scheme}`")
         rest, hash_sign, _ = rest.partition("#")
         rest, question_mark, _ = rest.partition("?")
         host, path = _split_host(rest.replace("\\", "/"))
-    except UrlError as error:
+    except http_url.UrlError as error:
         raise InvalidArgument(f"invalid URI: {error}") from None
     if question_mark:
         raise InvalidArgument("query parameters are not allowed in path URIs")
     if hash_sign:
         raise InvalidArgument("fragments are not allowed in path URIs")
-    path = "/" + normalize_path(path, keeps_drive=True).lstrip("/")
+    path = "/" + http_url.normalize_path(path, keeps_drive=True).lstrip("/")
     url = f"file://{host}{path}"
     if not host and path.startswith(_WRAPPED_PREFIX):
         return _unwrap(url, path.removeprefix(_WRAPPED_PREFIX))
@@ -99,7 +99,7 @@ def _parse_any(uri: str) -> str:
         url = f"file:///{drive[1].upper()}{path[2:]}"
     if host or drive:
         raise InvalidRequest(_foreign(url))
-    return normalize(from_native(unquote_to_bytes(path)))
+    return normalize(from_native(urllib.parse.unquote_to_bytes(path)))
 
 
 def _split_host(rest: str) -> tuple[str, str]:
@@ -113,7 +113,7 @@ def _split_host(rest: str) -> tuple[str, str]:
     if _DRIVE_IN_PLACE_OF_HOST.fullmatch(authority):
         return "", f"{authority[0]}:{slash}{path}"
     # A file URL has neither user nor port: the marks of both are wrong letters in a host.
-    host = parse_host(authority) if authority else ""
+    host = http_url.parse_host(authority) if authority else ""
     if ":" in host:
         host = f"[{host}]"
     return "" if host == "localhost" else host, path
@@ -122,10 +122,10 @@ def _split_host(rest: str) -> tuple[str, str]:
 def _unwrap(url: str, payload: str) -> str:
     """Return the path in a wrapped URI, if it is one that has to be wrapped here."""
     try:
-        native = urlsafe_b64decode(payload + "=" * (-len(payload) % 4))
+        native = base64.urlsafe_b64decode(payload + "=" * (-len(payload) % 4))
     except ValueError:
         native = b""
-    if urlsafe_b64encode(native).rstrip(b"=").decode() != payload or not payload:
+    if base64.urlsafe_b64encode(native).rstrip(b"=").decode() != payload or not payload:
         raise InvalidArgument(_foreign(url))
     path = from_native(native)
     if not path.startswith("/") or "\0" in path or format(normalize(path)) != url:

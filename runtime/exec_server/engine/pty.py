@@ -12,7 +12,9 @@ import os
 import pwd
 import struct
 import termios
-from typing import Final, NamedTuple
+from typing import Final
+
+import msgspec
 
 from exec_server.errors import InvalidArgument
 
@@ -20,7 +22,7 @@ FALLBACK_SHELL: Final = "/bin/sh"
 """The shell of a user without an entry in the user database."""
 
 
-class Pair(NamedTuple):
+class Pair(msgspec.Struct, frozen=True):
     """Both ends of a pseudo-terminal; the caller closes them."""
 
     master: int

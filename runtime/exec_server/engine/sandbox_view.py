@@ -15,7 +15,9 @@ from __future__ import annotations
 import os
 import stat
 from collections import deque
-from typing import TYPE_CHECKING, Final, Literal, NamedTuple
+from typing import TYPE_CHECKING, Final, Literal
+
+import msgspec
 
 from exec_server.engine.paths import from_native, to_native
 from exec_server.engine.sandbox_placeholders import is_placeholder
@@ -45,7 +47,7 @@ its device files; ``hidden``: an empty directory; ``denied_directory``: cannot e
 _SHOWING: Final = frozenset(("read", "write", "device"))
 
 
-class Mount(NamedTuple):
+class Mount(msgspec.Struct, frozen=True):
     """One step in making a view."""
 
     kind: MountKind
@@ -56,14 +58,14 @@ class Mount(NamedTuple):
     """Whether there is something below a denied directory that can be reached."""
 
 
-class Placeholder(NamedTuple):
+class Placeholder(msgspec.Struct, frozen=True):
     """What has to exist, empty, so that nothing else can come to exist in its place."""
 
     path: str
     is_directory: bool
 
 
-class View(NamedTuple):
+class View(msgspec.Struct, frozen=True):
     """What is to be mounted, in this order. Equal views show the same files in the same way."""
 
     mounts: tuple[Mount, ...]

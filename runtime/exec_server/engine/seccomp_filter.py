@@ -9,7 +9,9 @@ from __future__ import annotations
 import errno
 import os
 import struct
-from typing import Final, NamedTuple
+from typing import Final
+
+import msgspec
 
 _RETURN_ALLOW: Final = 0x7FFF0000
 _RETURN_ERRNO: Final = 0x00050000 | errno.EPERM
@@ -64,7 +66,7 @@ _TAKING_A_FAMILY: Final = ("socket", "socketpair")
 """Whose first argument is the family of a socket."""
 
 
-class _Architecture(NamedTuple):
+class _Architecture(msgspec.Struct, frozen=True):
     audit: int
     """linux/audit.h"""
     numbers: dict[str, int]

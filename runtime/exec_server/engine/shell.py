@@ -5,13 +5,15 @@ from __future__ import annotations
 import os
 import pwd
 import shutil
-from typing import Final, NamedTuple
+from typing import Final
+
+import msgspec
 
 _KNOWN_SHELLS: Final = ("bash", "zsh", "sh")
 """Those whose way of running a command line a client can rely on."""
 
 
-class Shell(NamedTuple):
+class Shell(msgspec.Struct, frozen=True):
     """A shell by kind and place."""
 
     name: str

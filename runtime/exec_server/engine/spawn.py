@@ -23,7 +23,7 @@ import functools
 import os
 import resource
 import signal
-from typing import TYPE_CHECKING, Final, NamedTuple, Protocol
+from typing import TYPE_CHECKING, Final, Protocol
 
 import msgspec
 
@@ -88,7 +88,7 @@ class SpawnSpec(msgspec.Struct, frozen=True):
     """What was asked for, where ``argv`` is what confines it."""
 
 
-class Child(NamedTuple):
+class Child(msgspec.Struct, frozen=True):
     """A process that has exec'ed, and this server's ends of everything that connects to it."""
 
     pid: int

@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, TypeAlias
 
 import msgspec
 
 from exec_server.connection import BoundMethod
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Collection, Coroutine, Mapping
+    from collections.abc import Callable, Collection, Mapping
 
+    from exec_server.connection import Connection
     from exec_server_protocol.table import Method
 
+Decode: TypeAlias = "Callable[[msgspec.Raw], Any]"
 
 _ABOUT_PROCESSES: Final = ("process/", "command/exec/")
 
@@ -33,12 +35,20 @@ _ANSWERED_AT_ONCE: Final = frozenset(
 """They hold nothing up, however many requests wait, and some end what others wait for."""
 
 
-def decoders(routes: Mapping[str, Method]) -> dict[str, Callable[[msgspec.Raw], Any]]:
-    """For each method what decodes its params; made once per revision."""
-    return {name: _decoder(route) for name, route in routes.items()}
+class Decoders(dict[str, "Decode"]):
+    """For each method of a revision what decodes its params, made when it is needed first."""
+
+    def __init__(self, routes: Mapping[str, Method]) -> None:
+        super().__init__()
+        self._routes = routes
+
+    def __missing__(self, name: str) -> Decode:
+        """Make it."""
+        decode = self[name] = _decoder(self._routes[name])
+        return decode
 
 
-def _decoder(route: Method) -> Callable[[msgspec.Raw], Any]:
+def _decoder(route: Method) -> Decode:
     decode = msgspec.json.Decoder(route.params).decode
     if route.params_presence == "ignored":
         return lambda _raw: decode(b"{}")
@@ -47,35 +57,79 @@ def _decoder(route: Method) -> Callable[[msgspec.Raw], Any]:
     return decode
 
 
-def bind_methods(
-    revision: str,
-    routes: Mapping[str, Method],
-    decode: Mapping[str, Callable[[msgspec.Raw], Any]],
-    calls: Mapping[str, Callable[[Any], Coroutine[Any, Any, Any]]],
-    *,
-    in_lane: Collection[str],
-    not_found_code: int,
-) -> dict[str, BoundMethod]:
-    """The requests of a revision, by name.
+class BoundMethods:
+    """The requests of a revision, by name, for one connection.
 
-    ``in_lane`` names those whose effects keep the order of arrival; process/start is the one that
-    brings the process to life that its ``processId`` names.
+    Each is bound when the connection uses it first: few use more than a handful, and what serves
+    a family of methods may take a while to load.
     """
-    return {
-        name: BoundMethod(
-            revision=revision,
+
+    def __init__(
+        self,
+        revision: str,
+        routes: Mapping[str, Method],
+        decoders: Decoders,
+        handlers: object,
+        *,
+        in_lane: Collection[str],
+        not_found_code: int,
+        large_members: Mapping[str, tuple[str, str]] | None = None,
+        is_newer: Mapping[str, Callable[[msgspec.Raw, Any], bool]] | None = None,
+    ) -> None:
+        """``handlers`` are the revision's ``Handlers``.
+
+        ``in_lane`` names the families and methods whose effects keep the order of arrival;
+        process/start is the one that brings the process to life that its ``processId`` names.
+        ``large_members`` and ``is_newer`` are those of BoundMethod, by method.
+        """
+        self._revision = revision
+        self._routes = routes
+        self._decoders = decoders
+        self._handlers = handlers
+        self._in_lane = in_lane
+        self._not_found_code = not_found_code
+        self._large_members = large_members or {}
+        self._is_newer = is_newer or {}
+        self._bound: dict[str, BoundMethod] = {}
+
+    def get(self, name: str) -> BoundMethod | None:
+        """The request of that name; None if there is none."""
+        bound = self._bound.get(name)
+        if bound is None:
+            route = self._routes.get(name)
+            if route is None or route.kind != "request":
+                return None
+            bound = self._bound[name] = self._bind(route)
+        return bound
+
+    def _bind(self, route: Method) -> BoundMethod:
+        name = route.name
+        return BoundMethod(
+            revision=self._revision,
             method=name,
             family=route.state_name or "",
-            decode=decode[name],
-            call=calls[name],
+            decode=self._decoders[name],
+            call=getattr(getattr(self._handlers, route.family), route.attribute),
             base64_params=route.base64_params,
-            in_lane=name in in_lane,
+            is_newer=self._is_newer.get(name),
+            in_lane=name in self._in_lane or route.family in self._in_lane,
             before_handshake=name == "initialize",
             starts_process=name == "process/start",
             about_process=name.startswith(_ABOUT_PROCESSES) and name != "process/start",
             may_wait=name not in _ANSWERED_AT_ONCE,
-            not_found_code=not_found_code,
+            not_found_code=self._not_found_code,
+            large_member=self._large_members.get(name),
         )
-        for name, route in routes.items()
-        if route.kind == "request"
-    }
+
+
+class LateHandlers:
+    """The handlers of one connection, by family: cached properties, made when they are needed."""
+
+    def __init__(self, connection: Connection) -> None:
+        self._connection = connection
+
+    async def aclose(self) -> None:
+        """Release what they hold for the connection."""
+        for family in ("filesystem", "http"):
+            if family in vars(self):
+                await getattr(self, family).aclose()

@@ -15,7 +15,7 @@ from exec_server import jsonrpc
 from exec_server.connection import BoundRevision
 from exec_server.engine.spawn import SpawnSpec
 from exec_server.errors import InvalidArgument, InvalidRequest
-from exec_server.handlers.binding import bind_methods, decoders
+from exec_server.handlers.binding import BoundMethods, Decoders
 from exec_server.handlers.process_events import exit_code_without_signals, output_message
 from exec_server_protocol.v0 import errors
 from exec_server_protocol.v0.command import (
@@ -28,7 +28,7 @@ from exec_server_protocol.v0.command import (
     CommandExecWriteParams,
     CommandExecWriteResult,
 )
-from exec_server_protocol.v0.server import ROUTES, bind
+from exec_server_protocol.v0.server import ROUTES
 from exec_server_protocol.v0.session import InitializedParams, InitializeParams, InitializeResult
 
 if TYPE_CHECKING:
@@ -36,6 +36,7 @@ if TYPE_CHECKING:
 
     from exec_server.connection import Connection
     from exec_server.engine.process import ExitStatus, OutputChunk, Process
+    from exec_server_protocol.v0.server import Handlers
 
 PROTOCOL_VERSION: Final = "exec-server.v0"
 """How initialize names the revision."""
@@ -135,7 +136,7 @@ class HandlersV0(msgspec.Struct, frozen=True):
     command: CommandV0
 
 
-_DECODERS: Final = decoders(ROUTES)
+_DECODERS: Final = Decoders(ROUTES)
 
 
 class V0:
@@ -145,18 +146,19 @@ class V0:
 
     def bind(self, connection: Connection) -> BoundRevision:
         """The handlers of one connection; see Revision."""
-        handlers = HandlersV0(lifecycle=LifecycleV0(connection), command=CommandV0(connection))
+        served: Handlers = HandlersV0(
+            lifecycle=LifecycleV0(connection), command=CommandV0(connection)
+        )
         return BoundRevision(
             name=self.name,
-            methods=bind_methods(
+            methods=BoundMethods(
                 self.name,
                 ROUTES,
                 _DECODERS,
-                bind(handlers),
+                served,
                 in_lane=(),
                 not_found_code=errors.INTERNAL_ERROR,
             ),
-            large_members={},
             aclose=_nothing_to_release,
             unknown_method=(errors.INVALID_REQUEST, "unknown method: {}"),
             survives_malformed=False,

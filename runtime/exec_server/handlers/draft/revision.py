@@ -2,29 +2,26 @@
 
 from __future__ import annotations
 
+from functools import cached_property
 from typing import TYPE_CHECKING, Final
 
-import msgspec
 from msgspec import UNSET, UnsetType
 
-from exec_server.handlers.binding import decoders
+from exec_server.handlers.binding import Decoders
+from exec_server.handlers.draft import process
 from exec_server.handlers.draft.environment import EnvironmentDraft, describe_environment
-from exec_server.handlers.draft.process import REVISION, ProcessDraft
-from exec_server.handlers.v2.capabilities import CapabilitiesV2
-from exec_server.handlers.v2.config import ConfigV2
 from exec_server.handlers.v2.revision import (
-    ConnectionHandlers,
+    ExtensibleHandlers,
     LifecycleV2,
     bound_revision,
     v0_version,
 )
-from exec_server_protocol.draft.server import ROUTES, bind
+from exec_server_protocol.draft.server import ROUTES
 from exec_server_protocol.draft.session import InitializeResult
 
 if TYPE_CHECKING:
     from exec_server.connection import BoundRevision, Connection
-    from exec_server.handlers.v2.filesystem import FilesystemV2
-    from exec_server.handlers.v2.http import HttpV2
+    from exec_server_protocol.draft.server import Handlers
     from exec_server_protocol.draft.session import InitializeParams
 
 
@@ -48,36 +45,35 @@ class LifecycleDraft(LifecycleV2):
         )
 
 
-class HandlersDraft(msgspec.Struct, frozen=True):
+class HandlersDraft(ExtensibleHandlers):
     """The handlers of one connection."""
 
-    lifecycle: LifecycleDraft
-    process: ProcessDraft
-    filesystem: FilesystemV2
-    http: HttpV2
-    environment: EnvironmentDraft
-    config: ConfigV2
-    capabilities: CapabilitiesV2
+    @cached_property
+    def lifecycle(self) -> LifecycleDraft:
+        """The handshake."""
+        return LifecycleDraft(self._connection)
+
+    @cached_property
+    def process(self) -> process.ProcessDraft:
+        """process/*."""
+        return process.ProcessDraft(self._connection)
+
+    @cached_property
+    def environment(self) -> EnvironmentDraft:
+        """environment/*."""
+        return EnvironmentDraft(self._connection)
 
 
-_DECODERS: Final = decoders(ROUTES)
+_DECODERS: Final = Decoders(ROUTES)
 
 
 class Draft:
     """The draft, for the server's list."""
 
-    name = REVISION
+    name = "draft"
 
     def bind(self, connection: Connection) -> BoundRevision:
         """The handlers of one connection; see Revision."""
-        held = ConnectionHandlers(connection)
-        handlers = HandlersDraft(
-            lifecycle=LifecycleDraft(connection),
-            process=ProcessDraft(connection),
-            filesystem=held.filesystem,
-            http=held.http,
-            environment=EnvironmentDraft(connection),
-            config=ConfigV2(),
-            capabilities=CapabilitiesV2(),
-        )
-        return bound_revision(self.name, ROUTES, _DECODERS, bind(handlers), held.aclose)
+        handlers = HandlersDraft(connection)
+        served: Handlers = handlers
+        return bound_revision(self.name, ROUTES, _DECODERS, served, handlers.aclose)

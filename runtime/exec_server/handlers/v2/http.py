@@ -4,26 +4,33 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from exec_server.engine import http
-from exec_server_protocol.v2.http import HttpHeader, HttpRequestResult
+from exec_server.engine.http import HttpRequest
+from exec_server.handlers.http_requests import HttpRequests
+from exec_server_protocol.v2.http import (
+    HttpHeader,
+    HttpRequestBodyDeltaParams,
+    HttpRequestResult,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from exec_server.connection import Connection
     from exec_server.engine.http_request import GivenHeader
-    from exec_server.handlers.http_requests import HttpRequests
     from exec_server_protocol.v2.http import HttpRequestHeader, HttpRequestParams
 
 
 class HttpV2:
     """http/request."""
 
-    def __init__(self, requests: HttpRequests[HttpRequestResult]) -> None:
-        self._requests = requests
+    def __init__(self, connection: Connection) -> None:
+        self._requests = HttpRequests(
+            connection, _result, HttpRequestBodyDeltaParams, route_aware=True
+        )
 
     async def request(self, params: HttpRequestParams) -> HttpRequestResult:
         """Make a request; the body comes with the answer or as notifications after it."""
-        request = http.HttpRequest(
+        request = HttpRequest(
             method=params.method,
             url=params.url,
             headers=[_given(header) for header in params.headers],
@@ -34,6 +41,10 @@ class HttpV2:
         stream_as = params.request_id if params.stream_response else None
         return await self._requests.answer(request, stream_as)
 
+    async def aclose(self) -> None:
+        """Drop the requests that are under way."""
+        await self._requests.aclose()
+
 
 def _given(header: HttpRequestHeader) -> GivenHeader:
     if header.value_env_var is None:
@@ -41,7 +52,7 @@ def _given(header: HttpRequestHeader) -> GivenHeader:
     return (header.name, header.value, header.value_env_var)
 
 
-def http_result(status: int, headers: Sequence[tuple[str, str]], body: bytes) -> HttpRequestResult:
+def _result(status: int, headers: Sequence[tuple[str, str]], body: bytes) -> HttpRequestResult:
     """The answer to http/request."""
     return HttpRequestResult(
         status=status,

@@ -2,32 +2,25 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Final
+from functools import cached_property
+from typing import TYPE_CHECKING, Final
 
-import msgspec
 from msgspec import UNSET, UnsetType
 
 from exec_server.connection import BoundRevision
-from exec_server.handlers.binding import bind_methods, decoders
-from exec_server.handlers.http_requests import HttpRequests
-from exec_server.handlers.v2.capabilities import CapabilitiesV2
-from exec_server.handlers.v2.config import ConfigV2
+from exec_server.handlers.binding import BoundMethods, Decoders, LateHandlers
+from exec_server.handlers.v2 import capabilities, config, filesystem, http, process
 from exec_server.handlers.v2.environment import EnvironmentV2, describe_environment
-from exec_server.handlers.v2.filesystem import FilesystemV2
-from exec_server.handlers.v2.http import HttpV2, http_result
-from exec_server.handlers.v2.process import ProcessV2
 from exec_server_protocol.v2 import errors
-from exec_server_protocol.v2.filesystem import FsReadBlockResult, FsReadFileResult
-from exec_server_protocol.v2.http import HttpRequestBodyDeltaParams, HttpRequestResult
-from exec_server_protocol.v2.process import ProcessReadResult
-from exec_server_protocol.v2.server import ROUTES, bind
+from exec_server_protocol.v2.server import ROUTES
 from exec_server_protocol.v2.session import InitializedParams, InitializeParams, InitializeResult
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Coroutine, Mapping
+    from collections.abc import Awaitable, Callable, Mapping
 
     from exec_server.connection import Connection
     from exec_server_protocol.table import Method
+    from exec_server_protocol.v2.server import Handlers
 
 
 class EveryRevisionInitializeResult(InitializeResult, frozen=True, kw_only=True):
@@ -61,65 +54,79 @@ def v0_version(connection: Connection) -> str | UnsetType:
     return "exec-server.v0" if "v0" in connection.revisions else UNSET
 
 
-class HandlersV2(msgspec.Struct, frozen=True):
+class ExtensibleHandlers(LateHandlers):
+    """The handlers of one connection, as far as revisions that extend v2 have the same."""
+
+    @cached_property
+    def filesystem(self) -> filesystem.FilesystemV2:
+        """fs/*."""
+        return filesystem.FilesystemV2(self._connection)
+
+    @cached_property
+    def http(self) -> http.HttpV2:
+        """http/request."""
+        return http.HttpV2(self._connection)
+
+    @cached_property
+    def config(self) -> config.ConfigV2:
+        """environmentConfig/*."""
+        return config.ConfigV2()
+
+    @cached_property
+    def capabilities(self) -> capabilities.CapabilitiesV2:
+        """capabilityRoots/* and capabilities/*."""
+        return capabilities.CapabilitiesV2()
+
+
+class HandlersV2(ExtensibleHandlers):
     """The handlers of one connection."""
 
-    lifecycle: LifecycleV2
-    process: ProcessV2
-    filesystem: FilesystemV2
-    http: HttpV2
-    environment: EnvironmentV2
-    config: ConfigV2
-    capabilities: CapabilitiesV2
+    @cached_property
+    def lifecycle(self) -> LifecycleV2:
+        """The handshake."""
+        return LifecycleV2(self._connection)
 
+    @cached_property
+    def process(self) -> process.ProcessV2:
+        """process/*."""
+        return process.ProcessV2(self._connection)
 
-class ConnectionHandlers:
-    """The handlers that hold something for their connection, the same for extensions of v2."""
-
-    def __init__(self, connection: Connection) -> None:
-        self._requests = HttpRequests(
-            connection, http_result, HttpRequestBodyDeltaParams, route_aware=True
-        )
-        self.filesystem: Final = FilesystemV2(connection)
-        self.http: Final = HttpV2(self._requests)
-
-    async def aclose(self) -> None:
-        """Release what they hold."""
-        await self.filesystem.aclose()
-        await self._requests.aclose()
+    @cached_property
+    def environment(self) -> EnvironmentV2:
+        """environment/*."""
+        return EnvironmentV2()
 
 
 def bound_revision(
     name: str,
     routes: Mapping[str, Method],
-    decode: Mapping[str, Callable[[msgspec.Raw], Any]],
-    calls: Mapping[str, Callable[[Any], Coroutine[Any, Any, Any]]],
+    decoders: Decoders,
+    handlers: object,
     aclose: Callable[[], Awaitable[None]],
 ) -> BoundRevision:
     """v2 or an extension of it, bound to one connection."""
-    in_lane = {one for one, route in routes.items() if route.family == "filesystem"}
     return BoundRevision(
         name=name,
-        methods=bind_methods(
+        methods=BoundMethods(
             name,
             routes,
-            decode,
-            calls,
-            in_lane=in_lane | {"process/start"},
+            decoders,
+            handlers,
+            in_lane=("filesystem", "process/start"),
             not_found_code=errors.NOT_FOUND,
+            large_members={
+                "fs/readFile": ("data_base64", "dataBase64"),
+                "fs/readBlock": ("chunk", "chunk"),
+                "http/request": ("body_base64", "bodyBase64"),
+                "process/read": ("chunks", "chunk"),
+            },
         ),
-        large_members={
-            FsReadFileResult: ("data_base64", "dataBase64"),
-            FsReadBlockResult: ("chunk", "chunk"),
-            HttpRequestResult: ("body_base64", "bodyBase64"),
-            ProcessReadResult: ("chunks", "chunk"),
-        },
         aclose=aclose,
         attached_code=errors.SESSION_ATTACHED,
     )
 
 
-_DECODERS: Final = decoders(ROUTES)
+_DECODERS: Final = Decoders(ROUTES)
 
 
 class V2:
@@ -129,14 +136,6 @@ class V2:
 
     def bind(self, connection: Connection) -> BoundRevision:
         """The handlers of one connection; see Revision."""
-        held = ConnectionHandlers(connection)
-        handlers = HandlersV2(
-            lifecycle=LifecycleV2(connection),
-            process=ProcessV2(connection),
-            filesystem=held.filesystem,
-            http=held.http,
-            environment=EnvironmentV2(),
-            config=ConfigV2(),
-            capabilities=CapabilitiesV2(),
-        )
-        return bound_revision(self.name, ROUTES, _DECODERS, bind(handlers), held.aclose)
+        handlers = HandlersV2(connection)
+        served: Handlers = handlers
+        return bound_revision(self.name, ROUTES, _DECODERS, served, handlers.aclose)

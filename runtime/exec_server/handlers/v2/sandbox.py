@@ -41,14 +41,12 @@ def policy_for_files(sandbox: Sandbox | None) -> SandboxPolicy | None:
     return None if policy.leaves_files_open else _enforceable(sandbox, policy)
 
 
-def policy_for_process(
-    sandbox: Sandbox | None, cwd: str, env: Mapping[str, str]
-) -> SandboxPolicy | None:
+def policy_for_process(sandbox: Sandbox, cwd: str, env: Mapping[str, str]) -> SandboxPolicy | None:
     """What a process may touch that starts in ``cwd``; None if nothing restricts it.
 
     Raises as ``policy_for_files``.
     """
-    if sandbox is None or isinstance(sandbox.permissions, _OPEN):
+    if isinstance(sandbox.permissions, _OPEN):
         return None
     policy = _policy(sandbox, sandbox.permissions, cwd, env.get("TMPDIR"))
     is_open = policy.leaves_files_open and policy.allows_network

@@ -1,0 +1,100 @@
+"""Modules that are loaded when something of them is used, instead of when they are imported.
+
+Half of what a Python program of this kind loads before it can serve, it does not use before it
+ends: asyncio imports TLS and the inspection of source code, this package how to request URLs and
+to walk directories. ``install`` has imports of such modules put off, whoever imports them.
+
+That is for programs that own their process, not for libraries.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import sys
+import threading
+from importlib.machinery import PathFinder
+from types import ModuleType
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from collections.abc import Collection, Iterator, Sequence
+    from importlib.machinery import ModuleSpec
+
+
+class _LateModule(ModuleType):
+    """Stands for a module until it is used, and then becomes it."""
+
+    def __getattr__(self, name: str) -> Any:
+        """What an attribute of the module is; special ones tell how a module was loaded."""
+        if name.startswith("__"):
+            raise AttributeError(f"module {self.__name__!r} has no attribute {name!r}")
+        spec = self.__spec__
+        assert spec is not None
+        assert isinstance(spec.loader, _LateLoader)
+        spec.loader.load(self)
+        return getattr(self, name)
+
+
+class _LateLoader:
+    """Makes the module that stands for another, and loads that."""
+
+    def __init__(self, loader: Any) -> None:
+        self._loader = loader
+        self._lock = threading.RLock()
+        self._is_loading = False
+
+    def create_module(self, spec: ModuleSpec) -> ModuleType:
+        return _LateModule(spec.name)
+
+    def exec_module(self, module: ModuleType) -> None:
+        """Nothing yet."""
+
+    def load(self, module: ModuleType) -> None:
+        """Load it, once, whatever threads use it first."""
+        with self._lock:
+            # It may find itself in sys.modules while it is being loaded.
+            if self._is_loading:
+                raise AttributeError(f"module {module.__name__!r} is not loaded yet")
+            if type(module) is ModuleType:
+                return
+            self._is_loading = True
+            try:
+                self._loader.exec_module(module)
+                module.__class__ = ModuleType
+            finally:
+                self._is_loading = False
+
+
+class _LateFinder:
+    """Finds some modules where the interpreter finds them, to be loaded late."""
+
+    def __init__(self, names: Collection[str]) -> None:
+        self._names = names
+
+    def find_spec(
+        self, name: str, path: Sequence[str] | None = None, target: ModuleType | None = None
+    ) -> ModuleSpec | None:
+        if name not in self._names:
+            return None
+        spec = PathFinder.find_spec(name, path, target)
+        if spec is not None:
+            spec.loader = _LateLoader(spec.loader)  # type: ignore[assignment]
+        return spec
+
+
+def install(names: Collection[str]) -> None:
+    """Have modules loaded late; it does nothing to those that are loaded already."""
+    sys.meta_path.insert(0, _LateFinder(names))
+
+
+@contextlib.contextmanager
+def without(name: str) -> Iterator[None]:
+    """Have imports of a module fail meanwhile, if it is not loaded already."""
+    if name in sys.modules:
+        yield
+        return
+    sys.modules[name] = None  # type: ignore[assignment]
+    try:
+        yield
+    finally:
+        del sys.modules[name]

@@ -1,0 +1,75 @@
+"""The program ``codex-exec-server``, from its first moment to its last.
+
+Clients start a server of their own over stdio and wait for it, so it is made to start fast.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import gc
+import os
+import sys
+from typing import TYPE_CHECKING, Final
+
+from exec_server import late_modules
+
+if TYPE_CHECKING:
+    from typing import NoReturn
+
+_LATE: Final = frozenset(
+    (
+        # Of TLS: wss:// and requests to https://.
+        "asyncio.sslproto",
+        "ssl",
+        # Of messages that are unusual, and of write names that are long.
+        "hashlib",
+        "json",
+        # Of tracebacks and of questions about functions, which asyncio would ask.
+        "inspect",
+        "linecache",
+        "textwrap",
+        # Of machines without a login shell that is known.
+        "shutil",
+        # Of formats and schemas that nobody asks msgspec for.
+        "msgspec.inspect",
+        "msgspec.toml",
+        "msgspec.yaml",
+        # Of URIs that are not written as servers and clients write them, and of confinement.
+        "base64",
+        "ipaddress",
+        "sysconfig",
+        "urllib.parse",
+        "exec_server.engine.http_url",
+        "exec_server.handlers.v2.sandbox",
+        # Of families of methods that a client may not use.
+        "exec_server.handlers.draft.process",
+        "exec_server.handlers.v1.filesystem",
+        "exec_server.handlers.v1.http",
+        "exec_server.handlers.v1.process",
+        "exec_server.handlers.v2.capabilities",
+        "exec_server.handlers.v2.config",
+        "exec_server.handlers.v2.filesystem",
+        "exec_server.handlers.v2.http",
+        "exec_server.handlers.v2.process",
+    )
+)
+
+
+def run() -> NoReturn:
+    """Run the server as a program of its own, and end it.
+
+    Nothing is left to be cleaned up then but what the system does faster than the interpreter.
+    """
+    # Loading makes much that stays, and nothing that goes.
+    gc.disable()
+    late_modules.install(_LATE)
+    from exec_server.cli import main  # noqa: PLC0415 (what it loads is to be loaded late)
+
+    try:
+        code = main()
+    except SystemExit as usage:
+        code = usage.code if isinstance(usage.code, int) else 1
+    for stream in (sys.stdout, sys.stderr):
+        with contextlib.suppress(OSError):
+            stream.flush()
+    os._exit(code)
