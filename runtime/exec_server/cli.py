@@ -13,7 +13,6 @@ from exec_server.errors import UsageError
 if TYPE_CHECKING:
     import asyncio
     from collections.abc import Mapping, Sequence
-    from types import FrameType
 
     from exec_server.access import Access
     from exec_server.engine.guardian import Guardian
@@ -84,24 +83,13 @@ def _run(order: Order, guardian: Guardian) -> int:
         import msgspec  # noqa: F401, PLC0415
 
     from exec_server.server import Stop  # noqa: PLC0415
+    from exec_server.signals import on_signal  # noqa: PLC0415
 
     stop = Stop()
-    with asyncio.Runner() as runner:
-        loop = runner.get_loop()
-
-        def tell(signum: int, frame: FrameType | None) -> None:
-            loop.call_soon_threadsafe(stop.tell)
-
-        # Not through the loop, which would have to load how functions are inspected.
-        before = {
-            signum: signal.signal(signum, tell)
-            for signum in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
-        }
-        try:
-            return runner.run(_serve(order, guardian, stop))
-        finally:
-            for signum, handler in before.items():
-                signal.signal(signum, handler)
+    with asyncio.Runner() as runner, contextlib.ExitStack() as stack:
+        for signum in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
+            stack.callback(on_signal(runner.get_loop(), signum, stop.tell))
+        return runner.run(_serve(order, guardian, stop))
 
 
 async def _serve(order: Order, guardian: Guardian, stop: Stop) -> int:

@@ -19,6 +19,7 @@ import time
 from typing import TYPE_CHECKING, Final
 
 from exec_server.engine import lineage
+from exec_server.signals import on_signal
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -55,6 +56,7 @@ class Orphans:
         self._marks = marks
         self._own_mark = lineage.own_mark()
         self._adopts = False
+        self._end_signals: Callable[[], None] | None = None
         # Children that carry marks and have not been waited for: their numbers stay theirs.
         self._adopted: dict[int, int] = {}
         self._timer: asyncio.TimerHandle | None = None
@@ -71,7 +73,7 @@ class Orphans:
         if not self._adopts:
             self._adopts = True
             _adopt_orphans()
-            self._loop.add_signal_handler(signal.SIGCHLD, self._look_soon)
+            self._end_signals = on_signal(self._loop, signal.SIGCHLD, self._look_soon)
         return self._marks.new()
 
     def _look_soon(self) -> None:
@@ -100,8 +102,8 @@ class Orphans:
 
     def close(self) -> None:
         """Look no more."""
-        if self._adopts:
-            self._loop.remove_signal_handler(signal.SIGCHLD)
+        if self._end_signals is not None:
+            self._end_signals()
         if self._timer is not None:
             self._timer.cancel()
 

@@ -33,10 +33,13 @@ _CANONICAL: Final = re.compile(
 )
 """What nearly every URI looks like: its path, as it is, is the native one."""
 
-_DRIVE: Final = re.compile(r"/([A-Za-z])(:|%3[Aa])(?=/|\Z)")
 _NATIVE_DRIVE: Final = re.compile(r"/[A-Za-z]:(?=/|\Z)")
-_DRIVE_IN_PLACE_OF_HOST: Final = re.compile(r"[A-Za-z][:|]")
-_DRIVE_WITH_BAR: Final = re.compile(r"\A/?([A-Za-z])\|(?=/|\Z)")
+
+# Compiled when they are needed, which is next to never.
+_DRIVE: Final = r"/([A-Za-z])(:|%3[Aa])(?=/|\Z)"
+_DRIVE_IN_PLACE_OF_HOST: Final = r"[A-Za-z][:|]"
+_DRIVE_WITH_BAR: Final = r"\A/?([A-Za-z])\|(?=/|\Z)"
+
 _WRAPPED_PREFIX: Final = "/%00/bad/path/"
 
 
@@ -94,7 +97,7 @@ def _parse_any(uri: str) -> str:
         return _unwrap(url, path.removeprefix(_WRAPPED_PREFIX))
     if "%00" in path:
         raise InvalidArgument(_foreign(url))
-    drive = _DRIVE.match(path)
+    drive = re.match(_DRIVE, path)
     if drive:
         url = f"file:///{drive[1].upper()}{path[2:]}"
     if host or drive:
@@ -108,9 +111,9 @@ def _split_host(rest: str) -> tuple[str, str]:
     Raises UrlError.
     """
     if not rest.startswith("//"):
-        return "", _DRIVE_WITH_BAR.sub(r"\1:", rest, count=1).removeprefix("/")
+        return "", re.sub(_DRIVE_WITH_BAR, r"\1:", rest, count=1).removeprefix("/")
     authority, slash, path = rest[2:].partition("/")
-    if _DRIVE_IN_PLACE_OF_HOST.fullmatch(authority):
+    if re.fullmatch(_DRIVE_IN_PLACE_OF_HOST, authority):
         return "", f"{authority[0]}:{slash}{path}"
     # A file URL has neither user nor port: the marks of both are wrong letters in a host.
     host = http_url.parse_host(authority) if authority else ""

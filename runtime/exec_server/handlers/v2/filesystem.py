@@ -14,7 +14,7 @@ from exec_server.engine.paths import from_native, to_native
 from exec_server.errors import InvalidRequest, system_text
 from exec_server.handlers.file_access import FileAccess
 from exec_server.handlers.file_content import decode_content, read_content
-from exec_server.handlers.v2.sandbox import policy_for_files
+from exec_server.handlers.v2 import sandbox as sandboxes
 from exec_server_protocol.v2.filesystem import (
     DirectoryEntry,
     FsCanonicalizeParams,
@@ -69,7 +69,8 @@ class FilesystemV2:
         self._watch: MissingWatch | None = None
 
     async def _run(self, operation: Operation[R], sandbox: Sandbox | None) -> R:
-        return await self._access.run(operation, policy_for_files(sandbox))
+        policy = None if sandbox is None else sandboxes.policy_for_files(sandbox)
+        return await self._access.run(operation, policy)
 
     async def read_file(self, params: FsReadFileParams) -> FsReadFileResult:
         """A whole regular file; a large one is read while it is sent."""

@@ -17,7 +17,7 @@ from exec_server.engine.sandbox_denial import looks_denied
 from exec_server.engine.spawn import SpawnSpec
 from exec_server.errors import InvalidArgument, InvalidRequest, OperationFailed
 from exec_server.handlers.process_events import NumberedEvents, exit_code_of_signals
-from exec_server.handlers.v2 import sandbox
+from exec_server.handlers.v2 import sandbox as sandboxes
 from exec_server_protocol.v2.process import (
     OutputChunk as ProtocolChunk,
 )
@@ -170,7 +170,7 @@ async def spawn_spec(params: ProcessStartParams, rows: int = 24, cols: int = 80)
     )
     if params.sandbox is None:
         return spec
-    policy = sandbox.policy_for_process(params.sandbox, spec.cwd, spec.env)
+    policy = sandboxes.policy_for_process(params.sandbox, spec.cwd, spec.env)
     if policy is None:
         return spec
     if params.enforce_managed_network:
