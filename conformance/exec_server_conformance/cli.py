@@ -21,6 +21,7 @@ from exec_server_conformance.options import (
     choice,
     known_deviations,
     transports,
+    wants_reports,
     write_reports,
 )
 from exec_server_conformance.reports import table, table_page
@@ -117,6 +118,7 @@ def _replay(arguments: list[str]) -> int:
         deviations=deviations,
         jobs=options.jobs,
         timeout=options.timeout,
+        keeps_traces=options.verbose or wants_reports(options),
     )
     report = run(Suite(plan, terminal))
     write_reports(report, options)

@@ -119,6 +119,11 @@ def check_reports(options: argparse.Namespace) -> None:
         reports.check_writable(path)
 
 
+def wants_reports(options: argparse.Namespace) -> bool:
+    """Whether anything is to be written that shows how each session went."""
+    return bool(_wanted(options))
+
+
 def write_reports(report: Report, options: argparse.Namespace) -> None:
     """Write what was asked for about a run; raises ReportError if it cannot be."""
     for kind, path in _wanted(options).items():

@@ -80,6 +80,8 @@ class Plan:
     """Sessions at a time."""
     timeout: float | None = None
     """Bound on each session in seconds; None leaves each its own."""
+    keeps_traces: bool = True
+    """Whether the wire traces of plays that passed are kept, for somebody to see."""
 
 
 class Listener(Protocol):
@@ -254,7 +256,9 @@ class Suite:
             if player.was_first:
                 self._no_server = str(error)
             play = replace(play, outcome=Outcome.ERROR, reason=f"no server: {error}")
-        return replace(play, trace=player.trace.entries), player.was_first
+        if play.outcome is not Outcome.PASSED or self.plan.keeps_traces:
+            play = replace(play, trace=player.trace.entries)
+        return play, player.was_first
 
     def _failed(self, play: Play, session: Session, failure: Failure, redactor: Redactor) -> Play:
         message = redactor.text(str(failure))

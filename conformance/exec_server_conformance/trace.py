@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import time
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Literal, NamedTuple, TypeAlias
 
 from exec_server_conformance.redaction import Redactor
 from exec_server_conformance.results import TraceEntry
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+
+Direction: TypeAlias = Literal["sent", "received"]
 
 SHOWN_CHARACTERS = 800
 """How much of a message is kept: enough for all but bulk data."""
@@ -18,37 +20,75 @@ MOST_ENTRIES = 5000
 """How many messages are kept; a server that floods must not fill the memory."""
 
 
+KEPT_BYTES = 1 << 20
+"""How much of the messages is kept as it came until somebody looks, or there is more."""
+
+
+class _Message(NamedTuple):
+    seconds: float
+    connection: str
+    direction: Direction
+    data: bytes
+
+
 class Trace:
-    """The messages of one session, over all its connections, as they went."""
+    """The messages of one session, over all its connections, as they went.
+
+    Secrets are taken out when somebody looks: most sessions pass, and nobody does.
+    """
 
     def __init__(self) -> None:
         self._begin = time.monotonic()
-        self.redactor = Redactor()
-        self.entries: list[TraceEntry] = []
+        self._redactor: Redactor | None = None
+        self._entries: list[TraceEntry] = []
+        self._unread: list[_Message] = []
+        self._unread_bytes = 0
+        self._count = 0
+        self.last_received: int | None = None
+        """Index of the newest message of the server; None if there is none."""
 
-    def add(self, connection: str, direction: Literal["sent", "received"], data: bytes) -> int:
+    def add(self, connection: str, direction: Direction, data: bytes) -> int:
         """Note a message; returns its index."""
-        if len(self.entries) < MOST_ENTRIES:
-            self.entries.append(self._entry(connection, direction, data))
-        return len(self.entries) - 1
+        if self._count < MOST_ENTRIES:
+            seconds = round(time.monotonic() - self._begin, 6)
+            self._unread.append(_Message(seconds, connection, direction, data))
+            self._unread_bytes += len(data)
+            if direction == "received":
+                self.last_received = self._count
+            self._count += 1
+            if self._unread_bytes > KEPT_BYTES:
+                self._read()
+        return self._count - 1
 
     @property
-    def last_received(self) -> int | None:
-        """Index of the newest message of the server; None if there is none."""
-        indices = range(len(self.entries) - 1, -1, -1)
-        return next((one for one in indices if self.entries[one].direction == "received"), None)
+    def redactor(self) -> Redactor:
+        """It knows the secrets that were in messages."""
+        return self._read()
 
-    def _entry(
-        self, connection: str, direction: Literal["sent", "received"], data: bytes
-    ) -> TraceEntry:
-        shown = self.redactor.message(data.decode("utf-8", "replace"))
-        return TraceEntry(
-            seconds=round(time.monotonic() - self._begin, 6),
-            connection=connection,
-            direction=direction,
-            text=shown[:SHOWN_CHARACTERS],
-            characters=len(shown),
-        )
+    @property
+    def entries(self) -> list[TraceEntry]:
+        """The messages without secrets."""
+        self._read()
+        return self._entries
+
+    def _read(self) -> Redactor:
+        """Take the secrets out of what has come; what came first tells what is one."""
+        if self._redactor is None:
+            self._redactor = Redactor()
+        for message in self._unread:
+            shown = self._redactor.message(message.data.decode("utf-8", "replace"))
+            self._entries.append(
+                TraceEntry(
+                    seconds=message.seconds,
+                    connection=message.connection,
+                    direction=message.direction,
+                    text=shown[:SHOWN_CHARACTERS],
+                    characters=len(shown),
+                )
+            )
+        self._unread.clear()
+        self._unread_bytes = 0
+        return self._redactor
 
 
 def lines(entries: list[TraceEntry]) -> Iterator[str]:
