@@ -14,11 +14,39 @@ import sys
 import threading
 from importlib.machinery import PathFinder
 from types import ModuleType
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterator, Sequence
     from importlib.machinery import ModuleSpec
+
+SELDOM_USED: Final = frozenset(
+    (
+        # By asyncio: TLS, connecting to several addresses, and questions about functions.
+        "asyncio.sslproto",
+        "asyncio.staggered",
+        "inspect",
+        "ssl",
+        # By whoever shows tracebacks or reads a child's output as text.
+        "linecache",
+        "locale",
+        "textwrap",
+        # By msgspec: schemas, and other formats than JSON and MessagePack.
+        "msgspec.inspect",
+        "msgspec.toml",
+        "msgspec.yaml",
+        # By this package.
+        "base64",
+        "exec_server.engine.http_url",
+        "hashlib",
+        "ipaddress",
+        "json",
+        "shutil",
+        "sysconfig",
+        "urllib.parse",
+    )
+)
+"""What is imported by much and used by little."""
 
 
 class _LateModule(ModuleType):

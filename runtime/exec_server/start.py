@@ -16,32 +16,9 @@ from exec_server import late_modules
 if TYPE_CHECKING:
     from typing import NoReturn
 
-_LATE: Final = frozenset(
+_FAMILIES: Final = frozenset(
     (
-        # Of TLS: wss:// and requests to https://.
-        "asyncio.sslproto",
-        "ssl",
-        # Of messages that are unusual, and of write names that are long.
-        "hashlib",
-        "json",
-        # Of tracebacks and of questions about functions, which asyncio would ask.
-        "inspect",
-        "linecache",
-        "textwrap",
-        # Of machines without a login shell that is known.
-        "shutil",
-        # Of formats and schemas that nobody asks msgspec for.
-        "msgspec.inspect",
-        "msgspec.toml",
-        "msgspec.yaml",
-        # Of URIs that are not written as servers and clients write them, and of confinement.
-        "base64",
-        "ipaddress",
-        "sysconfig",
-        "urllib.parse",
-        "exec_server.engine.http_url",
-        "exec_server.handlers.v2.sandbox",
-        # Of families of methods that a client may not use.
+        "exec_server.engine.pty",
         "exec_server.handlers.draft.process",
         "exec_server.handlers.v1.filesystem",
         "exec_server.handlers.v1.http",
@@ -51,8 +28,10 @@ _LATE: Final = frozenset(
         "exec_server.handlers.v2.filesystem",
         "exec_server.handlers.v2.http",
         "exec_server.handlers.v2.process",
+        "exec_server.handlers.v2.sandbox",
     )
 )
+"""Of methods, and what else a client may not ask for."""
 
 
 def run() -> NoReturn:
@@ -62,7 +41,7 @@ def run() -> NoReturn:
     """
     # Loading makes much that stays, and nothing that goes.
     gc.disable()
-    late_modules.install(_LATE)
+    late_modules.install(late_modules.SELDOM_USED | _FAMILIES)
     from exec_server.cli import main  # noqa: PLC0415 (what it loads is to be loaded late)
 
     try:

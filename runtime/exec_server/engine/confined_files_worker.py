@@ -6,7 +6,6 @@ packets over which requests and replies come and go until the other side closes 
 
 from __future__ import annotations
 
-import asyncio
 import os
 import socket
 import sys
@@ -22,7 +21,12 @@ def main() -> None:
     """Serve until there is nobody to serve."""
     # Behind the standard library, which must not be replaced by what lies about somewhere.
     sys.path += sys.argv[1:]
-    import msgspec  # noqa: PLC0415
+    from exec_server import late_modules  # noqa: PLC0415
+
+    # Only what is written needs an event loop.
+    late_modules.install(late_modules.SELDOM_USED | {"asyncio"})
+    with late_modules.without("typing_extensions"):
+        import msgspec  # noqa: PLC0415
 
     from exec_server.engine.file_operations import (  # noqa: PLC0415
         AnyOperation,
@@ -57,6 +61,8 @@ def _carry_out(operation: Operation[object]) -> object:
 
     result = operation.run()
     if isinstance(result, PendingWrite):
+        import asyncio  # noqa: PLC0415
+
         asyncio.run(result.finish())
         return None
     return result
