@@ -78,10 +78,7 @@ def _run(order: Order, guardian: Guardian) -> int:
     import asyncio  # noqa: PLC0415
     import signal  # noqa: PLC0415
 
-    # It would take from there what the standard library has as well, and half as long again.
-    with late_modules.without("typing_extensions"):
-        import msgspec  # noqa: F401, PLC0415
-
+    late_modules.load_msgspec()
     from exec_server.server import Stop  # noqa: PLC0415
     from exec_server.signals import on_signal  # noqa: PLC0415
 

@@ -25,8 +25,8 @@ def main() -> None:
 
     # Only what is written needs an event loop.
     late_modules.install(late_modules.SELDOM_USED | {"asyncio"})
-    with late_modules.without("typing_extensions"):
-        import msgspec  # noqa: PLC0415
+    late_modules.load_msgspec()
+    import msgspec  # noqa: PLC0415
 
     from exec_server.engine.file_operations import (  # noqa: PLC0415
         AnyOperation,
