@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import sys
 from typing import TYPE_CHECKING, Any, Final
@@ -69,6 +70,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _order(arguments: Sequence[str]) -> Order:
     if tuple(arguments) in _PLAIN:
         return Order()
+    late_modules.load_msgspec()
     from exec_server.command_line import parse  # noqa: PLC0415 (takes a while to load)
 
     return parse(arguments)
@@ -147,6 +149,9 @@ async def _serve_stdio(server: Server) -> None:
 
 
 async def _serve_websocket(server: Server, access: Access) -> None:
+    # Of many clients one may use up the descriptors that loading takes; messages that only this
+    # parser understands are then still answered.
+    json.loads("0")
     listener = access.listen(server)
     # codex prints the bare URL on stdout; the standalone server its banner on stderr.
     print(listener.url, flush=True)
