@@ -12,6 +12,7 @@ from __future__ import annotations
 import contextlib
 import sys
 import threading
+from importlib import import_module
 from importlib.machinery import PathFinder
 from types import ModuleType
 from typing import TYPE_CHECKING, Any, Final
@@ -50,24 +51,24 @@ SELDOM_USED: Final = frozenset(
 
 
 class _LateModule(ModuleType):
-    """Stands for a module until it is used, and then becomes it."""
+    """Stands for a module until it is used, and then has what the module has."""
 
     def __getattr__(self, name: str) -> Any:
-        """What an attribute of the module is; special ones tell how a module was loaded."""
+        """What the module has; special names tell how a module was loaded, and load nothing."""
         if name.startswith("__"):
             raise AttributeError(f"module {self.__name__!r} has no attribute {name!r}")
         spec = self.__spec__
         assert spec is not None
         assert isinstance(spec.loader, _LateLoader)
-        spec.loader.load(self)
-        return getattr(self, name)
+        return getattr(spec.loader.load(self), name)
 
 
 class _LateLoader:
-    """Makes the module that stands for another, and loads that."""
+    """Makes the module that stands for another, and loads the other."""
 
-    def __init__(self, loader: Any) -> None:
-        self._loader = loader
+    def __init__(self, name: str, names: set[str]) -> None:
+        self._name = name
+        self._names = names
         self._lock = threading.RLock()
         self._is_loading = False
 
@@ -77,27 +78,29 @@ class _LateLoader:
     def exec_module(self, module: ModuleType) -> None:
         """Nothing yet."""
 
-    def load(self, module: ModuleType) -> None:
-        """Load it, once, whatever threads use it first."""
+    def load(self, late: ModuleType) -> ModuleType:
+        """Load the module as any other, once, whatever threads use it first."""
         with self._lock:
-            # It may find itself in sys.modules while it is being loaded.
-            if self._is_loading:
-                raise AttributeError(f"module {module.__name__!r} is not loaded yet")
-            if type(module) is ModuleType:
-                return
+            if self._is_loading:  # and needed for that: there is a circle of imports
+                return sys.modules[self._name]
             self._is_loading = True
             try:
-                self._loader.exec_module(module)
-                module.__class__ = ModuleType
+                self._names.discard(self._name)
+                if sys.modules.get(self._name) is late:
+                    del sys.modules[self._name]
+                module = import_module(self._name)
             finally:
                 self._is_loading = False
+            for name, value in vars(module).items():
+                vars(late).setdefault(name, value)
+            return module
 
 
 class _LateFinder:
     """Finds some modules where the interpreter finds them, to be loaded late."""
 
     def __init__(self, names: Collection[str]) -> None:
-        self._names = names
+        self._names = set(names)
 
     def find_spec(
         self, name: str, path: Sequence[str] | None = None, target: ModuleType | None = None
@@ -106,7 +109,7 @@ class _LateFinder:
             return None
         spec = PathFinder.find_spec(name, path, target)
         if spec is not None:
-            spec.loader = _LateLoader(spec.loader)  # type: ignore[assignment]
+            spec.loader = _LateLoader(name, self._names)  # type: ignore[assignment]
         return spec
 
 

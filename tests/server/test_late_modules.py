@@ -23,7 +23,7 @@ def folder(tmp_path: Path) -> Path:
     (tmp_path / "package" / "__init__.py").write_text("")
     (tmp_path / "package" / "late.py").write_text(WATCHED)
     (tmp_path / "slow.py").write_text(
-        "import meeting\nmeeting.begun.set()\nmeeting.others.wait(20)\n" + WATCHED
+        "import meeting\nvalue = 6\nmeeting.begun.set()\nmeeting.others.wait(20)\n" + WATCHED
     )
     (tmp_path / "meeting.py").write_text(
         "import threading\nbegun, others = threading.Event(), threading.Barrier(4)\n"
