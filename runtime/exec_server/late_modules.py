@@ -10,6 +10,7 @@ That is for programs that own their process, not for libraries.
 from __future__ import annotations
 
 import contextlib
+import os
 import sys
 import threading
 from importlib import import_module
@@ -32,10 +33,11 @@ SELDOM_USED: Final = frozenset(
         "linecache",
         "locale",
         "textwrap",
-        # By msgspec: schemas, and other formats than JSON and MessagePack.
+        # By msgspec: schemas, other formats than JSON and MessagePack, and by uuid for it.
         "msgspec.inspect",
         "msgspec.toml",
         "msgspec.yaml",
+        "platform",
         # By this package.
         "base64",
         "exec_server.engine.http_url",
@@ -132,10 +134,13 @@ def without(name: str) -> Iterator[None]:
 
 
 def load_msgspec() -> None:
-    """Load msgspec without typing_extensions.
+    """Load msgspec without typing_extensions and, where it is to be loaded late, platform.
 
-    What it would take from there where it is installed, the standard library has as well, and to
-    load it takes half as long again.
+    What msgspec would take from the first, the standard library has as well; it takes half as long
+    again to load. Of the second, uuid in Python 3.11 wants the system's name alone.
     """
+    import platform  # noqa: PLC0415
+
+    vars(platform).setdefault("system", lambda: os.uname().sysname)
     with without("typing_extensions"):
         import msgspec  # noqa: F401, PLC0415

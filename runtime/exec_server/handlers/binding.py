@@ -38,21 +38,21 @@ _ANSWERED_AT_ONCE: Final = frozenset(
 class Decoders(dict[str, "Decode"]):
     """For each method of a revision what decodes its params, made when it is needed first."""
 
-    def __init__(self, routes: Mapping[str, Method]) -> None:
+    def __init__(self, methods: Mapping[str, Method]) -> None:
         super().__init__()
-        self._routes = routes
+        self._methods = methods
 
     def __missing__(self, name: str) -> Decode:
         """Make it."""
-        decode = self[name] = _decoder(self._routes[name])
+        decode = self[name] = _decoder(self._methods[name])
         return decode
 
 
-def _decoder(route: Method) -> Decode:
-    decode = msgspec.json.Decoder(route.params).decode
-    if route.params_presence == "ignored":
+def _decoder(method: Method) -> Decode:
+    decode = msgspec.json.Decoder(method.params).decode
+    if method.params_presence == "ignored":
         return lambda _raw: decode(b"{}")
-    if route.params_presence == "optional":
+    if method.params_presence == "optional":
         return lambda raw: decode(b"{}" if bytes(raw) == b"null" else raw)
     return decode
 
@@ -67,7 +67,7 @@ class BoundMethods:
     def __init__(
         self,
         revision: str,
-        routes: Mapping[str, Method],
+        methods: Mapping[str, Method],
         decoders: Decoders,
         handlers: object,
         *,
@@ -76,14 +76,14 @@ class BoundMethods:
         large_members: Mapping[str, tuple[str, str]] | None = None,
         is_newer: Mapping[str, Callable[[msgspec.Raw, Any], bool]] | None = None,
     ) -> None:
-        """``handlers`` are the revision's ``Handlers``.
+        """``methods`` is the revision's table, ``handlers`` are its ``Handlers``.
 
         ``in_lane`` names the families and methods whose effects keep the order of arrival;
         process/start is the one that brings the process to life that its ``processId`` names.
         ``large_members`` and ``is_newer`` are those of BoundMethod, by method.
         """
         self._revision = revision
-        self._routes = routes
+        self._methods = methods
         self._decoders = decoders
         self._handlers = handlers
         self._in_lane = in_lane
@@ -96,23 +96,23 @@ class BoundMethods:
         """The request of that name; None if there is none."""
         bound = self._bound.get(name)
         if bound is None:
-            route = self._routes.get(name)
-            if route is None or route.kind != "request":
+            method = self._methods.get(name)
+            if method is None or method.kind != "request" or method.direction != "clientToServer":
                 return None
-            bound = self._bound[name] = self._bind(route)
+            bound = self._bound[name] = self._bind(method)
         return bound
 
-    def _bind(self, route: Method) -> BoundMethod:
-        name = route.name
+    def _bind(self, method: Method) -> BoundMethod:
+        name = method.name
         return BoundMethod(
             revision=self._revision,
             method=name,
-            family=route.state_name or "",
+            family=method.state_name or "",
             decode=self._decoders[name],
-            call=getattr(getattr(self._handlers, route.family), route.attribute),
-            base64_params=route.base64_params,
+            call=getattr(getattr(self._handlers, method.family), method.attribute),
+            base64_params=method.base64_params,
             is_newer=self._is_newer.get(name),
-            in_lane=name in self._in_lane or route.family in self._in_lane,
+            in_lane=name in self._in_lane or method.family in self._in_lane,
             before_handshake=name == "initialize",
             starts_process=name == "process/start",
             about_process=name.startswith(_ABOUT_PROCESSES) and name != "process/start",

@@ -28,7 +28,7 @@ from exec_server_protocol.v0.command import (
     CommandExecWriteParams,
     CommandExecWriteResult,
 )
-from exec_server_protocol.v0.server import ROUTES
+from exec_server_protocol.v0.methods import METHODS
 from exec_server_protocol.v0.session import InitializedParams, InitializeParams, InitializeResult
 
 if TYPE_CHECKING:
@@ -136,7 +136,7 @@ class HandlersV0(msgspec.Struct, frozen=True):
     command: CommandV0
 
 
-_DECODERS: Final = Decoders(ROUTES)
+_DECODERS: Final = Decoders(METHODS)
 
 
 class V0:
@@ -153,7 +153,7 @@ class V0:
             name=self.name,
             methods=BoundMethods(
                 self.name,
-                ROUTES,
+                METHODS,
                 _DECODERS,
                 served,
                 in_lane=(),

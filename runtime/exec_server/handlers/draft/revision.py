@@ -16,7 +16,7 @@ from exec_server.handlers.v2.revision import (
     bound_revision,
     v0_version,
 )
-from exec_server_protocol.draft.server import ROUTES
+from exec_server_protocol.draft.methods import METHODS
 from exec_server_protocol.draft.session import InitializeResult
 
 if TYPE_CHECKING:
@@ -64,7 +64,7 @@ class HandlersDraft(ExtensibleHandlers):
         return EnvironmentDraft(self._connection)
 
 
-_DECODERS: Final = Decoders(ROUTES)
+_DECODERS: Final = Decoders(METHODS)
 
 
 class Draft:
@@ -76,4 +76,4 @@ class Draft:
         """The handlers of one connection; see Revision."""
         handlers = HandlersDraft(connection)
         served: Handlers = handlers
-        return bound_revision(self.name, ROUTES, _DECODERS, served, handlers.aclose)
+        return bound_revision(self.name, METHODS, _DECODERS, served, handlers.aclose)

@@ -17,7 +17,7 @@ from exec_server_protocol.v1.environment import (
     EnvironmentInfoResult,
     Shell,
 )
-from exec_server_protocol.v1.server import ROUTES
+from exec_server_protocol.v1.methods import METHODS
 from exec_server_protocol.v1.session import (
     InitializedParams,
     InitializeParams,
@@ -85,7 +85,7 @@ class HandlersV1(LateHandlers):
         return EnvironmentV1()
 
 
-_DECODERS: Final = Decoders(ROUTES)
+_DECODERS: Final = Decoders(METHODS)
 
 
 class _WriteName(msgspec.Struct, rename="camel"):
@@ -128,7 +128,7 @@ class V1:
             name=self.name,
             methods=BoundMethods(
                 self.name,
-                {name: route for name, route in ROUTES.items() if name not in covered},
+                {name: method for name, method in METHODS.items() if name not in covered},
                 _DECODERS,
                 served,
                 in_lane=("filesystem", "process/start"),

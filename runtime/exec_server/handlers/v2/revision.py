@@ -12,7 +12,7 @@ from exec_server.handlers.binding import BoundMethods, Decoders, LateHandlers
 from exec_server.handlers.v2 import capabilities, config, filesystem, http, process
 from exec_server.handlers.v2.environment import EnvironmentV2, describe_environment
 from exec_server_protocol.v2 import errors
-from exec_server_protocol.v2.server import ROUTES
+from exec_server_protocol.v2.methods import METHODS
 from exec_server_protocol.v2.session import InitializedParams, InitializeParams, InitializeResult
 
 if TYPE_CHECKING:
@@ -99,7 +99,7 @@ class HandlersV2(ExtensibleHandlers):
 
 def bound_revision(
     name: str,
-    routes: Mapping[str, Method],
+    methods: Mapping[str, Method],
     decoders: Decoders,
     handlers: object,
     aclose: Callable[[], Awaitable[None]],
@@ -109,7 +109,7 @@ def bound_revision(
         name=name,
         methods=BoundMethods(
             name,
-            routes,
+            methods,
             decoders,
             handlers,
             in_lane=("filesystem", "process/start"),
@@ -126,7 +126,7 @@ def bound_revision(
     )
 
 
-_DECODERS: Final = Decoders(ROUTES)
+_DECODERS: Final = Decoders(METHODS)
 
 
 class V2:
@@ -138,4 +138,4 @@ class V2:
         """The handlers of one connection; see Revision."""
         handlers = HandlersV2(connection)
         served: Handlers = handlers
-        return bound_revision(self.name, ROUTES, _DECODERS, served, handlers.aclose)
+        return bound_revision(self.name, METHODS, _DECODERS, served, handlers.aclose)
