@@ -101,22 +101,19 @@ class Contract:
             return [self._in_place(one, *above) for one in schema]
         if not isinstance(schema, dict):
             return schema
-        reference = schema.get("$ref")
-        if not isinstance(reference, str) or reference in above:
-            return {
-                name: self._in_place(one, *above)
-                for name, one in schema.items()
-                if name not in _ANNOTATIONS or not isinstance(one, str)
-            }
-        definition = self._in_place(
-            self._definitions[reference.removeprefix("#/$defs/")], *above, reference
-        )
-        beside = {
+        kept = {
             name: self._in_place(one, *above)
             for name, one in schema.items()
-            if name not in ("$ref", "default", *_ANNOTATIONS)
+            if name not in _ANNOTATIONS or not isinstance(one, str)
         }
-        return {"allOf": [definition], **beside} if beside else definition
+        reference = schema.get("$ref")
+        if not isinstance(reference, str) or reference in above:
+            return kept
+        del kept["$ref"]
+        kept.pop("default", None)
+        definition = self._definitions[reference.removeprefix("#/$defs/")]
+        definition = self._in_place(definition, *above, reference)
+        return {"allOf": [definition], **kept} if kept else definition
 
     def _refuse(self, errors: Iterator[jsonschema.exceptions.ValidationError], what: str) -> None:
         error = jsonschema.exceptions.best_match(errors)

@@ -43,22 +43,22 @@ class Trace:
         self._entries: list[TraceEntry] = []
         self._unread: list[_Message] = []
         self._unread_bytes = 0
-        self._count = 0
         self.last_received: int | None = None
         """Index of the newest message of the server; None if there is none."""
 
     def add(self, connection: str, direction: Direction, data: bytes) -> int:
         """Note a message; returns its index."""
-        if self._count < MOST_ENTRIES:
-            seconds = round(time.monotonic() - self._begin, 6)
-            self._unread.append(_Message(seconds, connection, direction, data))
-            self._unread_bytes += len(data)
-            if direction == "received":
-                self.last_received = self._count
-            self._count += 1
-            if self._unread_bytes > KEPT_BYTES:
-                self._read()
-        return self._count - 1
+        index = len(self._entries) + len(self._unread)
+        if index == MOST_ENTRIES:
+            return index - 1
+        seconds = round(time.monotonic() - self._begin, 6)
+        self._unread.append(_Message(seconds, connection, direction, data))
+        self._unread_bytes += len(data)
+        if direction == "received":
+            self.last_received = index
+        if self._unread_bytes > KEPT_BYTES:
+            self._read()
+        return index
 
     @property
     def redactor(self) -> Redactor:

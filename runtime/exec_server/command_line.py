@@ -99,8 +99,9 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def parse(arguments: Sequence[str]) -> Order:
-    """What a command line asks for. Raises SystemExit on wrong usage, UsageError where that is
-    found later than codex finds it.
+    """What a command line asks for; reads the files it names.
+
+    Raises SystemExit for what no command line may say, UsageError for what cannot be had.
     """
     options = _parser().parse_args(arguments)
     address = parse_listen_url(options.listen)

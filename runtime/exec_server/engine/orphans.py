@@ -55,7 +55,7 @@ class Orphans:
         self._started = started
         self._marks = marks
         self._own_mark = lineage.own_mark()
-        self._adopts = False
+        # Set from when on orphans are adopted.
         self._end_signals: Callable[[], None] | None = None
         # Children that carry marks and have not been waited for: their numbers stay theirs.
         self._adopted: dict[int, int] = {}
@@ -70,8 +70,7 @@ class Orphans:
         """
         if not self._marks.can_be_given:
             return None
-        if not self._adopts:
-            self._adopts = True
+        if self._end_signals is None:
             _adopt_orphans()
             self._end_signals = on_signal(self._loop, signal.SIGCHLD, self._look_soon)
         return self._marks.new()
