@@ -7,6 +7,7 @@ for such a server allows those members, typed as the other revision has them.
 
 from __future__ import annotations
 
+import base64
 import json
 from copy import deepcopy
 from functools import cache
@@ -14,6 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 import jsonschema
+from jsonschema.validators import extend
 
 import exec_server_protocol
 from exec_server_conformance.errors import Failure
@@ -36,6 +38,32 @@ def bundle(revision: str) -> dict[str, Any]:
 
 _ANNOTATIONS: Final = ("description", "x-unit")
 """Keywords that forbid nothing; there is a cost to look at each."""
+
+
+def _pattern(
+    validator: jsonschema.Draft202012Validator, pattern: str, value: Json, schema: Json
+) -> Iterator[jsonschema.exceptions.ValidationError]:
+    """The keyword of that name. Base64, of which there may be megabytes, is known by decoding it,
+    ten times as fast."""
+    if schema.get("contentEncoding") != "base64" or not _is_base64(value):
+        yield from jsonschema.Draft202012Validator.VALIDATORS["pattern"](
+            validator, pattern, value, schema
+        )
+
+
+def _is_base64(value: Json) -> bool:
+    """Whether it is what some bytes are in base64, to the last bit."""
+    if not isinstance(value, str):
+        return False
+    try:
+        return base64.b64encode(base64.b64decode(value)).decode("ascii") == value
+    except ValueError:
+        return False
+
+
+_Validator: Final = extend(  # type: ignore[no-untyped-call]
+    jsonschema.Draft202012Validator, {"pattern": _pattern}
+)
 
 
 class Contract:
@@ -86,7 +114,7 @@ class Contract:
         self, pointer: str, message: Json
     ) -> Iterator[jsonschema.exceptions.ValidationError]:
         if pointer not in self._validators:
-            self._validators[pointer] = jsonschema.Draft202012Validator(
+            self._validators[pointer] = _Validator(
                 {"$defs": self._definitions, "allOf": [self._in_place({"$ref": pointer})]}
             )
         return self._validators[pointer].iter_errors(message)

@@ -20,7 +20,7 @@ MOST_ENTRIES = 5000
 """How many messages are kept; a server that floods must not fill the memory."""
 
 
-KEPT_BYTES = 1 << 20
+KEPT_BYTES = 16 << 20
 """How much of the messages is kept as it came until somebody looks, or there is more."""
 
 
