@@ -54,17 +54,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     except UsageError as error:
         print(f"Error: {error}", file=sys.stderr)
         return 1
-    # Forked before threads, event loop and most imports exist, so that it stays small.
-    from exec_server.engine.guardian import Guardian  # noqa: PLC0415
-
-    guardian = Guardian.start()
     try:
-        return _run(order, guardian)
+        return _run(order)
     except OSError as error:
         print(f"Error: {error.strerror} (os error {error.errno})", file=sys.stderr)
         return 1
-    finally:
-        guardian.close()
 
 
 def _order(arguments: Sequence[str]) -> Order:
@@ -76,16 +70,19 @@ def _order(arguments: Sequence[str]) -> Order:
     return parse(arguments)
 
 
-def _run(order: Order, guardian: Guardian) -> int:
+def _run(order: Order) -> int:
     import asyncio  # noqa: PLC0415
     import signal  # noqa: PLC0415
 
     late_modules.load_msgspec()
+    from exec_server.engine.guardian import Guardian  # noqa: PLC0415
     from exec_server.server import Stop  # noqa: PLC0415
     from exec_server.signals import on_signal  # noqa: PLC0415
 
     stop = Stop()
     with asyncio.Runner() as runner, contextlib.ExitStack() as stack:
+        guardian = Guardian()
+        stack.callback(guardian.close)
         for signum in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
             stack.callback(on_signal(runner.get_loop(), signum, stop.tell))
         return runner.run(_serve(order, guardian, stop))

@@ -20,8 +20,6 @@ if TYPE_CHECKING:
 SERVER = """
     import asyncio, signal, sys
     from exec_server.engine.guardian import Guardian
-    assert "asyncio.events" not in Guardian.start.__globals__
-    guardian = Guardian.start()
     from exec_server.engine.process import ProcessTable, SpawnSpec
 
     class Listener:
@@ -32,6 +30,7 @@ SERVER = """
     async def main():
         global closed
         closed = asyncio.Event()
+        guardian = Guardian()
         table = ProcessTable(Listener(), loop=asyncio.get_running_loop(), guardian=guardian)
         def start(*argv, **spec):
             return table.start(str(len(table)), SpawnSpec(argv, "/", {}, **spec)).pid
@@ -119,11 +118,14 @@ def test_the_watchdog_outlives_signals_meant_for_the_server(signum: signal.Signa
 
 
 def test_the_watchdog_holds_nothing_of_the_server() -> None:
-    """One descriptor, its own session, no directory."""
+    """A pipe, besides its script and what is nothing; its own session, no directory."""
     with running(SERVER) as server:
         guardian, orphan, *_ = numbers(server)
         os.kill(orphan, signal.SIGKILL)
-        assert len(os.listdir(f"/proc/{guardian}/fd")) == 1
+        fds = f"/proc/{guardian}/fd"
+        held = {fd: os.readlink(f"{fds}/{fd}") for fd in os.listdir(fds)}
+        assert held.pop("0").startswith("pipe:")
+        assert {os.path.basename(path) for path in held.values()} <= {"null", "guardian.sh"}
         assert os.getsid(guardian) == guardian
         assert os.readlink(f"/proc/{guardian}/cwd") == "/"
         with end_of(guardian):
@@ -133,7 +135,8 @@ def test_the_watchdog_holds_nothing_of_the_server() -> None:
 GUARDIAN_ALONE = """
     import os, signal, sys
     from exec_server.engine.guardian import Guardian
-    guardian = Guardian.start()
+    guardian = Guardian(SHELL)
+    guardian.start()
     first, second = map(int, sys.argv[1:])
     guardian.add(first)
     guardian.add(second)
@@ -166,6 +169,11 @@ GUARDIAN_ALONE = """
 """
 
 
+def guardian_alone(action: str, shell: str) -> str:
+    """A program that starts a watchdog of two groups, and then does something."""
+    return f"ACTION = {action!r}\nSHELL = {shell!r}\n" + textwrap.dedent(GUARDIAN_ALONE)
+
+
 @contextmanager
 def two_groups() -> Iterator[list[subprocess.Popen[bytes]]]:
     """Two processes that lead groups."""
@@ -179,17 +187,25 @@ def two_groups() -> Iterator[list[subprocess.Popen[bytes]]]:
 
 
 @pytest.mark.parametrize(
-    ("action", "killed"),
-    [("nothing", True), ("close", True), ("killed", False), ("stopped", False)],
+    ("action", "shell", "killed"),
+    [
+        ("nothing", "/bin/sh", True),
+        ("nothing", "/bin/bash", True),
+        ("close", "/bin/sh", True),
+        ("killed", "/bin/sh", False),
+        ("stopped", "/bin/sh", False),
+        ("suspended", "/bin/sh", True),
+    ],
 )
-def test_only_groups_that_are_still_listed_are_killed(action: str, killed: bool) -> None:
+def test_only_groups_that_are_still_listed_are_killed(
+    action: str, shell: str, killed: bool
+) -> None:
     """At the server's end or an orderly close; never by a watchdog that missed something.
 
     A watchdog that is gone or does not listen neither stops nor breaks the server.
     """
     with two_groups() as (first, second):
-        program = f"ACTION = {action!r}\n" + textwrap.dedent(GUARDIAN_ALONE)
-        with running(program, str(first.pid), str(second.pid)) as server:
+        with running(guardian_alone(action, shell), str(first.pid), str(second.pid)) as server:
             (guardian,) = numbers(server)
             with end_of(guardian):
                 assert server.stdin is not None
@@ -202,3 +218,27 @@ def test_only_groups_that_are_still_listed_are_killed(action: str, killed: bool)
         else:
             assert second.poll() is None
         assert first.poll() is None
+
+
+def test_a_server_without_a_shell_has_no_watchdog_and_says_so() -> None:
+    """What it starts runs as ever."""
+    program = """
+        from exec_server.engine.guardian import Guardian
+        guardian = Guardian("/nowhere/sh")
+        for _ in range(2):
+            guardian.start()
+            guardian.add(1)
+        guardian.close()
+        print(guardian.pid)
+    """
+    finished = subprocess.run(
+        [sys.executable, "-c", textwrap.dedent(program)],
+        capture_output=True,
+        text=True,
+        timeout=TIMEOUT,
+        check=True,
+    )
+    assert finished.stdout == "None\n"
+    (line,) = finished.stderr.splitlines()
+    assert "/nowhere/sh" in line
+    assert "killed" in line

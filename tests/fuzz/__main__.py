@@ -173,10 +173,10 @@ class Fuzzer:
         if process.poll() is not None:
             return 0
         deadline = time.monotonic() + PATIENCE
-        while children(process.pid) > 1 or descriptors(process.pid) > fds:
+        while children(process.pid) or descriptors(process.pid) > fds:
             if time.monotonic() > deadline:
                 self.result.fault(
-                    f"left: {children(process.pid) - 1} processes, "
+                    f"left: {children(process.pid)} processes, "
                     f"{descriptors(process.pid) - fds} descriptors"
                 )
                 break

@@ -72,12 +72,19 @@ def memory_bytes(pid: int) -> int:
 
 
 def descriptors(pid: int) -> int:
-    """How many descriptors a process has open."""
-    return len(os.listdir(f"/proc/{pid}/fd"))
+    """How many descriptors a server has open, that to its watchdog left out."""
+    return len(os.listdir(f"/proc/{pid}/fd")) - min(1, _children(pid))
 
 
 def children(pid: int) -> int:
-    """How many children a process has, zombies and its watchdog included."""
+    """How many children a server has, zombies included and its watchdog left out.
+
+    It has that from the first process on that it starts.
+    """
+    return max(0, _children(pid) - 1)
+
+
+def _children(pid: int) -> int:
     return sum(
         len(task.read_text().split()) for task in Path(f"/proc/{pid}/task").glob("*/children")
     )

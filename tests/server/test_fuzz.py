@@ -134,6 +134,8 @@ def _bombard(
     known: list[dict[str, Any]],
     directory: str,
 ) -> None:
+    client.start("first", "true")  # and with it the server's watchdog
+    client.closed("first")
     before = children(pid)
     sent = 0
     while sent < COUNT:

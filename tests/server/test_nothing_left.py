@@ -154,6 +154,8 @@ def test_orphans_that_end_are_waited_for() -> None:
     with peer.listening() as server:
         client = server.client()
         client.initialize()
+        client.start("first", "true")  # and with it the server's watchdog
+        client.closed("first")
         before = children(server.process.pid)
         for number in range(20):
             client.start(f"p{number}", "sh", "-c", "setsid -f true; setsid -f sleep 0.1; true &")

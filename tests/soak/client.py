@@ -175,13 +175,17 @@ class Server:
 
     @property
     def descriptors(self) -> int:
-        """How many it has open."""
-        return len(os.listdir(f"/proc/{self.process.pid}/fd"))
+        """How many it has open, that to its watchdog left out."""
+        processes = descendants(self.process.pid)
+        return len(os.listdir(f"/proc/{self.process.pid}/fd")) - min(1, len(processes))
 
     @property
     def children(self) -> int:
-        """How many processes are below it, its watchdog left out, zombies included."""
-        return len(descendants(self.process.pid)) - 1
+        """How many processes are below it, zombies included and its watchdog left out.
+
+        It has that from the first process on that it starts.
+        """
+        return max(0, len(descendants(self.process.pid)) - 1)
 
     async def settles(self, descriptors: int) -> bool:
         """Whether no process and no more descriptors than given are left in time."""

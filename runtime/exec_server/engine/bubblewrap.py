@@ -13,7 +13,6 @@ import functools
 import os
 import select
 import signal
-import sys
 import sysconfig
 from typing import TYPE_CHECKING, Final
 
@@ -22,7 +21,13 @@ from exec_server.engine.memory_file import memory_file
 from exec_server.engine.sandbox_placeholders import PLACEHOLDERS
 from exec_server.engine.sandbox_view import Mount, View, plan_view
 from exec_server.engine.seccomp_filter import build_filter
-from exec_server.engine.spawn import SpawnSpec, check_program, passable_environment, spawn
+from exec_server.engine.spawn import (
+    INTERPRETER,
+    SpawnSpec,
+    check_program,
+    passable_environment,
+    spawn,
+)
 from exec_server.errors import InvalidRequest, OperationFailed
 
 if TYPE_CHECKING:
@@ -35,9 +40,6 @@ PROGRAM: Final = "bwrap"
 
 MAX_ARGUMENTS: Final = 8_000
 """bubblewrap takes 9,000."""
-
-INTERPRETER: Final = (os.path.realpath(sys.executable), "-I", "-S", "-B")
-"""What a script is run with inside: nothing but the standard library, whatever the environment."""
 
 _FIRST_DESCRIPTOR: Final = 3
 """Of those that a child gets; see SpawnSpec."""

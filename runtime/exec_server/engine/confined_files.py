@@ -21,10 +21,10 @@ import msgspec
 
 import exec_server
 from exec_server.engine import bubblewrap, confined_files_worker
-from exec_server.engine.bubblewrap import INTERPRETER, Bubblewrap, Confinement
+from exec_server.engine.bubblewrap import Bubblewrap, Confinement
 from exec_server.engine.file_operations import OpenForRead, OpenRegular
 from exec_server.engine.packets import Failure, receive_packet, send_packet
-from exec_server.engine.spawn import SpawnSpec, spawn
+from exec_server.engine.spawn import INTERPRETER, SpawnSpec, spawn
 from exec_server.errors import OperationFailed
 
 if TYPE_CHECKING:

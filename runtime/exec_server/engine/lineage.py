@@ -8,7 +8,8 @@ it, and every descendant carries the mark on.
 
 Marks tell mistakes, not malice: a program can set that limit and so take the mark off.
 
-Imported by the guardian before anything else; needs nothing but the operating system.
+Run as a script with the prefix of a server's marks, it ends what carries one of them. It needs
+nothing but the standard library.
 """
 
 from __future__ import annotations
@@ -16,6 +17,8 @@ from __future__ import annotations
 import os
 import resource
 import signal
+import sys
+import time
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -26,6 +29,11 @@ _RLIMIT_LOCKS = 10
 
 _LIMIT_NAME = b"Max file locks"
 
+_END_SECONDS = 5.0
+"""How long the marked are looked for until none is left; kernels take their time to end some."""
+
+_PAUSE_SECONDS = 0.01
+
 _SESSION_BITS = 32
 _SERVER_BITS = 31
 """A mark fits into a signed number of 64 bits."""
@@ -34,14 +42,18 @@ _SERVER_BITS = 31
 class Marks:
     """The marks of one server: a random number in common, and one of its own for each session."""
 
-    def __init__(self) -> None:
-        self._prefix = int.from_bytes(os.urandom(4), "big") >> (32 - _SERVER_BITS) | 1
+    def __init__(self, prefix: int | None = None) -> None:
+        """Those of a server that has given itself such a prefix; without one, of a new server."""
+        if prefix is None:
+            prefix = int.from_bytes(os.urandom(4), "big") >> (32 - _SERVER_BITS) | 1
+        self.prefix = prefix
+        """What they have in common."""
         self._given = 0
 
     def new(self) -> int:
         """A mark that no other session has."""
         self._given += 1
-        return self._prefix << _SESSION_BITS | self._given & ((1 << _SESSION_BITS) - 1)
+        return self.prefix << _SESSION_BITS | self._given & ((1 << _SESSION_BITS) - 1)
 
     @property
     def can_be_given(self) -> bool:
@@ -51,7 +63,7 @@ class Marks:
 
     def __contains__(self, mark: object) -> bool:
         """Whether a mark is one of this server's."""
-        return isinstance(mark, int) and mark >> _SESSION_BITS == self._prefix
+        return isinstance(mark, int) and mark >> _SESSION_BITS == self.prefix
 
 
 class Marking:
@@ -176,3 +188,15 @@ def kill(pids: Iterable[int]) -> None:
             os.kill(pid, signal.SIGKILL)
         except OSError:
             continue
+
+
+def _end_marked(marks: Marks) -> None:
+    """Kill what a server's processes left behind, until nothing of it is found."""
+    deadline = time.monotonic() + _END_SECONDS
+    while (left := find(marks.__contains__)) and time.monotonic() < deadline:
+        kill(left)
+        time.sleep(_PAUSE_SECONDS)
+
+
+if __name__ == "__main__":
+    _end_marked(Marks(int(sys.argv[1])))

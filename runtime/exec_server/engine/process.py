@@ -661,6 +661,8 @@ class ProcessTable:
         """
         try:
             self._check_start(process_id, spec, execution)
+            if self._guardian is not None:
+                self._guardian.start()
             process = Process(self, process_id, spec, spawn(spec, self._mark()), context)
         except BaseException:
             if spec.confinement is not None:

@@ -23,6 +23,7 @@ import functools
 import os
 import resource
 import signal
+import sys
 from typing import TYPE_CHECKING, Final, Protocol
 
 import msgspec
@@ -36,6 +37,10 @@ if TYPE_CHECKING:
 
 DEFAULT_PATH: Final = "/bin:/usr/bin"
 """Where programs are looked for when the child's environment has no PATH; execvp's own default."""
+
+INTERPRETER: Final = (os.path.realpath(sys.executable), "-I", "-S", "-B")
+"""What a script of this package is run with: nothing but the standard library, whatever the
+environment."""
 
 _CATCHABLE: Final = tuple(
     int(number) for number in signal.valid_signals() - {signal.SIGKILL, signal.SIGSTOP}
