@@ -37,6 +37,12 @@ _ID_MAX: Final = 2**63 - 1
 
 _NULL: Final = msgspec.Raw(b"null")
 
+_LONG_TEXT_BYTES: Final = 4096
+"""A longer one costs more to look through than to leave out."""
+
+_FIRST_TEXTS: Final = 256
+"""How many are measured: those of any message but a long list."""
+
 _find_member_names: Final = re.compile(rb'"([^"]*+)"\s*+:').findall
 
 
@@ -86,9 +92,10 @@ def parse(data: bytes, max_depth: int, max_values: int) -> Message:
     try:
         if not data.isascii():
             data.decode()
-        if data.count(b"{") + data.count(b"[") > max_depth:
-            _check_depth(data, max_depth)
-        if _may_repeat_members(data) or _may_exceed_values(data, max_values):
+        outline = _outline(data)
+        if outline.count(b"{") + outline.count(b"[") > max_depth:
+            _check_depth(outline, max_depth)
+        if _may_repeat_members(outline) or _may_exceed_values(outline, max_values):
             _check_values(data, max_values)
         message = _decode_message(data)
     except msgspec.ValidationError:
@@ -103,6 +110,29 @@ def parse(data: bytes, max_depth: int, max_values: int) -> Message:
     ):
         _classify(data)
     return message
+
+
+def _outline(data: bytes) -> bytes:
+    """The message with its long texts left empty: they are most of it, and have no structure.
+
+    Only the first texts are looked at, and with escapes none: there is no telling then where one
+    ends. Of a name that is emptied the test for repeated ones says at worst that it may be.
+    """
+    if len(data) < _LONG_TEXT_BYTES or b"\\" in data:
+        return data
+    pieces: list[bytes] = []
+    taken = end = 0
+    for _ in range(_FIRST_TEXTS):
+        begin = data.find(b'"', end)
+        behind = data.find(b'"', begin + 1)
+        if begin < 0 or behind < 0:
+            break
+        if behind - begin > _LONG_TEXT_BYTES:
+            pieces.append(data[taken : begin + 1])
+            taken = behind
+        end = behind + 1
+    pieces.append(data[taken:])
+    return b"".join(pieces)
 
 
 def _may_repeat_members(data: bytes) -> bool:

@@ -7,6 +7,9 @@ import pytest
 
 ABSENT = "/nonexistent-directory"
 
+LONG = "x,:[{" * 20_000
+"""A text that has what looks like structure."""
+
 
 def test_handshake_gives_a_session_id_and_then_serves(fresh: peer.Client) -> None:
     assert len(fresh.initialize()) == 36
@@ -81,6 +84,11 @@ def test_initialize_is_for_once_but_a_failed_one_may_be_repeated(fresh: peer.Cli
         '{"id":1,"method":"x","params":{"a\\n":1,"\\u0061\\n":2}}',
         '{"id":1,"method":"x","params":{"":1,"":2}}',
         '{"id":1,"method":"x","params":[' + "0," * 262_144 + "0]}",
+        '{"id":1,"method":"x","params":["' + LONG + '"],"id":1}',
+        '{"id":1,"method":"x","params":{"' + LONG + '":1,"' + LONG + '":2}}',
+        '{"id":1,"method":"x","params":["' + LONG + '",' + "[" * 200 + "]" * 200 + "]}",
+        '{"id":1,"method":"x","params":["' + LONG + '",' + "0," * 262_144 + "0]}",
+        '{"id":1,"method":"x","params":"' + LONG,
     ],
 )
 def test_malformed_input_is_answered_with_id_minus_one(client: peer.Client, text: str) -> None:
@@ -97,8 +105,10 @@ def test_malformed_input_is_answered_with_id_minus_one(client: peer.Client, text
         '{"id":7,"method":"x","params":{"id":1,"method":{"id":2,"a":{"a":{"a":1}}}}}',
         '{"id":7,"method":"x","params":["\\":\\":","\\":",{"a" : 1},{"a" : 1}]}',
         '{"id":7,"method":"x","params":{"a,[{":[' + "0," * 262_137 + "0]}}",
+        '{"id":7,"method":"x","params":{"' + LONG + '":1,"b' + LONG + '":["[{,:' + LONG + '"]}}',
+        '{"id":7,"method":"x","params":["' + "[{" * 200 + LONG + '",' + "[]," * 87_000 + "0]}",
     ],
-    ids=["nested", "escapes", "values"],
+    ids=["nested", "escapes", "values", "long", "long and many"],
 )
 def test_what_looks_repeated_or_too_much_but_is_not(client: peer.Client, text: str) -> None:
     client.send_text(text)
