@@ -20,6 +20,7 @@ from exec_server_conformance.options import (
     check_reports,
     choice,
     known_deviations,
+    target,
     transports,
     wants_reports,
     write_reports,
@@ -31,7 +32,6 @@ from exec_server_conformance.session import (
     load_all,
 )
 from exec_server_conformance.suite import ExitCode, Plan, Suite, run
-from exec_server_conformance.target import Target
 from exec_server_conformance.terminal import Terminal
 
 if TYPE_CHECKING:
@@ -102,15 +102,12 @@ def _replay(arguments: list[str]) -> int:
         for session in _of_revisions(sessions, revisions or REVISIONS):
             print(f"{session.name} [{', '.join(session.transports)}]  {session.description}")
         return ExitCode.PASSED
-    if not options.cmd and not options.url:
-        parser.error("one of the arguments --cmd --url is required")
-    if options.jobs < 1:
-        parser.error("argument --jobs: expected 1 or more")
+    server = target(options, parser)
     deviations = known_deviations(options, everything)
     check_reports(options)
     terminal = Terminal(verbose=options.verbose)
     plan = Plan(
-        target=Target(options.cmd, options.url),
+        target=server,
         sessions=sessions,
         transports=transports(options, sessions),
         revisions=revisions,

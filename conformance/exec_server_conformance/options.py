@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import argparse
+import math
 import os
 from pathlib import Path
 from typing import TYPE_CHECKING, get_args
@@ -11,9 +13,9 @@ from exec_server_conformance.deviations import baseline, check_named, load_devia
 from exec_server_conformance.errors import SessionError
 from exec_server_conformance.selection import CHOICE_OPTIONS, Choice
 from exec_server_conformance.session import SESSIONS, Transport
+from exec_server_conformance.target import Target
 
 if TYPE_CHECKING:
-    import argparse
     from collections.abc import Iterable
 
     from exec_server_conformance.deviations import Deviation, Playable
@@ -23,21 +25,28 @@ if TYPE_CHECKING:
 
 def add_target(parser: argparse.ArgumentParser) -> None:
     """The server, and how to reach it."""
-    target = parser.add_mutually_exclusive_group()
-    target.add_argument(
+    where = parser.add_mutually_exclusive_group()
+    where.add_argument(
         "--cmd",
         metavar="CMD",
         help="command that runs the server; `--listen stdio` or `--listen ws://127.0.0.1:0` is "
         "appended per session unless the command has a --listen, and a command that listens "
         "prints its ws:// URL on stdout",
     )
-    target.add_argument("--url", metavar="URL", help="ws:// URL of a server that runs already")
+    where.add_argument("--url", metavar="URL", help="ws:// URL of a server that runs already")
     parser.add_argument(
         "--transport",
         choices=["ws", "stdio", "both"],
         default="both",
         help="transports to play over (default: %(default)s; --url means ws)",
     )
+
+
+def target(options: argparse.Namespace, parser: argparse.ArgumentParser) -> Target:
+    """The one of ``add_target``; without one the usage is wrong."""
+    if not options.cmd and not options.url:
+        parser.error("one of the arguments --cmd --url is required")
+    return Target(options.cmd, options.url)
 
 
 def transports(options: argparse.Namespace, sessions: Iterable[Session]) -> list[Transport]:
@@ -141,10 +150,29 @@ def add_effort(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--jobs",
         metavar="N",
-        type=int,
+        type=_at_least_one,
         default=4 * (os.cpu_count() or 1),
         help="sessions at a time; most of a session is waiting (default: %(default)s)",
     )
     parser.add_argument(
-        "--timeout", metavar="SECONDS", type=float, help="bound on each session (default: its own)"
+        "--timeout",
+        metavar="SECONDS",
+        type=_seconds,
+        help="bound on each session (default: its own)",
     )
+
+
+def _at_least_one(text: str) -> int:
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"expected 1 or more, not {text!r}")
+    return int(text)
+
+
+def _seconds(text: str) -> float:
+    try:
+        seconds = float(text)
+    except ValueError:
+        seconds = math.nan
+    if not 0 < seconds < math.inf:
+        raise argparse.ArgumentTypeError(f"expected more than 0 seconds, not {text!r}")
+    return seconds

@@ -13,32 +13,30 @@ from typing import TYPE_CHECKING
 
 from exec_server_conformance.contract import REVISIONS
 from exec_server_conformance.errors import Failure, TargetError
-from exec_server_conformance.options import add_target
+from exec_server_conformance.options import add_target, target
 from exec_server_conformance.patterns import fill_in
 from exec_server_conformance.player import Player
 from exec_server_conformance.proxy import Proxy, Side
 from exec_server_conformance.recording import SHOWN_VARIABLES, Recordings, Style
 from exec_server_conformance.session import load, load_all
 from exec_server_conformance.suite import ExitCode, located
-from exec_server_conformance.target import Target
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from exec_server_conformance.session import Session, Transport
+    from exec_server_conformance.target import Target
 
 
 def main(arguments: Sequence[str]) -> int:
     """Run the command; returns the exit code."""
     parser = _parser()
     options = parser.parse_args(arguments)
-    if not options.cmd and not options.url:
-        parser.error("one of the arguments --cmd --url is required")
-    target = Target(options.cmd, options.url)
+    server = target(options, parser)
     if options.scenario is not None:
         path = options.scenario
         scenarios = load_all(path) if path.is_dir() else [load(path)]
-        return record_scenarios(scenarios, target, options.out, options.source)
+        return record_scenarios(scenarios, server, options.out, options.source)
     style = Style(
         out=options.out,
         name=options.name,
@@ -50,7 +48,7 @@ def main(arguments: Sequence[str]) -> int:
     )
     transport = _transport(options)
     recordings = Recordings(style, transport, _tell)
-    return Proxy(target, transport, options.listen, recordings, _tell).run()
+    return Proxy(server, transport, options.listen, recordings, _tell).run()
 
 
 def record_scenarios(

@@ -23,6 +23,7 @@ from exec_server_conformance.options import (
     add_selection,
     add_target,
     choice,
+    target,
     transports,
 )
 from exec_server_conformance.patterns import generalise, in_places, match, show
@@ -31,12 +32,12 @@ from exec_server_conformance.redaction import Redactor
 from exec_server_conformance.selection import Applicability
 from exec_server_conformance.session import Session, Transport, load_all, release
 from exec_server_conformance.suite import ExitCode, located
-from exec_server_conformance.target import Target
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
 
     from exec_server_conformance.session import Step
+    from exec_server_conformance.target import Target
 
 _NOTHING = object()
 """What is not there, unlike null."""
@@ -253,15 +254,12 @@ def main(arguments: Sequence[str]) -> int:
     """Run the command; returns the exit code."""
     parser = _parser()
     options = parser.parse_args(arguments)
-    if not options.cmd and not options.url:
-        parser.error("one of the arguments --cmd --url is required")
-    if options.jobs < 1:
-        parser.error("argument --jobs: expected 1 or more")
+    server = target(options, parser)
     if options.write and not options.source:
         parser.error("--write needs --source: what the refilled sessions are recorded from")
     sessions = choice(options).of(load_all(options.sessions))
     rerecorder = Rerecorder(
-        target=Target(options.cmd, options.url),
+        target=server,
         sessions=sessions,
         transports=transports(options, sessions),
         tell=_tell,

@@ -77,6 +77,24 @@ def test_a_server_that_cannot_be_run_is_one_message(tmp_path: Path, command: str
     assert done.stdout == ""
 
 
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        ([], "one of the arguments --cmd --url is required"),
+        (["--cmd", "x", "--url", "ws://x"], "argument --url: not allowed with argument --cmd"),
+        (["--cmd", "x", "--jobs", "0"], "argument --jobs: expected 1 or more, not '0'"),
+        (["--cmd", "x", "--jobs", "two"], "argument --jobs: expected 1 or more, not 'two'"),
+        (["--cmd", "x", "--timeout", "0"], "--timeout: expected more than 0 seconds, not '0'"),
+        (["--cmd", "x", "--timeout", "nan"], "--timeout: expected more than 0 seconds, not 'nan'"),
+        (["--cmd", "x", "--timeout", "1s"], "--timeout: expected more than 0 seconds, not '1s'"),
+    ],
+)
+def test_wrong_usage_is_told_before_anything_is_run(options: list[str], said: str) -> None:
+    done = run(*options)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert said in done.stderr.splitlines()[-1]
+
+
 def test_sessions_of_the_revisions_that_a_server_speaks_are_played(tmp_path: Path) -> None:
     for revision in ("v0", "v1", "v2"):
         written(tmp_path, session_of(revision))

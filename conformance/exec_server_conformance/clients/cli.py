@@ -80,8 +80,6 @@ def main(arguments: list[str]) -> int:
         return ExitCode.PASSED
     if not options.cmd:
         parser.error("the argument --cmd is required")
-    if options.jobs < 1:
-        parser.error("argument --jobs: expected 1 or more")
     command = ClientCommand(options.cmd)
     input_command = ClientCommand(options.input_cmd) if options.input_cmd else None
     if input_command is not None and input_command.transport != command.transport:
