@@ -49,6 +49,7 @@ class Order:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the server; returns the exit code. Raises SystemExit on wrong usage."""
+    late_modules.load_msgspec()
     try:
         order = _order(sys.argv[1:] if argv is None else argv)
     except UsageError as error:
@@ -64,7 +65,6 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _order(arguments: Sequence[str]) -> Order:
     if tuple(arguments) in _PLAIN:
         return Order()
-    late_modules.load_msgspec()
     from exec_server.command_line import parse  # noqa: PLC0415 (takes a while to load)
 
     return parse(arguments)
@@ -74,7 +74,6 @@ def _run(order: Order) -> int:
     import asyncio  # noqa: PLC0415
     import signal  # noqa: PLC0415
 
-    late_modules.load_msgspec()
     from exec_server.engine.guardian import Guardian  # noqa: PLC0415
     from exec_server.server import Stop  # noqa: PLC0415
     from exec_server.signals import on_signal  # noqa: PLC0415
