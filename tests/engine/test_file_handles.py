@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from exec_server.engine.file_handles import MAX_BLOCK_BYTES, MAX_HANDLES, FileHandles
+from exec_server.engine.file_handles import MAX_BLOCK_BYTES, MAX_HANDLES, Block, FileHandles
 from exec_server.errors import InvalidRequest, NotFound
 
 if TYPE_CHECKING:
@@ -124,22 +124,22 @@ class TestReadBlock:
     @pytest.mark.parametrize(
         ("offset", "length", "block"),
         [
-            (0, 4, (b"0123", False)),
-            (4, 6, (b"456789", False)),
-            (4, 7, (b"456789", True)),
-            (10, 1, (b"", True)),
-            (1000, 10, (b"", True)),
-            (0, MAX_BLOCK_BYTES, (b"0123456789", True)),
-            (2**63 - 1 - 10, 10, (b"", True)),
+            (0, 4, Block(b"0123", eof=False)),
+            (4, 6, Block(b"456789", eof=False)),
+            (4, 7, Block(b"456789", eof=True)),
+            (10, 1, Block(b"", eof=True)),
+            (1000, 10, Block(b"", eof=True)),
+            (0, MAX_BLOCK_BYTES, Block(b"0123456789", eof=True)),
+            (2**63 - 1 - 10, 10, Block(b"", eof=True)),
         ],
     )
     def test_blocks(
-        self, handles: FileHandles, file: Path, offset: int, length: int, block: tuple[bytes, bool]
+        self, handles: FileHandles, file: Path, offset: int, length: int, block: Block
     ) -> None:
         """The end shows in a block that is not full; reading can go on after it."""
         handles.open("a", str(file))
         assert handles.read_block("a", offset, length) == block
-        assert handles.read_block("a", 0, 1) == (b"0", False)
+        assert handles.read_block("a", 0, 1) == Block(b"0", eof=False)
 
     def test_a_whole_file(self, handles: FileHandles, file: Path) -> None:
         """In the largest blocks."""
@@ -185,7 +185,7 @@ class TestReadBlock:
         with (file.parent / "moved").open("ab") as moved:
             moved.write(b"+")
         (file.parent / "moved").unlink()
-        assert handles.read_block("a", 0, 20) == (b"0123456789+", True)
+        assert handles.read_block("a", 0, 20) == Block(b"0123456789+", eof=True)
 
 
 class TestWriteBlock:
@@ -244,9 +244,9 @@ class TestWriteBlock:
         handles.open("reader", str(file))
         handles.open("writer", str(file), "replace")
         handles.write_block("writer", 0, b"abc")
-        assert handles.read_block("reader", 0, 10) == (b"abc", True)
+        assert handles.read_block("reader", 0, 10) == Block(b"abc", eof=True)
         handles.close("writer")
-        assert handles.read_block("reader", 0, 10) == (b"abc", True)
+        assert handles.read_block("reader", 0, 10) == Block(b"abc", eof=True)
 
 
 class TestClose:

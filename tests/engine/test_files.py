@@ -296,7 +296,8 @@ class TestGetMetadata:
         make_socket(tmp_path / "socket")
 
         def kinds(path: str) -> tuple[bool, bool, bool]:
-            return files.get_metadata(path)[:3]
+            found = files.get_metadata(path)
+            return found.is_directory, found.is_file, found.is_symlink
 
         assert kinds(f"{tmp_path}") == (True, False, False)
         assert kinds(f"{tmp_path}/file") == (False, True, False)

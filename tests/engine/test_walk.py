@@ -225,7 +225,7 @@ class TestLimits:
     )
     def test_too_high(self, tmp_path: Path, name: str, value: int) -> None:
         """Refused; the largest are fine."""
-        assert go(tmp_path, **{name: value - 1}) == ([], [], False)
+        assert go(tmp_path, **{name: value - 1}) == WalkOutcome([], [], False)
         with pytest.raises(InvalidRequest) as caught:
             go(tmp_path / "missing", **{name: value})
         assert str(caught.value) == (
@@ -303,7 +303,7 @@ class TestErrors:
             outcome = go(root)
             assert shown(root, outcome) == ["closed/", "open/", "open/f"]
             assert outcome.errors == [error]
-            assert go(root / "closed") == ([], [error], False)
+            assert go(root / "closed") == WalkOutcome([], [error], False)
 
     def test_a_directory_that_may_not_be_searched(self) -> None:
         """Each of its entries is an error."""

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import errno
 import os
-from typing import TYPE_CHECKING, Final, NamedTuple
+from typing import TYPE_CHECKING, Final
+
+import msgspec
 
 from exec_server.engine.regular_file import open_regular
 from exec_server.errors import InvalidRequest, NotFound
@@ -24,7 +26,7 @@ _MAX_OFFSET: Final = 2**63 - 1
 """The operating system's file offsets have 64 bits and a sign."""
 
 
-class Block(NamedTuple):
+class Block(msgspec.Struct, frozen=True):
     """A piece of a file."""
 
     data: bytes

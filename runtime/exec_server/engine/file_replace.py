@@ -20,7 +20,9 @@ import contextlib
 import errno
 import os
 import stat
-from typing import TYPE_CHECKING, Final, NamedTuple
+from typing import TYPE_CHECKING, Final
+
+import msgspec
 
 from exec_server.engine import no_follow
 
@@ -42,7 +44,7 @@ _TRIES: Final = 16
 """How often a file is looked for that is not there when opened, but is when created."""
 
 
-class Place(NamedTuple):
+class Place(msgspec.Struct, frozen=True):
     """Where a file is, or is to be."""
 
     directory: int
@@ -51,7 +53,7 @@ class Place(NamedTuple):
     """Not that of a symbolic link."""
 
 
-class Contents(NamedTuple):
+class Contents(msgspec.Struct, frozen=True):
     """What a file is to contain."""
 
     size: int | None
@@ -264,8 +266,13 @@ class _Beside:
             name = _unused_name()
             self._link(name)
             self._temporary_name = name
-        directory, name = self._place
-        os.rename(self._temporary_name, name, src_dir_fd=directory, dst_dir_fd=directory)
+        place = self._place
+        os.rename(
+            self._temporary_name,
+            place.name,
+            src_dir_fd=place.directory,
+            dst_dir_fd=place.directory,
+        )
         self._temporary_name = None
         if durable:
             self._fsync_directory()

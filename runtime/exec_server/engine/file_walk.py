@@ -8,7 +8,7 @@ import os
 import stat
 from collections import deque
 from operator import itemgetter
-from typing import Final, Literal, NamedTuple
+from typing import Final, Literal
 
 import msgspec
 
@@ -51,7 +51,7 @@ class WalkEntry(msgspec.Struct, frozen=True, gc=False):
     kind: Kind
 
 
-class WalkError(NamedTuple):
+class WalkError(msgspec.Struct, frozen=True):
     """What could not be looked at."""
 
     path: str
@@ -59,7 +59,7 @@ class WalkError(NamedTuple):
     errno: int
 
 
-class WalkOutcome(NamedTuple):
+class WalkOutcome(msgspec.Struct, frozen=True):
     """What a walk found."""
 
     entries: list[WalkEntry]
@@ -96,7 +96,7 @@ def _check_limits(options: WalkOptions) -> None:
         )
 
 
-class _Directory(NamedTuple):
+class _Directory(msgspec.Struct, frozen=True):
     """A directory to list."""
 
     path: bytes

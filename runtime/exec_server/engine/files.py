@@ -17,7 +17,7 @@ import asyncio
 import errno
 import os
 import stat
-from typing import Final, NamedTuple
+from typing import Final
 
 import msgspec
 
@@ -61,7 +61,7 @@ __all__ = [
 _LINK_MESSAGE: Final = "path contains a symbolic link"
 
 
-class Metadata(NamedTuple):
+class Metadata(msgspec.Struct, frozen=True):
     """What is known of a path; kinds, size and times are those of a link's target."""
 
     is_directory: bool

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 import socket
-from typing import TYPE_CHECKING, Final, NamedTuple
+from typing import TYPE_CHECKING, Final
 
 import msgspec
 
@@ -37,7 +37,7 @@ _ERRORS: Final = {
 }
 
 
-class Packet(NamedTuple):
+class Packet(msgspec.Struct, frozen=True):
     """One message."""
 
     content: bytes

@@ -7,7 +7,7 @@ no rule concerns is hidden. (v2, ``sandbox`` of process/start and of fs/*.)
 
 from __future__ import annotations
 
-from typing import Final, Literal, NamedTuple
+from typing import Final, Literal
 
 import msgspec
 
@@ -25,7 +25,7 @@ MINIMAL_PATHS: Final = ("/bin", "/etc", "/lib", "/lib32", "/lib64", "/nix/store"
 """What programs need to run."""
 
 
-class Rule(NamedTuple):
+class Rule(msgspec.Struct, frozen=True):
     """What may be done with one file, or with one directory and everything below it."""
 
     path: str
