@@ -32,7 +32,8 @@ while read -r line; do
 done
 
 for group in $groups; do
-  kill -s KILL -- "-$group"
+  # Never 1: to that group belongs everything.
+  [ "$group" -gt 1 ] && kill -s KILL -- "-$group"
 done
 if [ $is_dismissed = no ]; then
   exec "$@"
