@@ -7,6 +7,7 @@ import hashlib
 import hmac
 import json
 import os
+import random
 import re
 import socket
 import subprocess
@@ -458,9 +459,13 @@ def order(one: list[int], other: list[int]) -> float:
 def distances(judge: Authenticator, headers: list[str]) -> list[float]:
     """How far the times of refusals are from being alike, each header compared with the first."""
     times: list[list[int]] = [[] for _ in headers]
+    turns = list(zip(times, headers, strict=True))
+    chance = random.Random(1)
     for _ in range(2000):
-        # By turns, so that whatever else the machine does hits all of them.
-        for found, header in zip(times, headers, strict=True):
+        # By turns, so that whatever else the machine does hits all of them, and in any order, so
+        # that what one leaves in the processor's caches does as well.
+        chance.shuffle(turns)
+        for found, header in turns:
             start = time.perf_counter_ns()
             judge.refusal(header)
             found.append(time.perf_counter_ns() - start)

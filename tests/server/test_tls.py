@@ -7,6 +7,7 @@ import os
 import socket
 import ssl
 import subprocess
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, NamedTuple
 
 import peer
@@ -62,17 +63,22 @@ def files(tmp_path_factory: pytest.TempPathFactory) -> Files:
     return Files(authority, str(folder / "certificate"), str(folder / "key"))
 
 
-@pytest.fixture(scope="module")
-def secured(files: Files) -> Iterator[Secured]:
+@contextmanager
+def secured_by(files: Files, *arguments: str) -> Iterator[Secured]:
     trust = ssl.create_default_context()
     files.authority.configure_trust(trust)
-    arguments = ("--listen", "wss://127.0.0.1:0", "--handshake-seconds", "2", *files.options)
-    with peer.running(*arguments) as process:
+    with peer.running("--listen", "wss://127.0.0.1:0", *files.options, *arguments) as process:
         server = peer.Listening(process)
         try:
             yield Secured(server, trust)
         finally:
             server.close()
+
+
+@pytest.fixture(scope="module")
+def secured(files: Files) -> Iterator[Secured]:
+    with secured_by(files) as server:
+        yield server
 
 
 def test_the_url_says_so(secured: Secured) -> None:
@@ -182,15 +188,16 @@ def test_nothing_is_left_of_clients_that_have_gone(secured: Secured, orderly: bo
 
 
 @pytest.mark.parametrize("handshake", [False, True])
-def test_the_time_until_a_client_is_let_in_is_limited(secured: Secured, handshake: bool) -> None:
+def test_the_time_until_a_client_is_let_in_is_limited(files: Files, handshake: bool) -> None:
     """Before TLS is agreed on, and after."""
-    if handshake:
-        with secured.connect() as encrypted:
-            encrypted.sendall(b"GET / HT")
-            assert receive(encrypted) == b""
-    else:
-        with socket.create_connection(secured.address, timeout=peer.PATIENCE) as plain:
-            assert receive(plain) == b""
+    with secured_by(files, "--handshake-seconds", "2") as secured:
+        if handshake:
+            with secured.connect() as encrypted:
+                encrypted.sendall(b"GET / HT")
+                assert receive(encrypted) == b""
+        else:
+            with socket.create_connection(secured.address, timeout=peer.PATIENCE) as plain:
+                assert receive(plain) == b""
 
 
 def test_the_door_is_the_same(secured: Secured) -> None:
