@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import base64
 import json
+import re
 from copy import deepcopy
 from functools import cache
 from pathlib import Path
@@ -41,20 +42,23 @@ _ANNOTATIONS: Final = ("description", "x-unit")
 
 
 def _pattern(
-    validator: jsonschema.Draft202012Validator, pattern: str, value: Json, schema: Json
+    _: jsonschema.Draft202012Validator, pattern: str, value: Json, schema: Json
 ) -> Iterator[jsonschema.exceptions.ValidationError]:
-    """The keyword of that name. Base64, of which there may be megabytes, is known by decoding it,
-    ten times as fast."""
-    if schema.get("contentEncoding") != "base64" or not _is_base64(value):
-        yield from jsonschema.Draft202012Validator.VALIDATORS["pattern"](
-            validator, pattern, value, schema
-        )
+    """The keyword of that name, whose ``$`` is the end, where Python's may be before a line feed.
 
-
-def _is_base64(value: Json) -> bool:
-    """Whether it is what some bytes are in base64, to the last bit."""
+    Base64, of which there may be megabytes, is known by decoding it, ten times as fast.
+    """
     if not isinstance(value, str):
-        return False
+        return
+    if schema.get("contentEncoding") == "base64" and _is_base64(value):
+        return
+    expression = pattern[:-1] + r"\Z" if pattern.endswith("$") else pattern
+    if re.search(expression, value) is None:
+        yield jsonschema.ValidationError(f"{value!r} does not match {pattern!r}")
+
+
+def _is_base64(value: str) -> bool:
+    """Whether it is what some bytes are in base64, to the last bit."""
     try:
         return base64.b64encode(base64.b64decode(value)).decode("ascii") == value
     except ValueError:
