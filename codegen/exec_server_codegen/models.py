@@ -229,6 +229,9 @@ def _plain(schema: JsonObject) -> JsonObject:
             plain[keyword] = _plain(value)
         elif keyword in ("anyOf", "oneOf"):
             plain[keyword] = [_plain(branch) for branch in value]
+        elif keyword == "pattern" and value.endswith("$"):
+            # The end, where Python's ``$`` may be before a line feed.
+            plain[keyword] = value[:-1] + r"\Z"
         else:
             plain[keyword] = value
     if "discriminator" in schema:

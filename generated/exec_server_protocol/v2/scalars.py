@@ -46,6 +46,6 @@ pattern tells a URI from a native path and leaves the rest to the method.
 
 
 Uuid: TypeAlias = Annotated[
-    str, Meta(pattern="^[0-9A-Fa-f]{8}(-?)(?:[0-9A-Fa-f]{4}\\1){3}[0-9A-Fa-f]{12}$")
+    str, Meta(pattern="^[0-9A-Fa-f]{8}(-?)(?:[0-9A-Fa-f]{4}\\1){3}[0-9A-Fa-f]{12}\\Z")
 ]
 """A UUID, with hyphens or without."""
