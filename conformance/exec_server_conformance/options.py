@@ -150,7 +150,7 @@ def add_effort(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--jobs",
         metavar="N",
-        type=_at_least_one,
+        type=at_least_one,
         default=4 * (os.cpu_count() or 1),
         help="sessions at a time; most of a session is waiting (default: %(default)s)",
     )
@@ -162,7 +162,8 @@ def add_effort(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def _at_least_one(text: str) -> int:
+def at_least_one(text: str) -> int:
+    """A number of something; raises argparse.ArgumentTypeError."""
     if not text.isdecimal() or int(text) < 1:
         raise argparse.ArgumentTypeError(f"expected 1 or more, not {text!r}")
     return int(text)

@@ -17,6 +17,7 @@ from exec_server_conformance.bench import report
 from exec_server_conformance.bench.channel import BenchError
 from exec_server_conformance.bench.measurements import FULL, MEASUREMENTS, QUICK
 from exec_server_conformance.bench.subject import Subject, Target, Transport
+from exec_server_conformance.options import at_least_one
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -65,13 +66,11 @@ def _arguments(argv: Sequence[str] | None) -> argparse.Namespace:
         metavar="GLOB",
         help="measurements to make, repeatable; --list names them",
     )
-    parser.add_argument("--rounds", type=int, metavar="N", help="rounds per measurement")
+    parser.add_argument("--rounds", type=at_least_one, metavar="N", help="rounds per measurement")
     parser.add_argument("--quick", action="store_true", help="small rounds: a rough picture")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write all rounds to a file")
     parser.add_argument("--list", action="store_true", help="list the measurements and exit")
     arguments = parser.parse_args(argv)
-    if arguments.rounds is not None and arguments.rounds < 1:
-        parser.error("--rounds must be at least 1")
     chosen = [
         one
         for one in MEASUREMENTS
