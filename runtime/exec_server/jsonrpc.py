@@ -37,11 +37,14 @@ _ID_MAX: Final = 2**63 - 1
 
 _NULL: Final = msgspec.Raw(b"null")
 
+_LONG_MESSAGE_BYTES: Final = 16 * 1024
+"""A shorter one is looked through before its texts are measured."""
+
 _LONG_TEXT_BYTES: Final = 4096
 """A longer one costs more to look through than to leave out."""
 
-_FIRST_TEXTS: Final = 256
-"""How many are measured: those of any message but a long list."""
+_FIRST_TEXTS: Final = 32
+"""How many are measured: bulk data comes after few others, and not in a long list."""
 
 _find_member_names: Final = re.compile(rb'"([^"]*+)"\s*+:').findall
 
@@ -118,7 +121,7 @@ def _outline(data: bytes) -> bytes:
     Only the first texts are looked at, and with escapes none: there is no telling then where one
     ends. Of a name that is emptied the test for repeated ones says at worst that it may be.
     """
-    if len(data) < _LONG_TEXT_BYTES or b"\\" in data:
+    if len(data) < _LONG_MESSAGE_BYTES or b"\\" in data:
         return data
     pieces: list[bytes] = []
     taken = end = 0
