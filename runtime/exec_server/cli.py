@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
     from exec_server.access import Access
-    from exec_server.engine.guardian import Guardian
+    from exec_server.engine.watchdog import Watchdog
     from exec_server.server import Server, Stop
 
 _PLAIN: Final = ((), ("--listen", "stdio"), ("--listen", "stdio://"))
@@ -74,20 +74,20 @@ def _run(order: Order) -> int:
     import asyncio  # noqa: PLC0415
     import signal  # noqa: PLC0415
 
-    from exec_server.engine.guardian import Guardian  # noqa: PLC0415
+    from exec_server.engine.watchdog import Watchdog  # noqa: PLC0415
     from exec_server.server import Stop  # noqa: PLC0415
     from exec_server.signals import on_signal  # noqa: PLC0415
 
     stop = Stop()
     with asyncio.Runner() as runner, contextlib.ExitStack() as stack:
-        guardian = Guardian()
-        stack.callback(guardian.close)
+        watchdog = Watchdog()
+        stack.callback(watchdog.close)
         for signum in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
             stack.callback(on_signal(runner.get_loop(), signum, stop.tell))
-        return runner.run(_serve(order, guardian, stop))
+        return runner.run(_serve(order, watchdog, stop))
 
 
-async def _serve(order: Order, guardian: Guardian, stop: Stop) -> int:
+async def _serve(order: Order, watchdog: Watchdog, stop: Stop) -> int:
     import asyncio  # noqa: PLC0415
     import gc  # noqa: PLC0415
     import logging  # noqa: PLC0415
@@ -104,7 +104,7 @@ async def _serve(order: Order, guardian: Guardian, stop: Stop) -> int:
     loop = asyncio.get_running_loop()
     loop.set_exception_handler(_report)
     settings = msgspec.structs.replace(default_settings(order.protocol), **order.settings)
-    server = Server(revisions_of(order.protocol), guardian=guardian, settings=settings, stop=stop)
+    server = Server(revisions_of(order.protocol), watchdog=watchdog, settings=settings, stop=stop)
     gc.freeze()
     gc.enable()
     if order.access is None:

@@ -13,7 +13,7 @@ from exec_server.transports.stdio import StdioTransport
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-    from exec_server.engine.guardian import Guardian
+    from exec_server.engine.watchdog import Watchdog
     from exec_server.transports.channel import Channel, Receiver
 
 _POLL_SECONDS: Final = 0.01
@@ -53,13 +53,13 @@ class Server:
         self,
         revisions: Sequence[Revision],
         *,
-        guardian: Guardian | None = None,
+        watchdog: Watchdog | None = None,
         settings: Settings | None = None,
         stop: Stop | None = None,
     ) -> None:
         self._revisions = revisions
         self.settings = settings or Settings()
-        self._sessions = SessionRegistry(asyncio.get_running_loop(), guardian, self.settings)
+        self._sessions = SessionRegistry(asyncio.get_running_loop(), watchdog, self.settings)
         self._connections: set[Connection] = set()
         self._idle = asyncio.Event()
         self._idle.set()

@@ -12,15 +12,15 @@ import uuid
 from typing import TYPE_CHECKING, Protocol
 
 from exec_server.engine.memory import UnusedMemory
-from exec_server.engine.orphans import Orphans
+from exec_server.engine.orphan_reaper import OrphanReaper
 from exec_server.engine.process import ProcessTable
 from exec_server.errors import InvalidRequest, SessionAttached
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from exec_server.engine.guardian import Guardian
     from exec_server.engine.process import ExitStatus, OutputChunk, Process
+    from exec_server.engine.watchdog import Watchdog
     from exec_server.settings import Settings
 
 
@@ -59,8 +59,8 @@ class Session:
     def __init__(
         self,
         loop: asyncio.AbstractEventLoop,
-        guardian: Guardian | None,
-        orphans: Orphans | None,
+        watchdog: Watchdog | None,
+        reaper: OrphanReaper | None,
         settings: Settings,
         speaks: str,
     ) -> None:
@@ -68,13 +68,13 @@ class Session:
         self.speaks = speaks
         """The revision that its client spoke last."""
         self.attachment: Attachment | None = None
-        self._orphans = orphans
-        self._mark: int | None = None
+        self._reaper = reaper
+        self._tag: int | None = None
         self.processes = ProcessTable(
             self,
             loop=loop,
-            guardian=guardian,
-            mark=self._take_mark,
+            watchdog=watchdog,
+            tag=self._take_tag,
             retained_bytes=settings.retained_bytes,
             retained_chunks=settings.retained_chunks,
             max_retained_bytes=settings.max_retained_bytes,
@@ -100,17 +100,17 @@ class Session:
         if self.attachment is not None and message is not None:
             self.attachment.notify((message,))
 
-    def _take_mark(self) -> int | None:
-        """The mark of the session's processes, once there are any."""
-        if self._mark is None and self._orphans is not None:
-            self._mark = self._orphans.new_mark()
-        return self._mark
+    def _take_tag(self) -> int | None:
+        """The tag of the session's processes, once there are any."""
+        if self._tag is None and self._reaper is not None:
+            self._tag = self._reaper.new_tag()
+        return self._tag
 
     async def aclose(self) -> None:
         """End every process, and what they have left behind."""
         await self.processes.aclose()
-        if self._orphans is not None and self._mark is not None:
-            await self._orphans.end(self._mark)
+        if self._reaper is not None and self._tag is not None:
+            await self._reaper.end(self._tag)
 
 
 def announcer_of(process: Process) -> Announcer:
@@ -123,13 +123,18 @@ class SessionRegistry:
     """The sessions of a server."""
 
     def __init__(
-        self, loop: asyncio.AbstractEventLoop, guardian: Guardian | None, settings: Settings
+        self, loop: asyncio.AbstractEventLoop, watchdog: Watchdog | None, settings: Settings
     ) -> None:
-        """With a ``guardian`` this process is the server's own; see ``orphans`` and ``memory``."""
+        """With a ``watchdog``, orphans are adopted and unused memory is given back.
+
+        Both concern the whole operating system process.
+        """
         self._loop = loop
-        self._guardian = guardian
-        self._orphans = None if guardian is None else Orphans(loop, guardian.groups, guardian.marks)
-        self._unused = None if guardian is None else UnusedMemory(loop)
+        self._watchdog = watchdog
+        self._reaper = (
+            None if watchdog is None else OrphanReaper(loop, watchdog.groups, watchdog.tags)
+        )
+        self._unused = None if watchdog is None else UnusedMemory(loop)
         self._settings = settings
         self._sessions: dict[str, Session] = {}
         self._expiries: dict[str, asyncio.TimerHandle] = {}
@@ -144,7 +149,7 @@ class SessionRegistry:
             raise InvalidRequest(
                 f"this server keeps at most {self._settings.max_sessions} sessions at a time"
             )
-        session = Session(self._loop, self._guardian, self._orphans, self._settings, speaks)
+        session = Session(self._loop, self._watchdog, self._reaper, self._settings, speaks)
         session.attachment = attachment
         self._sessions[session.id] = session
         return session
@@ -218,7 +223,7 @@ class SessionRegistry:
         await asyncio.gather(*self._ending)
         if self._unused is not None:
             self._unused.close()
-        if self._orphans is not None and self._guardian is not None:
-            await self._orphans.end()
-            self._orphans.close()
-            self._guardian.dismiss()
+        if self._reaper is not None and self._watchdog is not None:
+            await self._reaper.end()
+            self._reaper.close()
+            self._watchdog.dismiss()

@@ -43,7 +43,7 @@ from exec_server.errors import InvalidArgument, InvalidRequest, OperationFailed
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Iterator, Mapping
 
-    from exec_server.engine.guardian import Guardian
+    from exec_server.engine.watchdog import Watchdog
 
 __all__ = [
     "EXECUTIONS",
@@ -568,8 +568,8 @@ def _write_failed() -> OperationFailed:
     return OperationFailed("failed to write to process stdin")
 
 
-def _no_mark() -> None:
-    """Processes are not marked."""
+def _no_tag() -> None:
+    """Processes are not tagged."""
 
 
 class ProcessTable:
@@ -580,8 +580,8 @@ class ProcessTable:
         events: ProcessEvents,
         *,
         loop: asyncio.AbstractEventLoop,
-        guardian: Guardian | None = None,
-        mark: Callable[[], int | None] = _no_mark,
+        watchdog: Watchdog | None = None,
+        tag: Callable[[], int | None] = _no_tag,
         retained_bytes: int = RETAINED_BYTES,
         retained_chunks: int = RETAINED_CHUNKS,
         max_retained_bytes: int = sys.maxsize,
@@ -592,8 +592,8 @@ class ProcessTable:
     ) -> None:
         """Everything runs on ``loop``, and is to be called on its thread.
 
-        ``guardian`` kills the processes if this one dies; what they are marked with ``mark`` says
-        (see ``lineage``). Output is retained up to
+        ``watchdog`` kills the processes if this one dies; what they are tagged with ``tag`` says
+        (see ``process_tags``). Output is retained up to
         ``retained_bytes`` and ``retained_chunks`` per process for reading, and as many bytes per
         stream for its snapshot; a closed process is retained for ``retention_seconds``, or until
         all closed processes take more than ``max_retained_bytes``. A write waits while
@@ -610,8 +610,8 @@ class ProcessTable:
         """Whether output is left in the pipes for now."""
         self.is_ended = False
         """Whether everything was killed and nothing can be started any more."""
-        self._guardian = guardian
-        self._mark = mark
+        self._watchdog = watchdog
+        self._tag = tag
         self._retention_seconds = retention_seconds
         self._max_retained_bytes = max_retained_bytes
         self._retained_bytes = 0
@@ -661,9 +661,9 @@ class ProcessTable:
         """
         try:
             self._check_start(process_id, spec, execution)
-            if self._guardian is not None:
-                self._guardian.start()
-            process = Process(self, process_id, spec, spawn(spec, self._mark()), context)
+            if self._watchdog is not None:
+                self._watchdog.start()
+            process = Process(self, process_id, spec, spawn(spec, self._tag()), context)
         except BaseException:
             if spec.confinement is not None:
                 spec.confinement.close()
@@ -673,8 +673,8 @@ class ProcessTable:
         except BaseException:
             process._undo()
             raise
-        if self._guardian is not None:
-            self._guardian.add(process.pid)
+        if self._watchdog is not None:
+            self._watchdog.add(process.pid)
         self._processes[process_id] = process
         self._running.add(process)
         return process
@@ -755,8 +755,8 @@ class ProcessTable:
 
     def note_reaped(self, process: Process) -> None:
         """The process has been waited for."""
-        if self._guardian is not None:
-            self._guardian.remove(process.pid)
+        if self._watchdog is not None:
+            self._watchdog.remove(process.pid)
         self._running.discard(process)
         if not self._running and self._all_reaped is not None:
             _release(self._all_reaped)

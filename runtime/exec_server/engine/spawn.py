@@ -29,7 +29,7 @@ from typing import TYPE_CHECKING, Final, Protocol
 import msgspec
 
 from exec_server.engine import pty
-from exec_server.engine.lineage import Marking
+from exec_server.engine.process_tags import Tagging
 from exec_server.errors import InvalidArgument, OperationFailed
 
 if TYPE_CHECKING:
@@ -118,15 +118,15 @@ def check_program(spec: SpawnSpec) -> None:
         raise InvalidArgument("arg0 must not be empty")
 
 
-def spawn(spec: SpawnSpec, mark: int | None = None) -> Child:
-    """Start a child, which carries ``mark`` (see ``lineage``).
+def spawn(spec: SpawnSpec, tag: int | None = None) -> Child:
+    """Start a child, which carries ``tag`` (see ``process_tags``).
 
     Raises OperationFailed or InvalidArgument for a spec that cannot be carried out, and OSError
     with the errno that chdir, exec or the lack of some resource gave. Nothing is left behind then.
     """
     check_program(spec)
     try:
-        with Marking(mark):
+        with Tagging(tag):
             return _spawn_on_pty(spec) if spec.tty else _spawn_on_pipes(spec)
     except UnicodeEncodeError as error:
         raise OperationFailed("text that is not valid Unicode found in provided data") from error

@@ -1154,9 +1154,9 @@ def terminate_leader_alone() -> None:
 
 @patch("processes outlive a server that is killed", "v1/end/sigkill")
 def children_outlive() -> None:
-    from exec_server.engine.guardian import Guardian  # noqa: PLC0415
+    from exec_server.engine.watchdog import Watchdog  # noqa: PLC0415
 
-    Guardian.add = lambda self, group: None  # type: ignore[method-assign]
+    Watchdog.start = lambda self: None  # type: ignore[method-assign]
 
 
 @patch("an Origin header is let in", "v1/door/origin", "ws")

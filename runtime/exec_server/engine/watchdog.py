@@ -1,11 +1,11 @@
 """A watchdog that kills the children of a server that died, however it died.
 
 A server that is killed outright cannot end its children, and a parent-death signal cannot be
-arranged on the way they are spawned. So a tiny process, a shell that runs ``guardian.sh``, holds
+arranged on the way they are spawned. So a tiny process, a shell that runs ``watchdog.sh``, holds
 the other end of a pipe. The server writes ``+pgid`` when a process group begins and ``-pgid`` when
 its leader has been waited for, from when on the number may belong to others. At the end of the
 pipe the server is gone: every group still on the list is killed, and then whatever carries one of
-the server's marks (see ``lineage``). ``=`` says that there is nothing left to look for.
+the server's tags (see ``process_tags``). ``=`` says that there is nothing left to look for.
 """
 
 from __future__ import annotations
@@ -16,16 +16,16 @@ import os
 import signal
 from typing import Final
 
-from exec_server.engine import lineage
+from exec_server.engine import process_tags
 from exec_server.engine.spawn import INTERPRETER, SpawnSpec, spawn
 
 log = logging.getLogger("exec_server")
 
 _BACKLOG_BYTES: Final = 1024 * 1024
-"""Unread lines kept for a guardian that does not read; beyond, it is given up as broken."""
+"""Unread lines kept for a watchdog that does not read; beyond, it is given up as broken."""
 
 
-class Guardian:
+class Watchdog:
     """The server's end: tells the watchdog which process groups live.
 
     Nothing but ``start`` blocks or raises: a watchdog that was killed is simply no longer told
@@ -38,7 +38,7 @@ class Guardian:
         """The watchdog; None if it has not been started."""
         self.groups: set[int] = set()
         """The process groups whose leaders have not been waited for."""
-        self.marks = lineage.Marks()
+        self.tags = process_tags.Tags()
         """What is to carry one of them ends with the server."""
         self._shell = shell
         self._is_needed = True
@@ -53,9 +53,9 @@ class Guardian:
         """
         if not self._is_needed:
             return
-        script = os.path.join(os.path.dirname(os.path.abspath(__file__)), "guardian.sh")
-        argv = [self._shell, script, *INTERPRETER, os.path.abspath(lineage.__file__)]
-        argv.append(str(self.marks.prefix))
+        script = os.path.join(os.path.dirname(os.path.abspath(__file__)), "watchdog.sh")
+        argv = [self._shell, script, *INTERPRETER, os.path.abspath(process_tags.__file__)]
+        argv.append(str(self.tags.prefix))
         try:
             child = spawn(SpawnSpec(argv=argv, cwd="/", env={}, pipe_stdin=True))
         except (FileNotFoundError, PermissionError) as error:
@@ -78,7 +78,7 @@ class Guardian:
         self._tell(b"-%d\n" % pgid)
 
     def dismiss(self) -> None:
-        """Nothing is left that carries a mark; until the next group begins."""
+        """Nothing is left that carries a tag; until the next group begins."""
         self._tell(b"=\n")
 
     def close(self) -> None:

@@ -3,12 +3,12 @@
 A process that starts another loses it from sight: the child may leave its process group and
 session, outlive its parent, replace its environment, become another program. What it keeps through
 all of that, if nobody sets it on purpose, are its resource limits. One of them, RLIMIT_LOCKS, has
-had no effect since Linux 2.4, so each process of a session is started with the session's mark in
-it, and every descendant carries the mark on.
+had no effect since Linux 2.4, so each process of a session is started with the session's tag in
+it, and every descendant carries the tag on.
 
-Marks tell mistakes, not malice: a program can set that limit and so take the mark off.
+Tags tell mistakes, not malice: a program can set that limit and so take the tag off.
 
-Run as a script with the prefix of a server's marks, it ends what carries one of them. It needs
+Run as a script with the prefix of a server's tags, it ends what carries one of them. It needs
 nothing but the standard library.
 """
 
@@ -30,17 +30,17 @@ _RLIMIT_LOCKS = 10
 _LIMIT_NAME = b"Max file locks"
 
 _END_SECONDS = 5.0
-"""How long the marked are looked for until none is left; kernels take their time to end some."""
+"""How long the tagged are looked for until none is left; kernels take their time to end some."""
 
 _PAUSE_SECONDS = 0.01
 
 _SESSION_BITS = 32
 _SERVER_BITS = 31
-"""A mark fits into a signed number of 64 bits."""
+"""A tag fits into a signed number of 64 bits."""
 
 
-class Marks:
-    """The marks of one server: a random number in common, and one of its own for each session."""
+class Tags:
+    """The tags of one server: a random number in common, and one of its own for each session."""
 
     def __init__(self, prefix: int | None = None) -> None:
         """Those of a server that has given itself such a prefix; without one, of a new server."""
@@ -51,41 +51,41 @@ class Marks:
         self._given = 0
 
     def new(self) -> int:
-        """A mark that no other session has."""
+        """A tag that no other session has."""
         self._given += 1
         return self.prefix << _SESSION_BITS | self._given & ((1 << _SESSION_BITS) - 1)
 
     @property
     def can_be_given(self) -> bool:
-        """Whether nobody has lowered the limit so far that it can carry no mark."""
+        """Whether nobody has lowered the limit so far that it can carry no tag."""
         hard = resource.getrlimit(_RLIMIT_LOCKS)[1]
         return hard == resource.RLIM_INFINITY or hard >> (_SERVER_BITS + _SESSION_BITS) > 0
 
-    def __contains__(self, mark: object) -> bool:
-        """Whether a mark is one of this server's."""
-        return isinstance(mark, int) and mark >> _SESSION_BITS == self.prefix
+    def __contains__(self, tag: object) -> bool:
+        """Whether a tag is one of this server's."""
+        return isinstance(tag, int) and tag >> _SESSION_BITS == self.prefix
 
 
-class Marking:
-    """While it is entered, what this process starts carries a mark; None gives it none."""
+class Tagging:
+    """While it is entered, what this process starts carries a tag; None gives it none."""
 
-    __slots__ = ("_before", "_mark")
+    __slots__ = ("_before", "_tag")
 
-    def __init__(self, mark: int | None) -> None:
-        self._mark = mark
+    def __init__(self, tag: int | None) -> None:
+        self._tag = tag
 
     def __enter__(self) -> None:
-        if self._mark is not None:
+        if self._tag is not None:
             self._before = resource.getrlimit(_RLIMIT_LOCKS)
-            resource.setrlimit(_RLIMIT_LOCKS, (self._mark, self._before[1]))
+            resource.setrlimit(_RLIMIT_LOCKS, (self._tag, self._before[1]))
 
     def __exit__(self, *_: object) -> None:
-        if self._mark is not None:
+        if self._tag is not None:
             resource.setrlimit(_RLIMIT_LOCKS, self._before)
 
 
-def mark_of(pid: int) -> int | None:
-    """The mark that a process carries, a zombie too; None if it carries none, or is no more."""
+def tag_of(pid: int) -> int | None:
+    """The tag that a process carries, a zombie too; None if it carries none, or is no more."""
     try:
         with open(f"/proc/{pid}/limits", "rb") as limits:
             for line in limits:
@@ -97,8 +97,8 @@ def mark_of(pid: int) -> int | None:
     return None
 
 
-def own_mark() -> int | None:
-    """The mark that this process was started with: one of another server, or none."""
+def own_tag() -> int | None:
+    """The tag that this process was started with: one of another server, or none."""
     soft, _ = resource.getrlimit(_RLIMIT_LOCKS)
     return None if soft == resource.RLIM_INFINITY else soft
 
@@ -137,9 +137,9 @@ def _processes() -> Iterator[_Entry]:
 
 
 def find(is_meant: Callable[[int], bool], *, below: int | None = None) -> list[int]:
-    """The living processes whose marks are meant, and all that descend from them.
+    """The living processes whose tags are meant, and all that descend from them.
 
-    ``is_meant`` is asked with a mark; ``below`` asks for descendants of that process alone.
+    ``is_meant`` is asked with a tag; ``below`` asks for descendants of that process alone.
     """
     steps = search(is_meant, below=below)
     while True:
@@ -161,13 +161,13 @@ def search(
         offspring.setdefault(entry.parent, []).append(entry.pid)
         yield
     candidates: Iterable[int] = entries if below is None else _descendants([below], offspring)
-    marked: list[int] = []
+    tagged: list[int] = []
     for pid in candidates:
-        mark = mark_of(pid)
-        if mark is not None and is_meant(mark):
-            marked.append(pid)
+        tag = tag_of(pid)
+        if tag is not None and is_meant(tag):
+            tagged.append(pid)
         yield
-    found = {*marked, *_descendants(marked, offspring)}
+    found = {*tagged, *_descendants(tagged, offspring)}
     return [pid for pid in found if entries[pid].is_alive]
 
 
@@ -190,13 +190,13 @@ def kill(pids: Iterable[int]) -> None:
             continue
 
 
-def _end_marked(marks: Marks) -> None:
+def _end_tagged(tags: Tags) -> None:
     """Kill what a server's processes left behind, until nothing of it is found."""
     deadline = time.monotonic() + _END_SECONDS
-    while (left := find(marks.__contains__)) and time.monotonic() < deadline:
+    while (left := find(tags.__contains__)) and time.monotonic() < deadline:
         kill(left)
         time.sleep(_PAUSE_SECONDS)
 
 
 if __name__ == "__main__":
-    _end_marked(Marks(int(sys.argv[1])))
+    _end_tagged(Tags(int(sys.argv[1])))

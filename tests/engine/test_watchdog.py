@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 SERVER = """
     import asyncio, signal, sys
-    from exec_server.engine.guardian import Guardian
+    from exec_server.engine.watchdog import Watchdog
     from exec_server.engine.process import ProcessTable, SpawnSpec
 
     class Listener:
@@ -30,8 +30,8 @@ SERVER = """
     async def main():
         global closed
         closed = asyncio.Event()
-        guardian = Guardian()
-        table = ProcessTable(Listener(), loop=asyncio.get_running_loop(), guardian=guardian)
+        watchdog = Watchdog()
+        table = ProcessTable(Listener(), loop=asyncio.get_running_loop(), watchdog=watchdog)
         def start(*argv, **spec):
             return table.start(str(len(table)), SpawnSpec(argv, "/", {}, **spec)).pid
         start("true")
@@ -42,7 +42,7 @@ SERVER = """
             ["sh", "-c", "sleep 1000 >/dev/null 2>&1 & echo $!"], "/", {}))
         await closed.wait()
         orphan = int(orphans.read().chunks[0].data)
-        print(guardian.pid, orphan, start("sleep", "1000"), start("sleep", "1000", tty=True),
+        print(watchdog.pid, orphan, start("sleep", "1000"), start("sleep", "1000", tty=True),
               start("sh", "-c", "trap '' TERM HUP INT; sleep 1000 & wait"), flush=True)
         await asyncio.Event().wait()
 
@@ -94,10 +94,10 @@ def numbers(process: subprocess.Popen[str]) -> list[int]:
 def test_children_die_with_the_server_however_it_dies(how: signal.Signals) -> None:
     """Groups and terminals, whatever they trap; then the watchdog ends as well."""
     with running(SERVER) as server:
-        guardian, orphan, *pids = numbers(server)
+        watchdog, orphan, *pids = numbers(server)
         try:
-            assert all(map(is_running, [guardian, orphan, *pids]))
-            with end_of(guardian, *pids):
+            assert all(map(is_running, [watchdog, orphan, *pids]))
+            with end_of(watchdog, *pids):
                 server.send_signal(how)
             assert is_running(orphan), "its group was released with its leader"
         finally:
@@ -110,68 +110,68 @@ def test_children_die_with_the_server_however_it_dies(how: signal.Signals) -> No
 def test_the_watchdog_outlives_signals_meant_for_the_server(signum: signal.Signals) -> None:
     """It is still there when its time comes."""
     with running(SERVER) as server:
-        guardian, orphan, *pids = numbers(server)
+        watchdog, orphan, *pids = numbers(server)
         os.kill(orphan, signal.SIGKILL)
-        with end_of(guardian, *pids):
-            os.kill(guardian, signum)
+        with end_of(watchdog, *pids):
+            os.kill(watchdog, signum)
             server.kill()
 
 
 def test_the_watchdog_holds_nothing_of_the_server() -> None:
     """A pipe, besides its script and what is nothing; its own session, no directory."""
     with running(SERVER) as server:
-        guardian, orphan, *_ = numbers(server)
+        watchdog, orphan, *_ = numbers(server)
         os.kill(orphan, signal.SIGKILL)
-        fds = f"/proc/{guardian}/fd"
+        fds = f"/proc/{watchdog}/fd"
         held = {fd: os.readlink(f"{fds}/{fd}") for fd in os.listdir(fds)}
         assert held.pop("0").startswith("pipe:")
-        assert {os.path.basename(path) for path in held.values()} <= {"null", "guardian.sh"}
-        assert os.getsid(guardian) == guardian
-        assert os.readlink(f"/proc/{guardian}/cwd") == "/"
-        with end_of(guardian):
+        assert {os.path.basename(path) for path in held.values()} <= {"null", "watchdog.sh"}
+        assert os.getsid(watchdog) == watchdog
+        assert os.readlink(f"/proc/{watchdog}/cwd") == "/"
+        with end_of(watchdog):
             server.kill()
 
 
-GUARDIAN_ALONE = """
+WATCHDOG_ALONE = """
     import os, signal, sys
-    from exec_server.engine.guardian import Guardian
-    guardian = Guardian(SHELL)
-    guardian.start()
+    from exec_server.engine.watchdog import Watchdog
+    watchdog = Watchdog(SHELL)
+    watchdog.start()
     first, second = map(int, sys.argv[1:])
-    guardian.add(first)
-    guardian.add(second)
-    guardian.remove(first)
-    print(guardian.pid, flush=True)
+    watchdog.add(first)
+    watchdog.add(second)
+    watchdog.remove(first)
+    print(watchdog.pid, flush=True)
     sys.stdin.read()
     if ACTION == "close":
-        guardian.close()
-        guardian.close()
+        watchdog.close()
+        watchdog.close()
         try:
-            os.waitpid(guardian.pid, os.WNOHANG)
+            os.waitpid(watchdog.pid, os.WNOHANG)
         except ChildProcessError:
             print(1, flush=True)
     elif ACTION == "killed":
-        os.kill(guardian.pid, signal.SIGKILL)
-        os.waitid(os.P_PID, guardian.pid, os.WEXITED | os.WNOWAIT)
+        os.kill(watchdog.pid, signal.SIGKILL)
+        os.waitid(os.P_PID, watchdog.pid, os.WEXITED | os.WNOWAIT)
         for pgid in range(100):
-            guardian.add(first)
+            watchdog.add(first)
         print(1, flush=True)
     elif ACTION == "stopped":
-        os.kill(guardian.pid, signal.SIGSTOP)
+        os.kill(watchdog.pid, signal.SIGSTOP)
         for count in range(200_000):
-            guardian.add(first)
-        guardian.close()
+            watchdog.add(first)
+        watchdog.close()
         print(1, flush=True)
     elif ACTION == "suspended":
-        os.kill(guardian.pid, signal.SIGSTOP)
-        guardian.close()
+        os.kill(watchdog.pid, signal.SIGSTOP)
+        watchdog.close()
         print(1, flush=True)
 """
 
 
-def guardian_alone(action: str, shell: str) -> str:
+def watchdog_alone(action: str, shell: str) -> str:
     """A program that starts a watchdog of two groups, and then does something."""
-    return f"ACTION = {action!r}\nSHELL = {shell!r}\n" + textwrap.dedent(GUARDIAN_ALONE)
+    return f"ACTION = {action!r}\nSHELL = {shell!r}\n" + textwrap.dedent(WATCHDOG_ALONE)
 
 
 @contextmanager
@@ -205,9 +205,9 @@ def test_only_groups_that_are_still_listed_are_killed(
     A watchdog that is gone or does not listen neither stops nor breaks the server.
     """
     with two_groups() as (first, second):
-        with running(guardian_alone(action, shell), str(first.pid), str(second.pid)) as server:
-            (guardian,) = numbers(server)
-            with end_of(guardian):
+        with running(watchdog_alone(action, shell), str(first.pid), str(second.pid)) as server:
+            (watchdog,) = numbers(server)
+            with end_of(watchdog):
                 assert server.stdin is not None
                 server.stdin.close()
                 if action != "nothing":
@@ -223,13 +223,13 @@ def test_only_groups_that_are_still_listed_are_killed(
 def test_a_server_without_a_shell_has_no_watchdog_and_says_so() -> None:
     """What it starts runs as ever."""
     program = """
-        from exec_server.engine.guardian import Guardian
-        guardian = Guardian("/nowhere/sh")
+        from exec_server.engine.watchdog import Watchdog
+        watchdog = Watchdog("/nowhere/sh")
         for _ in range(2):
-            guardian.start()
-            guardian.add(1)
-        guardian.close()
-        print(guardian.pid)
+            watchdog.start()
+            watchdog.add(1)
+        watchdog.close()
+        print(watchdog.pid)
     """
     finished = subprocess.run(
         [sys.executable, "-c", textwrap.dedent(program)],

@@ -1,10 +1,10 @@
-# What outlives the server, to end what the server started; see guardian.py.
+# What outlives the server, to end what the server started; see watchdog.py.
 #
-#     sh guardian.sh COMMAND...
+#     sh watchdog.sh COMMAND...
 #
 # COMMAND ends what else the server has left behind. It is run in the place of this script.
 
-# May be sent to everything that belongs to the server; the guardian stays to clean up.
+# May be sent to everything that belongs to the server; the watchdog stays to clean up.
 trap '' HUP INT QUIT TERM TSTP USR1 USR2
 exec >/dev/null 2>&1
 
