@@ -79,11 +79,11 @@ conformance-pinned: $(STAMP) ## replay what shows one revision alone, each on a 
 PEERS ?= 0.121.0 0.130.0 0.139.0 0.143.0 0.155.0 0.169.0
 
 conformance-peers: $(STAMP) ## replay every session against real codex binaries
-	$(BIN)/python -m exec_server_conformance.peers fetch $(PEERS)
+	$(BIN)/python -m exec_server_conformance.codex_binaries fetch $(PEERS)
 	@set -e; for version in $(PEERS); do \
 	  echo "codex $$version:"; \
 	  transport=both; [ "$$version" != 0.121.0 ] || transport=ws; \
-	  $(BIN)/exec-server-conformance --cmd "$$($(BIN)/python -m exec_server_conformance.peers command $$version)" \
+	  $(BIN)/exec-server-conformance --cmd "$$($(BIN)/python -m exec_server_conformance.codex_binaries command $$version)" \
 	    --transport $$transport --server-version $$version \
 	    --known-deviations conformance/exec_server_conformance/deviations/codex-$$version.toml; \
 	done
@@ -101,7 +101,7 @@ screens: $(STAMP) ## take the screens of docs/guides/terminal.md, with tmux, vim
 	$(BIN)/python tests/command/screens.py docs/guides/terminal.md
 
 bench: $(STAMP) ## measure the server beside codex binaries, in one run
-	$(BIN)/python -m exec_server_conformance.peers fetch 0.130.0 0.169.0
+	$(BIN)/python -m exec_server_conformance.codex_binaries fetch 0.130.0 0.169.0
 	$(BIN)/python -m exec_server_conformance.bench
 
 bench-library: $(STAMP) ## measure the client library: imports, echo, output, processes
@@ -118,7 +118,7 @@ fuzz: $(STAMP) ## random messages and bytes, over both transports (FUZZ="--secon
 	$(BIN)/python -m tests.fuzz $(FUZZ)
 
 peers: $(STAMP) ## fetch the codex binaries that the suite is proven on
-	$(BIN)/python -m exec_server_conformance.peers fetch
+	$(BIN)/python -m exec_server_conformance.codex_binaries fetch
 
 wheel: $(STAMP) ## build the wheel into dist/
 	$(BIN)/pip wheel --quiet --no-deps --no-build-isolation --wheel-dir dist .

@@ -7,11 +7,9 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from exec_server_conformance import matrix, record, reports, rerecord
-from exec_server_conformance.clients.cli import main as client
-from exec_server_conformance.contract import REVISIONS
+from exec_server_conformance import reports
 from exec_server_conformance.errors import ReportError, SessionError
-from exec_server_conformance.expectations import fault
+from exec_server_conformance.fake_server.cli import main as client
 from exec_server_conformance.options import (
     add_effort,
     add_reports,
@@ -25,14 +23,19 @@ from exec_server_conformance.options import (
     wants_reports,
     write_reports,
 )
+from exec_server_conformance.recorder import cli as record
+from exec_server_conformance.recorder import rerecord
 from exec_server_conformance.reports import table, table_page
-from exec_server_conformance.session import (
+from exec_server_conformance.reports.terminal import Terminal
+from exec_server_conformance.runner import matrix
+from exec_server_conformance.runner.contract import REVISIONS
+from exec_server_conformance.runner.session import (
     SESSIONS,
     Session,
     load_all,
 )
-from exec_server_conformance.suite import ExitCode, Plan, Suite, run
-from exec_server_conformance.terminal import Terminal
+from exec_server_conformance.runner.session_schema import fault
+from exec_server_conformance.runner.suite import ExitCode, Plan, Suite, run
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

@@ -9,18 +9,18 @@ from pathlib import Path
 from typing import TYPE_CHECKING, get_args
 
 from exec_server_conformance import reports
-from exec_server_conformance.deviations import baseline, check_named, load_deviations
 from exec_server_conformance.errors import SessionError
-from exec_server_conformance.selection import CHOICE_OPTIONS, Choice
-from exec_server_conformance.session import SESSIONS, Transport
-from exec_server_conformance.target import Target
+from exec_server_conformance.runner.known_deviations import baseline, check_named, load_deviations
+from exec_server_conformance.runner.selection import CHOICE_OPTIONS, Choice
+from exec_server_conformance.runner.session import SESSIONS, Transport
+from exec_server_conformance.runner.target import Target
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-    from exec_server_conformance.deviations import Deviation, Playable
-    from exec_server_conformance.results import Report
-    from exec_server_conformance.session import Session
+    from exec_server_conformance.runner.known_deviations import Deviation, Playable
+    from exec_server_conformance.runner.results import Report
+    from exec_server_conformance.runner.session import Session
 
 
 def add_target(parser: argparse.ArgumentParser) -> None:

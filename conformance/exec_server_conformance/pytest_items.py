@@ -9,18 +9,18 @@ from typing import TYPE_CHECKING, Any, NoReturn, get_args
 
 import pytest
 
-from exec_server_conformance import trace
-from exec_server_conformance.abilities import ask
-from exec_server_conformance.deviations import check_named, load_deviations, stale
 from exec_server_conformance.errors import TargetError
-from exec_server_conformance.results import Outcome, Play
-from exec_server_conformance.selection import Choice
-from exec_server_conformance.session import SESSIONS, Transport, load_all
-from exec_server_conformance.suite import ExitCode, Plan, Quiet, Suite
-from exec_server_conformance.target import Target
+from exec_server_conformance.runner import trace
+from exec_server_conformance.runner.known_deviations import check_named, load_deviations, stale
+from exec_server_conformance.runner.results import Outcome, Play
+from exec_server_conformance.runner.selection import Choice
+from exec_server_conformance.runner.server_probe import ask
+from exec_server_conformance.runner.session import SESSIONS, Transport, load_all
+from exec_server_conformance.runner.suite import ExitCode, Plan, Quiet, Suite
+from exec_server_conformance.runner.target import Target
 
 if TYPE_CHECKING:
-    from exec_server_conformance.session import Session
+    from exec_server_conformance.runner.session import Session
 
 _PROPERTY = "exec_server_play"
 """Name under which an item tells what came of it, also to the process that sums up."""

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import pytest
 
-from exec_server_conformance.selection import CHOICE_OPTIONS
+from exec_server_conformance.runner.selection import CHOICE_OPTIONS
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:

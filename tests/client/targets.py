@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from exec_server.client import connect_in_process, connect_stdio, connect_websocket
-from exec_server_conformance import peers
+from exec_server_conformance import codex_binaries as peers
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Self
 
 import pytest
 
-from exec_server_conformance import peers
+from exec_server_conformance import codex_binaries as peers
 
 if TYPE_CHECKING:
     import signal

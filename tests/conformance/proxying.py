@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from running import PROGRAM
 
-from exec_server_conformance import peers
+from exec_server_conformance import codex_binaries as peers
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

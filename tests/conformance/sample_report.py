@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from exec_server_conformance.results import (
+from exec_server_conformance.runner.results import (
     Blame,
     Divergence,
     Outcome,

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from exec_server_conformance.contract import REVISIONS, contract
 from exec_server_conformance.errors import Failure
+from exec_server_conformance.runner.contract import REVISIONS, contract
 
 RIGHT = ["", "AA==", "AAA=", "AAAA", "ab+/", "ab+/" * 100_000]
 

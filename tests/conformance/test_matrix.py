@@ -66,7 +66,7 @@ def test_servers_are_put_side_by_side(tmp_path: Path) -> None:
         ('[[target]]\ncommand = "a"\nurl = "b"', "needs exactly one of command, url and peer"),
         ('[[target]]\ncommand = "a"\ncolour = 1', "colour"),
         ('[[target]]\npeer = "newest"', "does not match"),
-        ('[[target]]\npeer = "0.0.1"', "run `python -m exec_server_conformance.peers fetch 0.0.1`"),
+        ('[[target]]\npeer = "0.0.1"', "exec_server_conformance.codex_binaries fetch 0.0.1`"),
         ('[[target]]\nname = "a"\ncommand = "b"\n' * 2, "there are two targets 'a'"),
         ("[[target", "targets.toml"),
     ],

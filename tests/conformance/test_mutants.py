@@ -10,9 +10,9 @@ from mutants.survey import command
 
 from exec_server_conformance.cli import SESSIONS
 from exec_server_conformance.errors import Failure
-from exec_server_conformance.player import Player
-from exec_server_conformance.session import load
-from exec_server_conformance.target import Target
+from exec_server_conformance.runner.player import Player
+from exec_server_conformance.runner.session import load
+from exec_server_conformance.runner.target import Target
 
 CAUGHT_SECONDS = 8.0
 """A mutant that says too little is caught when this is over; the right server needs far less."""

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from exec_server_conformance.origin import Origin
+from exec_server_conformance.runner.http_origin import Origin
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -16,11 +16,11 @@ from running import SESSION, against, run, written
 from sample_report import MARKUP, NASTY, sample
 
 from exec_server_conformance import reports
-from exec_server_conformance.contract import REVISIONS, bundle
 from exec_server_conformance.errors import ReportError
-from exec_server_conformance.redaction import REDACTED, Redactor
 from exec_server_conformance.reports import jsonl, page, reference, schema
-from exec_server_conformance.results import Blame, Divergence
+from exec_server_conformance.runner.contract import REVISIONS, bundle
+from exec_server_conformance.runner.redaction import REDACTED, Redactor
+from exec_server_conformance.runner.results import Blame, Divergence
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from running import SESSION, against, run, written
 
-from exec_server_conformance.contract import contract
 from exec_server_conformance.errors import Failure
-from exec_server_conformance.patterns import generalise, match
+from exec_server_conformance.runner.contract import contract
+from exec_server_conformance.runner.patterns import generalise, match
 
 if TYPE_CHECKING:
     from pathlib import Path

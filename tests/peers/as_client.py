@@ -21,7 +21,7 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
-from exec_server_conformance import peers
+from exec_server_conformance import codex_binaries as peers
 
 from .codex_client import CodexClient, Connection, Release
 from .mock_model import MockModel

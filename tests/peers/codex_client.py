@@ -7,7 +7,7 @@ import subprocess
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal, Self, TypeAlias
 
-from exec_server_conformance import peers
+from exec_server_conformance import codex_binaries as peers
 
 from .processes import kill_group
 

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from exec_server_conformance import peers
+from exec_server_conformance import codex_binaries as peers
 
 from .codex_client import Release, Transport
 from .stage import Stage

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, Self, TypeAlias
 
-from exec_server_conformance import peers
+from exec_server_conformance import codex_binaries as peers
 
 from .processes import PATIENCE
 

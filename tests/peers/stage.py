@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self, TypeVar
 
-from exec_server_conformance import peers
+from exec_server_conformance import codex_binaries as peers
 
 from .codex_client import CodexClient, Connection, Release, Transport
 from .exec_server import ListeningServer, Maker, command

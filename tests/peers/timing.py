@@ -18,7 +18,7 @@ import time
 from contextlib import ExitStack
 from typing import TYPE_CHECKING
 
-from exec_server_conformance import peers
+from exec_server_conformance import codex_binaries as peers
 
 from .codex_client import Release, Transport
 from .stage import CommandResult, Stage, run_command

@@ -12,7 +12,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from exec_server_conformance import peers
+from exec_server_conformance import codex_binaries as peers
 from exec_server_conformance.bench import report
 from exec_server_conformance.bench.channel import BenchError
 from exec_server_conformance.bench.measurements import FULL, MEASUREMENTS, QUICK

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
     from pathlib import Path
 
-    from exec_server_conformance.results import Report
+    from exec_server_conformance.runner.results import Report
 
 FORMATS: Final[Mapping[str, Callable[[Report], str]]] = {
     "junit": junit.render,

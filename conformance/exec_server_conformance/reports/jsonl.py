@@ -5,7 +5,7 @@ from __future__ import annotations
 import msgspec
 
 from exec_server_conformance.errors import ReportError
-from exec_server_conformance.results import Play, Report, RunHeader, Summary
+from exec_server_conformance.runner.results import Play, Report, RunHeader, Summary
 
 Line = RunHeader | Play | Summary
 

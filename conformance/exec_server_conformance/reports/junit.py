@@ -15,11 +15,11 @@ from xml.etree import ElementTree as ET
 
 from msgspec import UNSET
 
-from exec_server_conformance import trace
-from exec_server_conformance.results import Outcome
+from exec_server_conformance.runner import trace
+from exec_server_conformance.runner.results import Outcome
 
 if TYPE_CHECKING:
-    from exec_server_conformance.results import Play, Report
+    from exec_server_conformance.runner.results import Play, Report
 
 _NOT_XML = re.compile("[^\t\n\r\u0020-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
 

@@ -17,12 +17,12 @@ from typing import TYPE_CHECKING, Any, Final
 from msgspec import UNSET
 
 from exec_server_conformance.reports import reference
-from exec_server_conformance.results import Blame, Outcome
+from exec_server_conformance.runner.results import Blame, Outcome
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from exec_server_conformance.results import Divergence, Play, Report, TraceEntry
+    from exec_server_conformance.runner.results import Divergence, Play, Report, TraceEntry
 
 _SIGNS: Final = {
     Outcome.FAILED: "✗",

@@ -7,12 +7,12 @@ from typing import TYPE_CHECKING, Final
 
 import msgspec
 
-from exec_server_conformance.results import Outcome
+from exec_server_conformance.runner.results import Outcome
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from exec_server_conformance.matrix import Cell, Matrix, Row, Server
+    from exec_server_conformance.runner.matrix import Cell, Matrix, Row, Server
 
 SIGNS: Final = {
     Outcome.PASSED: "✓",

@@ -12,7 +12,7 @@ from exec_server_conformance.reports.table import LEGEND, SIGNS, passes
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from exec_server_conformance.matrix import Cell, Matrix, Row
+    from exec_server_conformance.runner.matrix import Cell, Matrix, Row
 
 
 def render(matrix: Matrix) -> str:

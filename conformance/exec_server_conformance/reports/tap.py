@@ -13,11 +13,11 @@ import msgspec
 import yaml
 from msgspec import UNSET
 
-from exec_server_conformance import trace
-from exec_server_conformance.results import Outcome
+from exec_server_conformance.runner import trace
+from exec_server_conformance.runner.results import Outcome
 
 if TYPE_CHECKING:
-    from exec_server_conformance.results import Play, Report
+    from exec_server_conformance.runner.results import Play, Report
 
 _SPECIAL = re.compile(r"[\\#]")
 

@@ -22,15 +22,15 @@ from typing import TYPE_CHECKING
 
 from exec_server_conformance.cli import SESSIONS
 from exec_server_conformance.errors import Failure, TargetError
-from exec_server_conformance.player import Player
-from exec_server_conformance.session import load_all
-from exec_server_conformance.target import Server, Target
+from exec_server_conformance.runner.player import Player
+from exec_server_conformance.runner.session import load_all
+from exec_server_conformance.runner.target import Server, Target
 from mutants.catalogue import MUTANTS, Mutant
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterable
 
-    from exec_server_conformance.session import Session, Transport
+    from exec_server_conformance.runner.session import Session, Transport
 
 SHORTEST = "handshake/basic"
 

@@ -15,8 +15,6 @@ from collections import deque
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from exec_server_conformance.abilities import Abilities, ask
-from exec_server_conformance.contract import REVISIONS
 from exec_server_conformance.errors import Failure, SessionError, TargetError
 from exec_server_conformance.options import (
     add_effort,
@@ -26,18 +24,20 @@ from exec_server_conformance.options import (
     target,
     transports,
 )
-from exec_server_conformance.patterns import generalise, in_places, match, show
-from exec_server_conformance.player import Player
-from exec_server_conformance.redaction import Redactor
-from exec_server_conformance.selection import Applicability
-from exec_server_conformance.session import Session, Transport, load_all, release
-from exec_server_conformance.suite import ExitCode, located
+from exec_server_conformance.runner.contract import REVISIONS
+from exec_server_conformance.runner.patterns import generalise, in_places, match, show
+from exec_server_conformance.runner.player import Player
+from exec_server_conformance.runner.redaction import Redactor
+from exec_server_conformance.runner.selection import Applicability
+from exec_server_conformance.runner.server_probe import Abilities, ask
+from exec_server_conformance.runner.session import Session, Transport, load_all, release
+from exec_server_conformance.runner.suite import ExitCode, located
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
 
-    from exec_server_conformance.session import Step
-    from exec_server_conformance.target import Target
+    from exec_server_conformance.runner.session import Step
+    from exec_server_conformance.runner.target import Target
 
 _NOTHING = object()
 """What is not there, unlike null."""

@@ -16,12 +16,12 @@ from enum import Enum, auto
 from typing import TYPE_CHECKING, Any
 
 from exec_server_conformance.errors import Failure
-from exec_server_conformance.patterns import show, text_of
-from exec_server_conformance.timeline import id_key
+from exec_server_conformance.runner.connection_log import id_key
+from exec_server_conformance.runner.patterns import show, text_of
 
 if TYPE_CHECKING:
-    from exec_server_conformance.contract import Contract
-    from exec_server_conformance.timeline import IdKey
+    from exec_server_conformance.runner.connection_log import IdKey
+    from exec_server_conformance.runner.contract import Contract
 
 Message = dict[str, Any]
 

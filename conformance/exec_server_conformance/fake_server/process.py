@@ -6,7 +6,7 @@ import base64
 from typing import Any
 
 from exec_server_conformance.errors import Failure
-from exec_server_conformance.patterns import show
+from exec_server_conformance.runner.patterns import show
 
 Message = dict[str, Any]
 

@@ -11,21 +11,21 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from exec_server_conformance.contract import REVISIONS
 from exec_server_conformance.errors import Failure, TargetError
 from exec_server_conformance.options import add_target, target
-from exec_server_conformance.patterns import fill_in
-from exec_server_conformance.player import Player
-from exec_server_conformance.proxy import Proxy, Side
-from exec_server_conformance.recording import SHOWN_VARIABLES, Recordings, Style
-from exec_server_conformance.session import load, load_all
-from exec_server_conformance.suite import ExitCode, located
+from exec_server_conformance.recorder.proxy import Proxy, Side
+from exec_server_conformance.recorder.recording import SHOWN_VARIABLES, Recordings, Style
+from exec_server_conformance.runner.contract import REVISIONS
+from exec_server_conformance.runner.patterns import fill_in
+from exec_server_conformance.runner.player import Player
+from exec_server_conformance.runner.session import load, load_all
+from exec_server_conformance.runner.suite import ExitCode, located
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from exec_server_conformance.session import Session, Transport
-    from exec_server_conformance.target import Target
+    from exec_server_conformance.runner.session import Session, Transport
+    from exec_server_conformance.runner.target import Target
 
 
 def main(arguments: Sequence[str]) -> int:

@@ -21,10 +21,14 @@ from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Literal
 
 from exec_server_conformance.errors import Failure
-from exec_server_conformance.events import NumberedEvents, ProcessEvents, UnnumberedEvents
-from exec_server_conformance.patterns import in_places
-from exec_server_conformance.player import MAIN
-from exec_server_conformance.timeline import BodyStream, IdKey, id_key
+from exec_server_conformance.runner.connection_log import BodyStream, IdKey, id_key
+from exec_server_conformance.runner.patterns import in_places
+from exec_server_conformance.runner.player import MAIN
+from exec_server_conformance.runner.process_events import (
+    NumberedEvents,
+    ProcessEvents,
+    UnnumberedEvents,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence

@@ -28,20 +28,20 @@ import jsonschema
 import msgspec
 from msgspec import UNSET, Meta, UnsetType
 
-from exec_server_conformance import peers
-from exec_server_conformance.deviations import Deviation, load_deviations
+from exec_server_conformance import codex_binaries as peers
 from exec_server_conformance.errors import SessionError
-from exec_server_conformance.results import Count, Outcome, Play, Report, Seconds
-from exec_server_conformance.session import Transport
-from exec_server_conformance.suite import ExitCode, Plan, Quiet, Suite
-from exec_server_conformance.target import Target
+from exec_server_conformance.runner.known_deviations import Deviation, load_deviations
+from exec_server_conformance.runner.results import Count, Outcome, Play, Report, Seconds
+from exec_server_conformance.runner.session import Transport
+from exec_server_conformance.runner.suite import ExitCode, Plan, Quiet, Suite
+from exec_server_conformance.runner.target import Target
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Sequence
 
-    from exec_server_conformance.session import Session
+    from exec_server_conformance.runner.session import Session
 
-DEVIATIONS = Path(__file__).with_name("deviations")
+DEVIATIONS = Path(__file__).parents[1] / "deviations"
 """What codex releases are known to do differently."""
 
 _TEXT = {"type": "string", "minLength": 1}

@@ -15,7 +15,7 @@ import jsonschema
 
 from exec_server_conformance.errors import SessionError
 
-SESSIONS = Path(__file__).with_name("sessions")
+SESSIONS = Path(__file__).parents[1] / "sessions"
 """The recorded sessions that come with the suite."""
 
 Transport = Literal["ws", "stdio"]

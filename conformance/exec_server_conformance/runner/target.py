@@ -18,7 +18,7 @@ from exec_server_conformance.errors import Failure, TargetError
 if TYPE_CHECKING:
     from websockets.asyncio.connection import Connection
 
-    from exec_server_conformance.session import Transport
+    from exec_server_conformance.runner.session import Transport
 
 START_SECONDS = 10.0
 STOP_SECONDS = 3.0

@@ -12,21 +12,21 @@ import json
 import uuid
 from typing import TYPE_CHECKING, Any, Final, Self
 
-from exec_server_conformance.clients.door import Door
-from exec_server_conformance.clients.judge import Judge
-from exec_server_conformance.clients.process import Process
-from exec_server_conformance.clients.program import Program
-from exec_server_conformance.contract import contract
 from exec_server_conformance.errors import Failure, Mismatch, SessionError, Silence
-from exec_server_conformance.patterns import match, show, text_of
-from exec_server_conformance.timeline import id_key
-from exec_server_conformance.trace import Trace
+from exec_server_conformance.fake_server.client_program import Program
+from exec_server_conformance.fake_server.client_validator import Judge
+from exec_server_conformance.fake_server.endpoints import Door
+from exec_server_conformance.fake_server.process import Process
+from exec_server_conformance.runner.connection_log import id_key
+from exec_server_conformance.runner.contract import contract
+from exec_server_conformance.runner.patterns import match, show, text_of
+from exec_server_conformance.runner.trace import Trace
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
 
-    from exec_server_conformance.clients.program import ClientCommand
-    from exec_server_conformance.target import Link
+    from exec_server_conformance.fake_server.client_program import ClientCommand
+    from exec_server_conformance.runner.target import Link
 
 Message = dict[str, Any]
 

@@ -12,21 +12,21 @@ from typing import TYPE_CHECKING, Final
 from msgspec import UNSET
 from msgspec.structs import replace
 
-from exec_server_conformance.clients.cases import CASES, INPUT, SIMPLEST
-from exec_server_conformance.clients.stage import NotApplicable, Stage
 from exec_server_conformance.errors import Failure, Mismatch, SessionError, Silence, TargetError
-from exec_server_conformance.redaction import Redactor
-from exec_server_conformance.results import Blame, Divergence, Outcome, Play, RunHeader
-from exec_server_conformance.suite import concluded, excuse
+from exec_server_conformance.fake_server.cases import CASES, INPUT, SIMPLEST
+from exec_server_conformance.fake_server.server import NotApplicable, Stage
+from exec_server_conformance.runner.redaction import Redactor
+from exec_server_conformance.runner.results import Blame, Divergence, Outcome, Play, RunHeader
+from exec_server_conformance.runner.suite import concluded, excuse
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from exec_server_conformance.clients.cases import Case
-    from exec_server_conformance.clients.program import ClientCommand
-    from exec_server_conformance.deviations import Deviation
-    from exec_server_conformance.results import Report
-    from exec_server_conformance.suite import Listener
+    from exec_server_conformance.fake_server.cases import Case
+    from exec_server_conformance.fake_server.client_program import ClientCommand
+    from exec_server_conformance.runner.known_deviations import Deviation
+    from exec_server_conformance.runner.results import Report
+    from exec_server_conformance.runner.suite import Listener
 
 CASE_SECONDS: Final = 20.0
 """How long a case may take unless the caller says otherwise."""

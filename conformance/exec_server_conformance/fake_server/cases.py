@@ -10,21 +10,21 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
-from exec_server_conformance.clients.stage import (
+from exec_server_conformance.errors import Failure, Silence
+from exec_server_conformance.fake_server.server import (
     INTERNAL_ERROR,
     INVALID_REQUEST,
     Conversation,
     Stage,
     error,
 )
-from exec_server_conformance.errors import Failure, Silence
-from exec_server_conformance.patterns import match, text_of
+from exec_server_conformance.runner.patterns import match, text_of
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
 
-    from exec_server_conformance.clients.process import Message, Process
-    from exec_server_conformance.session import Level, Transport
+    from exec_server_conformance.fake_server.process import Message, Process
+    from exec_server_conformance.runner.session import Level, Transport
 
     Plot = Callable[[Stage], Awaitable[None]]
 

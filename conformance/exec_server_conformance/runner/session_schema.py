@@ -8,15 +8,15 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, Final
 
-from exec_server_conformance.contract import contract
 from exec_server_conformance.errors import Failure
-from exec_server_conformance.patterns import in_places
+from exec_server_conformance.runner.contract import contract
+from exec_server_conformance.runner.patterns import in_places
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from exec_server_conformance.contract import Contract
-    from exec_server_conformance.session import Session, Step
+    from exec_server_conformance.runner.contract import Contract
+    from exec_server_conformance.runner.session import Session, Step
 
 _PLACES: Final[Mapping[str, str]] = {
     "/workspace": "${workspace}",

@@ -13,12 +13,8 @@ from dataclasses import dataclass, field
 from itertools import count
 from typing import TYPE_CHECKING, Any
 
-from exec_server_conformance.contract import REVISIONS, contract
 from exec_server_conformance.errors import Failure
-from exec_server_conformance.patterns import fill_in
-from exec_server_conformance.player import Player
-from exec_server_conformance.redaction import Redactor
-from exec_server_conformance.scenario import (
+from exec_server_conformance.recorder.scenario import (
     Event,
     Exchange,
     Scenario,
@@ -27,18 +23,22 @@ from exec_server_conformance.scenario import (
     scenario,
     with_plain_ids,
 )
-from exec_server_conformance.session import Lines, Session, of_lines
-from exec_server_conformance.target import Server, Servers, Target
-from exec_server_conformance.timeline import MOST_BYTES, id_key
+from exec_server_conformance.runner.connection_log import MOST_BYTES, id_key
+from exec_server_conformance.runner.contract import REVISIONS, contract
+from exec_server_conformance.runner.patterns import fill_in
+from exec_server_conformance.runner.player import Player
+from exec_server_conformance.runner.redaction import Redactor
+from exec_server_conformance.runner.session import Lines, Session, of_lines
+from exec_server_conformance.runner.target import Server, Servers, Target
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
     from pathlib import Path
 
-    from exec_server_conformance.contract import Contract
-    from exec_server_conformance.player import Recorder
-    from exec_server_conformance.session import Step, Transport
-    from exec_server_conformance.target import Link
+    from exec_server_conformance.runner.contract import Contract
+    from exec_server_conformance.runner.player import Recorder
+    from exec_server_conformance.runner.session import Step, Transport
+    from exec_server_conformance.runner.target import Link
 
 SHOWN_VARIABLES = frozenset({"PATH", "LANG", "LC_ALL", "TERM", "TZ"})
 """Variables whose values a session needs to be played, and which hold no secrets."""

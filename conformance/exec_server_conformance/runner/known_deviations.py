@@ -19,14 +19,14 @@ from typing import TYPE_CHECKING, Protocol
 import tomlkit
 
 from exec_server_conformance.errors import SessionError
-from exec_server_conformance.results import Outcome
+from exec_server_conformance.runner.results import Outcome
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
     from pathlib import Path
 
-    from exec_server_conformance.results import Report
-    from exec_server_conformance.session import Transport
+    from exec_server_conformance.runner.results import Report
+    from exec_server_conformance.runner.session import Transport
 
 _MEMBERS = {"sessions": str, "reason": str, "transport": str, "falls_silent": bool}
 

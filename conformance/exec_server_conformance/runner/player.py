@@ -18,7 +18,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
-from exec_server_conformance.contract import Contract, contract
 from exec_server_conformance.errors import (
     Death,
     Failure,
@@ -28,21 +27,22 @@ from exec_server_conformance.errors import (
     Silence,
     TargetError,
 )
-from exec_server_conformance.origin import Origin
-from exec_server_conformance.patterns import (
+from exec_server_conformance.runner.connection_log import Timeline, id_key
+from exec_server_conformance.runner.contract import Contract, contract
+from exec_server_conformance.runner.http_origin import Origin
+from exec_server_conformance.runner.patterns import (
     in_places,
     match,
     match_streams,
     show,
     text_of,
 )
-from exec_server_conformance.target import Server, Servers, Target
-from exec_server_conformance.timeline import Timeline, id_key
-from exec_server_conformance.trace import Trace
+from exec_server_conformance.runner.target import Server, Servers, Target
+from exec_server_conformance.runner.trace import Trace
 
 if TYPE_CHECKING:
-    from exec_server_conformance.events import ProcessEvents
-    from exec_server_conformance.session import Session, Step, Transport
+    from exec_server_conformance.runner.process_events import ProcessEvents
+    from exec_server_conformance.runner.session import Session, Step, Transport
 
 MAIN = "main"
 

@@ -24,9 +24,9 @@ from websockets.exceptions import ConnectionClosed, InvalidStatus, WebSocketExce
 from websockets.frames import CloseCode
 
 from exec_server_conformance.errors import ConformanceError, Failure, TargetError
-from exec_server_conformance.scenario import Event, Happening
-from exec_server_conformance.suite import ExitCode
-from exec_server_conformance.target import (
+from exec_server_conformance.recorder.scenario import Event, Happening
+from exec_server_conformance.runner.suite import ExitCode
+from exec_server_conformance.runner.target import (
     LINE_LIMIT,
     START_SECONDS,
     STOP_SECONDS,
@@ -41,9 +41,9 @@ if TYPE_CHECKING:
     from websockets.asyncio.server import ServerConnection
     from websockets.http11 import Request, Response
 
-    from exec_server_conformance.recording import Recordings
-    from exec_server_conformance.session import Transport
-    from exec_server_conformance.target import Link, Target
+    from exec_server_conformance.recorder.recording import Recordings
+    from exec_server_conformance.runner.session import Transport
+    from exec_server_conformance.runner.target import Link, Target
 
 _OF_A_HOP = frozenset(
     {

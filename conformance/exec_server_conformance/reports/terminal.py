@@ -6,11 +6,11 @@ import sys
 from collections import Counter
 from typing import TYPE_CHECKING
 
-from exec_server_conformance import trace
-from exec_server_conformance.results import Outcome
+from exec_server_conformance.runner import trace
+from exec_server_conformance.runner.results import Outcome
 
 if TYPE_CHECKING:
-    from exec_server_conformance.results import Play, Report
+    from exec_server_conformance.runner.results import Play, Report
 
 MOST_ALIKE = 3
 """How many failures with the same words are shown one by one."""

@@ -14,9 +14,6 @@ from typing import TYPE_CHECKING, Protocol
 from msgspec import UNSET
 from msgspec.structs import replace
 
-from exec_server_conformance.abilities import Abilities, ask
-from exec_server_conformance.contract import REVISIONS
-from exec_server_conformance.deviations import stale as stale_among
 from exec_server_conformance.errors import (
     Death,
     Failure,
@@ -26,10 +23,11 @@ from exec_server_conformance.errors import (
     Silence,
     TargetError,
 )
-from exec_server_conformance.expectations import fault
-from exec_server_conformance.player import Player
-from exec_server_conformance.redaction import Redactor
-from exec_server_conformance.results import (
+from exec_server_conformance.runner.contract import REVISIONS
+from exec_server_conformance.runner.known_deviations import stale as stale_among
+from exec_server_conformance.runner.player import Player
+from exec_server_conformance.runner.redaction import Redactor
+from exec_server_conformance.runner.results import (
     Blame,
     Divergence,
     Outcome,
@@ -38,16 +36,18 @@ from exec_server_conformance.results import (
     RunHeader,
     Summary,
 )
-from exec_server_conformance.selection import Applicability
-from exec_server_conformance.session import release
-from exec_server_conformance.target import Servers
+from exec_server_conformance.runner.selection import Applicability
+from exec_server_conformance.runner.server_probe import Abilities, ask
+from exec_server_conformance.runner.session import release
+from exec_server_conformance.runner.session_schema import fault
+from exec_server_conformance.runner.target import Servers
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from exec_server_conformance.deviations import Deviation
-    from exec_server_conformance.session import Session, Transport
-    from exec_server_conformance.target import Target
+    from exec_server_conformance.runner.known_deviations import Deviation
+    from exec_server_conformance.runner.session import Session, Transport
+    from exec_server_conformance.runner.target import Target
 
 
 class ExitCode(IntEnum):

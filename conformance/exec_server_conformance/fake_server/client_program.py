@@ -11,10 +11,10 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
 from exec_server_conformance.errors import SessionError, TargetError
-from exec_server_conformance.target import ending
+from exec_server_conformance.runner.target import ending
 
 if TYPE_CHECKING:
-    from exec_server_conformance.session import Transport
+    from exec_server_conformance.runner.session import Transport
 
 STOP_SECONDS: Final = 3.0
 """How long a client may take to end once it is told to."""

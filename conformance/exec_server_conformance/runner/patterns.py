@@ -25,7 +25,7 @@ from typing import TYPE_CHECKING, Any
 from exec_server_conformance.errors import Failure, Mismatch, SessionError
 
 if TYPE_CHECKING:
-    from exec_server_conformance.session import Step
+    from exec_server_conformance.runner.session import Step
 
 Json = Any
 

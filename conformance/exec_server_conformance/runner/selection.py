@@ -16,8 +16,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
     from collections.abc import Set as AbstractSet
 
-    from exec_server_conformance.abilities import Abilities
-    from exec_server_conformance.session import Release, Session
+    from exec_server_conformance.runner.server_probe import Abilities
+    from exec_server_conformance.runner.session import Release, Session
 
 
 CHOICE_OPTIONS: Final[Mapping[str, Mapping[str, Any]]] = {

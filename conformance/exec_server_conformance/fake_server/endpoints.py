@@ -12,16 +12,16 @@ from typing import TYPE_CHECKING, Protocol, Self
 
 from websockets.asyncio.server import serve
 
-from exec_server_conformance.clients import bridge
 from exec_server_conformance.errors import Failure
-from exec_server_conformance.target import LINE_LIMIT, StdioLink, WebSocketLink
+from exec_server_conformance.fake_server import stdio_bridge as bridge
+from exec_server_conformance.runner.target import LINE_LIMIT, StdioLink, WebSocketLink
 
 if TYPE_CHECKING:
     from websockets.asyncio.server import Server, ServerConnection
     from websockets.http11 import Request
 
-    from exec_server_conformance.session import Transport
-    from exec_server_conformance.target import Link
+    from exec_server_conformance.runner.session import Transport
+    from exec_server_conformance.runner.target import Link
 
 
 class Host(Protocol):

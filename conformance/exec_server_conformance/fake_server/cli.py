@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import argparse
 
-from exec_server_conformance.clients.cases import CASES, RELEASED
-from exec_server_conformance.clients.program import ClientCommand
-from exec_server_conformance.clients.suite import CASE_SECONDS, ClientPlan, ClientSuite
-from exec_server_conformance.contract import REVISIONS
 from exec_server_conformance.errors import SessionError
+from exec_server_conformance.fake_server.cases import CASES, RELEASED
+from exec_server_conformance.fake_server.client_program import ClientCommand
+from exec_server_conformance.fake_server.suite import CASE_SECONDS, ClientPlan, ClientSuite
 from exec_server_conformance.options import (
     add_choice,
     add_effort,
@@ -18,8 +17,9 @@ from exec_server_conformance.options import (
     known_deviations,
     write_reports,
 )
-from exec_server_conformance.suite import ExitCode, run
-from exec_server_conformance.terminal import Terminal
+from exec_server_conformance.reports.terminal import Terminal
+from exec_server_conformance.runner.contract import REVISIONS
+from exec_server_conformance.runner.suite import ExitCode, run
 
 
 def _parser() -> argparse.ArgumentParser:

@@ -12,14 +12,14 @@ import json
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from exec_server_conformance.contract import REVISIONS, bundle
 from exec_server_conformance.errors import Failure, TargetError
-from exec_server_conformance.patterns import show, text_of
-from exec_server_conformance.target import Server, Target
+from exec_server_conformance.runner.contract import REVISIONS, bundle
+from exec_server_conformance.runner.patterns import show, text_of
+from exec_server_conformance.runner.target import Server, Target
 
 if TYPE_CHECKING:
-    from exec_server_conformance.session import Transport
-    from exec_server_conformance.target import Link
+    from exec_server_conformance.runner.session import Transport
+    from exec_server_conformance.runner.target import Link
 
 _ROOTS = {"v1": "/", "v2": "file:///"}
 """The root directory as each revision writes it."""

@@ -5,8 +5,8 @@ from __future__ import annotations
 import time
 from typing import TYPE_CHECKING, Literal, NamedTuple, TypeAlias
 
-from exec_server_conformance.redaction import Redactor
-from exec_server_conformance.results import TraceEntry
+from exec_server_conformance.runner.redaction import Redactor
+from exec_server_conformance.runner.results import TraceEntry
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -4,7 +4,7 @@ What holds for every session without being written in it:
 
 * every message of the server validates against the protocol's schema;
 * every answer belongs to a request that waits for one, and comes once;
-* the events of each process keep the rules of ``exec_server_conformance.events``;
+* the events of each process keep the rules of ``exec_server_conformance.runner.process_events``;
 * nothing comes that nobody expected.
 """
 
@@ -17,18 +17,18 @@ import json
 from typing import TYPE_CHECKING, Any
 
 from exec_server_conformance.errors import Failure, Silence
-from exec_server_conformance.events import (
+from exec_server_conformance.runner.patterns import show, text_of
+from exec_server_conformance.runner.process_events import (
     NumberedEvents,
     ProcessEvents,
     Sequence,
     UnnumberedEvents,
 )
-from exec_server_conformance.patterns import show, text_of
 
 if TYPE_CHECKING:
-    from exec_server_conformance.contract import Contract
-    from exec_server_conformance.target import Link
-    from exec_server_conformance.trace import Trace
+    from exec_server_conformance.runner.contract import Contract
+    from exec_server_conformance.runner.target import Link
+    from exec_server_conformance.runner.trace import Trace
 
 Message = dict[str, Any]
 

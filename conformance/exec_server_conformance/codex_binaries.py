@@ -7,9 +7,12 @@ knows the registry and checks the integrity of what it downloads. Only the binar
 
 Command line::
 
-    python -m exec_server_conformance.peers fetch [VERSION ...]    # default: DEFAULT_VERSIONS
-    python -m exec_server_conformance.peers path VERSION           # prints the binary's path
-    python -m exec_server_conformance.peers command VERSION        # prints a command to run it
+    python -m exec_server_conformance.codex_binaries fetch [VERSION ...]
+    python -m exec_server_conformance.codex_binaries path VERSION
+    python -m exec_server_conformance.codex_binaries command VERSION
+
+``fetch`` takes DEFAULT_VERSIONS if none is given; ``path`` prints the path of a fetched binary,
+``command`` a command line that runs it.
 
 Exit codes: 0 done, 1 the release or its binary does not exist, 2 usage, 3 npm or its registry
 cannot be had.
@@ -116,7 +119,7 @@ def binary(version: str, directory: Path = DEFAULT_DIRECTORY) -> Path:
     if not target.exists():
         raise PeerMissing(
             f"codex {version} is not in {target.parent}: "
-            f"run `python -m exec_server_conformance.peers fetch {version}`"
+            f"run `python -m exec_server_conformance.codex_binaries fetch {version}`"
         )
     return target
 
@@ -226,7 +229,7 @@ def _version_argument(text: str) -> str:
 
 def _arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
-        prog="python -m exec_server_conformance.peers",
+        prog="python -m exec_server_conformance.codex_binaries",
         description="Fetch real codex binaries with npm, and tell how to run them.",
     )
     parser.add_argument(

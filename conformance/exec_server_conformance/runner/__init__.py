@@ -1,0 +1,1 @@
+"""Replays session files against a server and judges every message it sends."""
