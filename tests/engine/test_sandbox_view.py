@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import os
+import re
+import shutil
 from pathlib import Path
 
 import pytest
+from growth import assert_grows_linearly
 from sandbox_bench import READ_ALL, denied, readable, writable
 
 from exec_server.engine import sandbox_globs
-from exec_server.engine.sandbox_globs import find_denied
+from exec_server.engine.sandbox_globs import escape, find_denied
 from exec_server.engine.sandbox_policy import Access, Places, Rule, SandboxPolicy
 from exec_server.engine.sandbox_view import PROTECTED_NAMES, Placeholder, View, plan_view
 from exec_server.errors import InvalidArgument, InvalidRequest
@@ -169,6 +172,17 @@ def test_views_differ_when_a_path_leads_elsewhere(root: Path) -> None:
         ("sub", {"sub"}),
         ("**/A", set()),
         ("missing/**", set()),
+        ("./sub//../{a,x}{,}", {"a"}),
+        ("{sub}/{a,{b,deep}}", {"sub/a", "sub/deep"}),
+        ("**/[!a-c]eep", {"sub/deep"}),
+        ("**/**/deep/**", {"sub/deep/a"}),
+        ("sub/**/**", {"sub/a", "sub/deep"}),
+        ("s*/*/**/a", {"sub/deep/a"}),
+        ("s**b", {"sub"}),
+        (r"\a", {"a"}),
+        (r"\*", set()),
+        ("**/[]a]", {"a", "sub/a", "sub/deep/a"}),
+        ("[a", set()),
     ],
 )
 def test_patterns_match_files_and_whole_directories(
@@ -194,14 +208,77 @@ def test_links_are_not_followed_to_matches_but_are_matches(root: Path) -> None:
     assert (last.kind, last.path) == ("denied_directory", "/usr/lib")
 
 
+def test_a_pattern_that_ends_with_many_directories_leaves_out_the_first(root: Path) -> None:
+    assert find_denied([f"{root}/**/sub/**/sub/**"], None) == []
+
+
+def test_the_names_of_a_working_directory_are_no_wildcards(root: Path) -> None:
+    odd = root / "[a]{b,c}*?\\"
+    odd.mkdir()
+    (odd / "key").touch()
+    (root / "a").unlink()
+    assert find_denied([f"{escape(str(odd))}/*"], None) == [str(odd / "key")]
+
+
+@pytest.mark.parametrize(
+    ("pattern", "problem"),
+    [
+        ("/[z-a]", "the range z-a, which is empty"),
+        ("/{a,b", "a { without its }"),
+        ("/a}", "a } without its {"),
+        ("/a\\", "ends with a backslash"),
+        ("/[[:alpha:]]", "a named class of characters"),
+        ("/[a/b]", "a slash between"),
+        ("/a\0", "has a NUL"),
+        ("/*/../a", "cannot have `..` behind"),
+        ("/" + "{" * 17 + "a" + "}" * 17, "more than 16 nested braces"),
+        ("/" + "a" * 4096, "at most 4096 bytes, got 4097"),
+        ("/" + "{a,b}" * 11, "at most 1024"),
+        ("/" + "{a,b}" * 800, "at most 1024"),
+        ("/{" + ",".join("abcdefghijklm"[:i] for i in range(1, 13)) * 30 + "}", "65536 characters"),
+    ],
+)
+def test_a_pattern_that_cannot_be_understood_is_refused(pattern: str, problem: str) -> None:
+    with pytest.raises(InvalidRequest, match=re.escape(problem)):
+        find_denied([pattern], None)
+
+
 def test_too_many_to_look_at_is_refused(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sandbox_globs, "MAX_SCANNED", 3)
     with pytest.raises(InvalidRequest, match="more than 3 files to be looked at"):
         find_denied([f"{root}/**/x"], None)
     monkeypatch.undo()
+    monkeypatch.setattr(sandbox_globs, "MAX_COMPARISONS", 15)
+    assert len(find_denied([f"{root}/sub/*"], None)) == 2
+    with pytest.raises(InvalidRequest, match="more than 15 comparisons"):
+        find_denied([f"{root}/**/x"], None)
+    monkeypatch.undo()
     monkeypatch.setattr(sandbox_globs, "MAX_MATCHES", 2)
     with pytest.raises(InvalidRequest, match="more than 2 files one by one"):
         find_denied([f"{root}/**/a"], None)
+
+
+def test_directories_deeper_than_paths_are_long_are_refused(root: Path) -> None:
+    """A confined program can make them, and reach what is in there step by step."""
+    name = "d" * 250
+    descriptor = os.open(root, os.O_PATH)
+    try:
+        for _ in range(17):
+            os.mkdir(name, dir_fd=descriptor)
+            inner = os.open(name, os.O_PATH, dir_fd=descriptor)
+            os.close(descriptor)
+            descriptor = inner
+    finally:
+        os.close(descriptor)
+    with pytest.raises(InvalidRequest, match="longer than 4096 bytes"):
+        find_denied([f"{root}/**/key"], None)
+    shutil.rmtree(root / name)
+
+
+@pytest.mark.parametrize("part", ["**/a/", "**/*a*/", "**/?*a*[ab]/", "{a,b}/**/"])
+def test_many_wildcards_cost_no_more_than_they_are_long(root: Path, part: str) -> None:
+    (root / "w" / "/".join("a" * 60)).mkdir(parents=True)
+    assert_grows_linearly(lambda count: find_denied([f"{root}/{part * count}x"], None), (2, 4, 8))
 
 
 def test_places_are_found() -> None:

@@ -17,8 +17,10 @@ import re
 from functools import lru_cache
 from typing import TYPE_CHECKING, Final, Literal, Protocol
 
+from exec_server.engine import wildcards
+
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping, Sequence
+    from collections.abc import Mapping, Sequence
 
 CORE_NAMES: Final = (
     "HOME",
@@ -103,14 +105,8 @@ def _any_of(patterns: tuple[str, ...]) -> re.Pattern[str]:
 
 
 def _translate(pattern: str) -> str:
-    """A glob as a regular expression that cannot backtrack beyond linear effort per star."""
-    first, *rest = (_translate_part(part) for part in pattern.split("*"))
-    if not rest:
-        return first
-    *middle, last = rest
-    # The leftmost place is always right for a part between two stars, so it is final: (?>…).
-    return first + "".join(f"(?>.*?{part})" for part in middle) + ".*" + last
+    return wildcards.expression([_translate_part(part) for part in pattern.split("*")])
 
 
-def _translate_part(part: Iterable[str]) -> str:
-    return "".join("." if character == "?" else re.escape(character) for character in part)
+def _translate_part(part: str) -> str:
+    return "".join("." if character == "?" else wildcards.literal(character) for character in part)

@@ -11,8 +11,12 @@ it even where that is a symbolic link: the rule of v1 fs/*.
 from __future__ import annotations
 
 import os
+from typing import Final
 
 from exec_server.errors import InvalidArgument, InvalidRequest
+
+MAX_PATH_BYTES: Final = 4096
+"""Longest path that the system takes (PATH_MAX)."""
 
 NUL_MESSAGE = "file name contained an unexpected NUL byte"
 """What the released servers say to a NUL in a path (v1 fs/*)."""

@@ -6,7 +6,6 @@ from typing import TYPE_CHECKING, Literal, Protocol
 
 import msgspec
 
-from exec_server.engine.paths import normalize
 from exec_server.engine.sandbox_policy import Rule
 from exec_server_protocol.v2.sandbox import (
     GlobFileSystemPath,
@@ -104,11 +103,14 @@ class EntryReader(msgspec.Struct, frozen=True):
                 return []
 
     def _absolute(self, pattern: str) -> str:
+        # Loaded only for policies with patterns.
+        from exec_server.engine.sandbox_globs import escape  # noqa: PLC0415
+
         if pattern.startswith("~/"):
-            pattern = self.home + pattern[1:]
+            return escape(self.home) + pattern[1:]
         if not pattern.startswith("/"):
-            pattern = f"{self._cwd()}/{pattern}"
-        return normalize(pattern)
+            return f"{escape(self._cwd())}/{pattern}"
+        return pattern
 
     def _cwd(self) -> str:
         if self.places.cwd is None:
