@@ -22,6 +22,12 @@ if TYPE_CHECKING:
 _PLAIN: Final = ((), ("--listen", "stdio"), ("--listen", "stdio://"))
 """The command lines that clients start servers of their own with: they ask for nothing special."""
 
+_ROOT_WARNING: Final = (
+    "codex-exec-server: warning: running as root, so clients and their programs are root on this "
+    "machine; run the server as a user of its own"
+)
+"""For an operator who lets others in. On stdio the client has started the server itself."""
+
 
 class Order:
     """What a command line asks for, and what it asks for when it asks for nothing."""
@@ -152,6 +158,8 @@ async def _serve_websocket(server: Server, access: Access) -> None:
     # codex prints the bare URL on stdout; the standalone server its banner on stderr.
     print(listener.url, flush=True)
     print(f"codex-exec-server listening on {listener.url}", file=sys.stderr, flush=True)
+    if not os.geteuid():
+        print(_ROOT_WARNING, file=sys.stderr, flush=True)
     try:
         await server.stop.wait()
     finally:

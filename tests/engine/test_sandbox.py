@@ -34,6 +34,8 @@ from exec_server.errors import InvalidArgument, InvalidRequest, OperationFailed
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+    from exec_server.engine.sandbox_policy import Access
+
 pytestmark = needs_sandbox
 
 PROBE = """
@@ -282,6 +284,74 @@ async def test_only_the_descriptors_and_variables_asked_for_get_in() -> None:
             "ls /proc/self/fd; env | sort", env={"PATH": "/bin:/usr/bin", "A=B": "c"}, cwd="/usr"
         )
     assert said.split() == ["0", "1", "2", "3", "A=B=c", "PATH=/bin:/usr/bin", "PWD=/usr"]
+
+
+WRITABLE_IN_PROC = """
+import os
+for directory, names, files in os.walk("/proc"):
+    if directory == "/proc":
+        names[:] = [name for name in names if not name.isdecimal() and name != "pressure"]
+    for path in (os.path.join(directory, name) for name in files):
+        try:
+            os.close(os.open(path, os.O_WRONLY | os.O_NONBLOCK | os.O_NOFOLLOW))
+        except OSError:
+            continue
+        print(path)
+print("searched")
+"""
+"""Lists what can be written, without what belongs to processes, and the triggers of pressure."""
+
+
+@pytest.mark.parametrize("place", ["read", "write"])
+@asynchronous
+async def test_no_setting_of_the_kernel_can_be_written(place: Access) -> None:
+    """Nor as root, for whom the kernel asks for no capability."""
+    policy = SandboxPolicy((Rule("/", place),))
+    async with SandboxBench() as bench:
+        said = await bench.finish(["python3", "-c", WRITABLE_IN_PROC], policy=policy)
+    assert said == ("searched\n", 0)
+
+
+@asynchronous
+async def test_no_datagram_or_descriptor_leaves_without_a_network(tree: Path) -> None:
+    """Neither from a socket of its own nor from one of a pair, which can name an address, too."""
+    probe = """
+import os, socket, struct, sys
+rights = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, struct.pack("i", 0))]
+alone = lambda kind: socket.socket(socket.AF_UNIX, kind)
+paired = lambda kind: socket.socketpair(type=kind)[0]
+for kind in (socket.SOCK_DGRAM, socket.SOCK_RAW):
+    for make in (alone, paired):
+        try:
+            make(kind).sendmsg([b"leak"], rights, 0, sys.argv[1])
+        except OSError as error:
+            print(error.errno)
+"""
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_NONBLOCK) as outside:
+        outside.bind(str(tree / "socket"))
+        async with SandboxBench() as bench:
+            said = await bench.finish(["python3", "-c", probe, str(tree / "socket")])
+        assert said == ("1\n" * 4, 0)
+        with pytest.raises(BlockingIOError):
+            outside.recv(100)
+
+
+@asynchronous
+async def test_no_key_leaves_without_a_network() -> None:
+    """Keyrings are inherited, so what is put into one could be read outside."""
+    number = {"x86_64": 250, "aarch64": 219}[os.uname().machine]
+    probe = f"import ctypes; print(ctypes.CDLL(None).syscall({number}, 0, -3, 1))"
+    async with SandboxBench() as bench:
+        assert await bench.finish(["python3", "-c", probe]) == ("-1\n", 0)
+
+
+@pytest.mark.parametrize("allows_network", [True, False])
+@asynchronous
+async def test_no_further_user_namespace_gives_capabilities(allows_network: bool) -> None:
+    policy = SandboxPolicy((READ_ALL,), allows_network=allows_network)
+    async with SandboxBench() as bench:
+        said, code = await bench.finish("unshare --user true", policy=policy)
+    assert (code, "unshare failed" in said) == (1, True)
 
 
 # A process like any other

@@ -13,9 +13,13 @@ AF_UNIX, AF_INET, AF_VSOCK = 1, 2, 40
 AUDIT = {"x86_64": 0xC000003E, "aarch64": 0xC00000B7}
 
 
-def outcome(program: bytes, architecture: int, number: int, argument: int = 0) -> int:
+STREAM, DATAGRAM, RAW, SEQUENCE, CLOSE_ON_EXEC = 1, 2, 3, 5, 0o2000000
+
+
+def outcome(program: bytes, architecture: int, number: int, *arguments: int) -> int:
     """What the filter says to a call (classic BPF, as far as it is used)."""
-    data = struct.pack("=IIQ6Q", number, architecture, 0, argument, 0, 0, 0, 0, 0)
+    six = (*arguments, 0, 0, 0, 0, 0, 0)[:6]
+    data = struct.pack("=IIQ6Q", number, architecture, 0, *six)
     instructions = list(struct.iter_unpack("=HBBI", program))
     accumulator = place = 0
     while True:
@@ -23,6 +27,8 @@ def outcome(program: bytes, architecture: int, number: int, argument: int = 0) -
         place += 1
         if code == 0x20:
             (accumulator,) = struct.unpack_from("=I", data, operand)
+        elif code == 0x54:
+            accumulator &= operand
         elif code == 0x06:
             return int(operand)
         else:
@@ -37,8 +43,22 @@ def filter_for(machine: str, *, allows_network: bool) -> bytes:
 
 
 CALLS = {
-    "x86_64": {"read": 0, "connect": 42, "ptrace": 101, "socket": 41, "socketpair": 53},
-    "aarch64": {"read": 63, "connect": 203, "ptrace": 117, "socket": 198, "socketpair": 199},
+    "x86_64": {
+        "read": 0,
+        "connect": 42,
+        "ptrace": 101,
+        "keyctl": 250,
+        "socket": 41,
+        "socketpair": 53,
+    },
+    "aarch64": {
+        "read": 63,
+        "connect": 203,
+        "ptrace": 117,
+        "keyctl": 219,
+        "socket": 198,
+        "socketpair": 199,
+    },
 }
 
 
@@ -51,10 +71,14 @@ def test_calls_are_judged_by_number_and_family(machine: str) -> None:
         assert outcome(program, audit, calls["read"]) == ALLOW
         assert outcome(program, audit, calls["connect"]) == denial
         assert outcome(program, audit, calls["ptrace"]) == denial
+        assert outcome(program, audit, calls["keyctl"]) == denial
         for call in (calls["socket"], calls["socketpair"]):
-            assert outcome(program, audit, call, AF_UNIX) == ALLOW
-            assert outcome(program, audit, call, AF_INET) == denial
-            assert outcome(program, audit, call, AF_VSOCK) == DENY
+            for kind in (STREAM, SEQUENCE, STREAM | CLOSE_ON_EXEC):
+                assert outcome(program, audit, call, AF_UNIX, kind) == ALLOW
+                assert outcome(program, audit, call, AF_INET, kind) == denial
+                assert outcome(program, audit, call, AF_VSOCK, kind) == DENY
+            for kind in (DATAGRAM, RAW, DATAGRAM | CLOSE_ON_EXEC):
+                assert outcome(program, audit, call, AF_UNIX, kind) == denial
         for ring in (425, 426, 427):
             assert outcome(program, audit, ring) == DENY
 

@@ -174,6 +174,22 @@ def test_a_port_that_is_taken_is_told() -> None:
     assert done.stderr == "Error: Address already in use (os error 98)\n"
 
 
+def test_an_operator_is_warned_who_listens_as_root() -> None:
+    """Once, and nobody else is: neither another user nor the client on stdio."""
+    with subprocess.Popen(
+        [peer.PROGRAM, "--listen", "ws://127.0.0.1:0"],
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    ) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline().startswith("ws://")
+        process.terminate()
+        _, said = process.communicate(timeout=peer.PATIENCE)
+    assert said.count("warning: running as root") == (os.geteuid() == 0)
+
+
 def test_ipv6_is_listened_on_too() -> None:
     with peer.running("--listen", "ws://[::1]:0") as process:
         server = peer.Listening(process)

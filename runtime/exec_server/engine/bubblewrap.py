@@ -1,7 +1,8 @@
 """Confining programs with bubblewrap: namespaces for what they see, seccomp for what they may ask.
 
 A confined program has user, process, IPC and mount namespaces of its own, no capability and no way
-to get any, a network of its own unless it may use the machine's, and ends with this server.
+to get any, not even in a further user namespace, a network of its own unless it may use the
+machine's, and ends with this server.
 
 That is no boundary against what the same user runs outside. With the network, a program can reach
 whatever listens on this machine, this server too.
@@ -13,6 +14,7 @@ import functools
 import os
 import select
 import signal
+import stat
 import sysconfig
 from typing import TYPE_CHECKING, Final
 
@@ -58,6 +60,12 @@ _PROBE_VIEW: Final = View(
     placeholders=(),
     sources=(),
 )
+
+_SAFE_IN_PROC: Final = frozenset(
+    ("self", "thread-self", "mounts", "net", "pressure", "sysvipc", "tty")
+)
+"""Entries of /proc that stay as they are: links, directories without writable files, and the
+triggers of pressure, which any user may set (proc(5))."""
 
 _LIBRARIES: Final = ("/lib", "/lib32", "/lib64", "/usr/lib", "/usr/lib32", "/usr/lib64")
 """Where the interpreter's shared libraries are."""
@@ -224,7 +232,7 @@ def _find_program() -> str | None:
 def _options(view: View, left_out: Iterable[str], first_empty_file: int) -> tuple[list[str], int]:
     """What bubblewrap is told, and how many empty files it reads for that, from a descriptor on."""
     options = ["--unshare-user", "--unshare-pid", "--unshare-ipc", "--die-with-parent"]
-    options += ("--cap-drop", "ALL")
+    options += ("--disable-userns", "--cap-drop", "ALL")
     read_only: list[str] = []
     empty_files = 0
     skipped = frozenset(left_out)
@@ -256,9 +264,31 @@ def _options(view: View, left_out: Iterable[str], first_empty_file: int) -> tupl
                 options += ("--dev", path)
             case "proc":
                 options += ("--proc", path)
+                for name in _kernel_settings():
+                    options += ("--ro-bind-try", f"/proc/{name}", f"{path}/{name}")
     for path in read_only:
         options += ("--remount-ro", path)
     return options, empty_files
+
+
+@functools.cache
+def _kernel_settings() -> tuple[str, ...]:
+    """Entries of /proc through which the kernel is configured; found once.
+
+    They belong to root, and for most of them the kernel asks for no capability, so a confined
+    process of root could write them. bubblewrap covers some, but not /proc/sys.
+    """
+    if os.geteuid():
+        return ("sys",)
+    found: list[str] = []
+    with os.scandir("/proc") as entries:
+        for entry in entries:
+            if entry.name.isdecimal() or entry.name in _SAFE_IN_PROC:
+                continue
+            mode = entry.stat(follow_symlinks=False).st_mode
+            if stat.S_ISDIR(mode) or (stat.S_ISREG(mode) and mode & 0o222):
+                found.append(entry.name)
+    return tuple(sorted(found))
 
 
 def _describe(spec: SpawnSpec) -> bytes:

@@ -19,6 +19,8 @@ _RETURN_KILL_PROCESS: Final = 0x80000000
 
 _LOAD: Final = 0x20
 """BPF_LD | BPF_W | BPF_ABS"""
+_AND: Final = 0x54
+"""BPF_ALU | BPF_AND | BPF_K"""
 _JUMP_IF_EQUAL: Final = 0x15
 """BPF_JMP | BPF_JEQ | BPF_K"""
 _JUMP_IF_AT_LEAST: Final = 0x35
@@ -30,6 +32,7 @@ _RETURN: Final = 0x06
 _NUMBER: Final = 0
 _ARCHITECTURE: Final = 4
 _FIRST_ARGUMENT: Final = 16
+_SECOND_ARGUMENT: Final = 24
 
 _X32_NUMBERS: Final = 0x40000000
 """From here on numbers of x86-64 mean its x32 variants."""
@@ -37,6 +40,13 @@ _X32_NUMBERS: Final = 0x40000000
 _AF_UNIX: Final = 1
 _AF_VSOCK: Final = 40
 """To the host of a virtual machine, past every network."""
+
+_SOCKET_TYPE_MASK: Final = 0xF
+"""SOCK_TYPE_MASK; the other bits are SOCK_CLOEXEC and SOCK_NONBLOCK."""
+_CONNECTED_TYPES: Final = (1, 5)
+"""SOCK_STREAM, SOCK_SEQPACKET. A socket of any other type sends to the address in a message
+(sendmsg(2)), which this filter cannot see, even if it is one of a pair; SOCK_RAW is SOCK_DGRAM
+where it is a Unix socket."""
 
 _ALWAYS_DENIED: Final = ("io_uring_setup", "io_uring_enter", "io_uring_register")
 """A way past this filter: requests in a ring are no system calls."""
@@ -58,12 +68,16 @@ _DENIED_WITHOUT_NETWORK: Final = (
     "recvmmsg",
     "setsockopt",
     "getsockopt",
+    "add_key",
+    "request_key",
+    "keyctl",
 )
-"""Also on Unix sockets, at whose other end somebody might act without a sandbox. What is inherited
-or made by socketpair can be read and written (v2 sandbox)."""
+"""Also on Unix sockets, at whose other end an unconfined program may listen. Connected sockets that
+are inherited or made by socketpair can be read and written (v2 sandbox). Keyrings are inherited
+from this server, so what is put into one can be read outside."""
 
 _TAKING_A_FAMILY: Final = ("socket", "socketpair")
-"""Whose first argument is the family of a socket."""
+"""Calls whose first argument is the family of a socket, and the second its type."""
 
 
 class _Architecture(msgspec.Struct, frozen=True):
@@ -98,6 +112,9 @@ _ARCHITECTURES: Final = {
             "sendmmsg": 307,
             "process_vm_readv": 310,
             "process_vm_writev": 311,
+            "add_key": 248,
+            "request_key": 249,
+            "keyctl": 250,
         },
     ),
     "aarch64": _Architecture(
@@ -117,6 +134,9 @@ _ARCHITECTURES: Final = {
             "setsockopt": 208,
             "getsockopt": 209,
             "shutdown": 210,
+            "add_key": 217,
+            "request_key": 218,
+            "keyctl": 219,
             "accept4": 242,
             "recvmmsg": 243,
             "sendmmsg": 269,
@@ -149,20 +169,39 @@ def build_filter(*, allows_network: bool, machine: str | None = None) -> bytes |
             _instruction(_JUMP_IF_EQUAL, architecture.numbers[name], if_false=1),
             _instruction(_RETURN, _RETURN_ERRNO),
         )
-    if allows_network:
-        check_family = _instruction(_JUMP_IF_EQUAL, _AF_VSOCK, if_true=1)
-    else:
-        check_family = _instruction(_JUMP_IF_EQUAL, _AF_UNIX, if_false=1)
+    check_socket = _check_any_socket() if allows_network else _check_unix_socket()
     for name in _TAKING_A_FAMILY:
         program += (
-            _instruction(_JUMP_IF_EQUAL, architecture.numbers[name], if_false=4),
-            _instruction(_LOAD, _FIRST_ARGUMENT),
-            check_family,
-            _instruction(_RETURN, _RETURN_ALLOW),
-            _instruction(_RETURN, _RETURN_ERRNO),
+            _instruction(_JUMP_IF_EQUAL, architecture.numbers[name], if_false=len(check_socket)),
+            *check_socket,
         )
     program.append(_instruction(_RETURN, _RETURN_ALLOW))
     return b"".join(program)
+
+
+def _check_any_socket() -> list[bytes]:
+    """Allow every family of sockets but AF_VSOCK."""
+    return [
+        _instruction(_LOAD, _FIRST_ARGUMENT),
+        _instruction(_JUMP_IF_EQUAL, _AF_VSOCK, if_true=1),
+        _instruction(_RETURN, _RETURN_ALLOW),
+        _instruction(_RETURN, _RETURN_ERRNO),
+    ]
+
+
+def _check_unix_socket() -> list[bytes]:
+    """Allow nothing but Unix sockets that have to be connected."""
+    stream, sequence = _CONNECTED_TYPES
+    return [
+        _instruction(_LOAD, _FIRST_ARGUMENT),
+        _instruction(_JUMP_IF_EQUAL, _AF_UNIX, if_false=4),
+        _instruction(_LOAD, _SECOND_ARGUMENT),
+        _instruction(_AND, _SOCKET_TYPE_MASK),
+        _instruction(_JUMP_IF_EQUAL, stream, if_true=2),
+        _instruction(_JUMP_IF_EQUAL, sequence, if_true=1),
+        _instruction(_RETURN, _RETURN_ERRNO),
+        _instruction(_RETURN, _RETURN_ALLOW),
+    ]
 
 
 def _instruction(code: int, operand: int, *, if_true: int = 0, if_false: int = 0) -> bytes:
