@@ -5,6 +5,8 @@ from __future__ import annotations
 import errno
 import os
 import stat
+import struct
+import subprocess
 from typing import TYPE_CHECKING
 
 import pytest
@@ -73,6 +75,26 @@ def look(root: Path) -> dict[str, object]:
     return found
 
 
+def set_capability(path: Path) -> None:
+    """Let a program use raw sockets, by revision 2 of the attribute."""
+    try:
+        os.setxattr(path, "security.capability", struct.pack("<5I", 0x02000001, 1 << 13, 0, 0, 0))
+    except OSError:
+        pytest.skip("only root can give capabilities")
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Path]:
+    """A file system with space for a megabyte."""
+    place = tmp_path / "disk"
+    place.mkdir()
+    mount = ["mount", "-t", "tmpfs", "-o", "size=1m", "tmpfs", str(place)]
+    if subprocess.run(mount, capture_output=True, check=False).returncode:
+        pytest.skip("only root can mount")
+    yield place
+    subprocess.run(["umount", place], check=True)
+
+
 def failure(source: Path, destination: Path, recursive: bool = True) -> int | None:
     """The errno with which copying fails; None if it does not."""
     try:
@@ -127,6 +149,72 @@ class TestFiles:
         mode = os.stat("/dev/null").st_mode
         copy(f"{tmp_path}/version", "/dev/null", False)
         assert os.stat("/dev/null").st_mode == mode
+
+    @pytest.mark.parametrize("is_there", [False, True])
+    @pytest.mark.parametrize("owner", [(1234, 0), (0, 1234), (1234, 1234)])
+    def test_set_id_bits_of_another_owner(
+        self, tmp_path: Path, owner: tuple[int, int], is_there: bool
+    ) -> None:
+        """They would give the rights of root to a program that another user has written."""
+        if os.geteuid():
+            pytest.skip("only root can give a file to another user")
+        write(tmp_path / "from", "text")
+        os.chown(tmp_path / "from", *owner)
+        (tmp_path / "from").chmod(0o6755)
+        if is_there:
+            write(tmp_path / "to", "old", 0o6711)
+        copy(f"{tmp_path}/from", f"{tmp_path}/to", False)
+        assert (tmp_path / "to").read_text() == "text"
+        assert stat.S_IMODE((tmp_path / "to").stat().st_mode) == 0o755
+
+    def test_capabilities(self, tmp_path: Path) -> None:
+        """Neither those of the source nor those of what was there."""
+        for name in ("from", "to"):
+            write(tmp_path / name, name, 0o755)
+            set_capability(tmp_path / name)
+        copy(f"{tmp_path}/from", f"{tmp_path}/to", False)
+        assert (tmp_path / "to").read_text() == "from"
+        assert "security.capability" not in os.listxattr(tmp_path / "to")
+
+    @pytest.mark.parametrize("is_there", [False, True])
+    def test_holes_stay_holes(self, tmp_path: Path, small_disk: Path, is_there: bool) -> None:
+        """So a file that says it is larger than the disk can be copied to it."""
+        size = 1 << 40
+        with (tmp_path / "from").open("wb") as file:
+            file.seek(size // 2)
+            file.write(b"middle")
+            file.truncate(size)
+        if is_there:
+            write(small_disk / "to", "old")
+        copy(f"{tmp_path}/from", f"{small_disk}/to", False)
+        status = (small_disk / "to").stat()
+        assert status.st_size == size
+        assert status.st_blocks * 512 < 1 << 20
+        with (small_disk / "to").open("rb") as file:
+            assert file.read(3) == bytes(3)
+            file.seek(size // 2 - 1)
+            assert file.read(8) == b"\0middle\0"
+
+    @pytest.mark.parametrize("end", [b"", b"end"])
+    def test_holes_over_a_file_that_stays_the_file_it_is(self, tmp_path: Path, end: bytes) -> None:
+        """Nothing of the old contents shows through."""
+        with (tmp_path / "from").open("wb") as file:
+            file.write(b"begin")
+            file.truncate(1 << 20)
+            file.seek(0, os.SEEK_END)
+            file.write(end)
+        (tmp_path / "to").write_bytes(b"old" * 1_000_000)
+        (tmp_path / "other name").hardlink_to(tmp_path / "to")
+        copy(f"{tmp_path}/from", f"{tmp_path}/to", False)
+        assert (tmp_path / "other name").read_bytes() == (tmp_path / "from").read_bytes()
+
+    def test_larger_than_the_free_space(self, tmp_path: Path, small_disk: Path) -> None:
+        """ENOSPC before a byte is written, and nothing is left."""
+        (tmp_path / "from").write_bytes(b"x" * (2 << 20))
+        free = os.statvfs(small_disk).f_bavail
+        assert failure(tmp_path / "from", small_disk / "to") == errno.ENOSPC
+        assert os.listdir(small_disk) == []
+        assert os.statvfs(small_disk).f_bavail == free
 
     def test_onto_itself(self, tmp_path: Path) -> None:
         """By the same name, through links, as a hard link: all is as before."""

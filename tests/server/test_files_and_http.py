@@ -235,3 +235,22 @@ def test_a_streamed_body_follows_the_answer_in_order(client: peer.Client, upstre
 def test_requests_that_cannot_be_made(client: peer.Client, change: JsonObject, code: int) -> None:
     params = {"method": "GET", "url": "http://127.0.0.1:1/", "requestId": "r", **change}
     assert client.error("http/request", params)["code"] == code
+
+
+def test_a_copy_ends_with_the_connection_that_asked_for_it(tmp_path: Path) -> None:
+    """A tree that nobody waits for is not copied to its end."""
+    source, destination = tmp_path / "from", tmp_path / "to"
+    source.mkdir()
+    (source / "file").touch()
+    files = 20_000
+    for number in range(files):
+        (source / str(number)).touch()
+    params = {"sourcePath": str(source), "destinationPath": str(destination), "recursive": True}
+    with peer.listening() as server:
+        client = server.client()
+        client.initialize()
+        client.request("fs/copy", params)
+        assert peer.eventually(lambda: destination.exists() and any(destination.iterdir()))
+        client.websocket.socket.close()
+    # The server has ended, and waited for its threads.
+    assert 0 < len(os.listdir(destination)) < files

@@ -3,7 +3,7 @@
 The contents are written into a file without a name beside the old one, which gets its place when
 they are complete. So neither a full disk nor the end of this process, at whatever moment, leaves
 half a file, and no reader ever sees one. Owner, permissions and extended attributes of the old
-file are kept.
+file are kept, but not its capabilities: new contents have not been granted them.
 
 Some files must stay the file they are, because somebody would notice: one with several names, one
 that is a mount point, one whose owner or attributes this process may not give to another, one in
@@ -25,12 +25,19 @@ from typing import TYPE_CHECKING, Final
 import msgspec
 
 from exec_server.engine import no_follow
+from exec_server.engine.cancellation import uninterrupted
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
 NEW_FILE_MODE: Final = 0o666
 """Less the umask."""
+
+_SET_ID: Final = stat.S_ISUID | stat.S_ISGID
+"""Permission bits that make a program run as the owner or group of its file."""
+
+_CAPABILITIES: Final = "security.capability"
+"""Attribute with the capabilities of a program; the kernel removes it when the file is written."""
 
 _NO_ROOM: Final = frozenset((errno.ENOSPC, errno.EDQUOT))
 
@@ -63,7 +70,8 @@ class Contents(msgspec.Struct, frozen=True):
     mode: int | None = None
     """The permission bits; None for those of the old file, NEW_FILE_MODE less umask for a new."""
     source: os.stat_result | None = None
-    """The file that they come from: if the path leads to that one, it is left alone."""
+    """The file that they come from: if the path leads to that one, it is left alone. A file of
+    another owner or group does not get its set-user-ID and set-group-ID bits."""
 
 
 def put(
@@ -147,8 +155,7 @@ def _create(place: Place, contents: Contents, *, durable: bool) -> None:
     """Make a new file. Raises OSError: EEXIST if there is one; nothing is left then."""
     with _beside(place, NEW_FILE_MODE if contents.mode is None else 0o600) as beside:
         contents.write(beside.descriptor)
-        if contents.mode is not None:
-            os.fchmod(beside.descriptor, contents.mode)
+        _set_mode(beside.descriptor, contents)
         beside.give_name(durable=durable)
 
 
@@ -158,7 +165,7 @@ def _try_replace(existing: int, place: Place | None, contents: Contents, durable
     Raises OSError if the contents cannot be written anywhere.
     """
     old = os.fstat(existing)
-    if place is None or old.st_nlink != 1 or old.st_mode & (stat.S_ISUID | stat.S_ISGID):
+    if place is None or old.st_nlink != 1 or old.st_mode & _SET_ID:
         return False
     with contextlib.ExitStack() as stack:
         try:
@@ -172,8 +179,7 @@ def _try_replace(existing: int, place: Place | None, contents: Contents, durable
             if error.errno in _NO_ROOM:
                 return False
             raise
-        if contents.mode is not None:
-            os.fchmod(beside.descriptor, contents.mode)
+        _set_mode(beside.descriptor, contents)
         try:
             if not os.path.samestat(os.lstat(place.name, dir_fd=place.directory), old):
                 return False  # moved away meanwhile, and still the one that was asked for
@@ -204,7 +210,7 @@ def _attributes(descriptor: int) -> dict[str, bytes]:
         if error.errno == errno.EOPNOTSUPP:
             return {}
         raise
-    return {name: os.getxattr(descriptor, name) for name in names}
+    return {name: os.getxattr(descriptor, name) for name in names if name != _CAPABILITIES}
 
 
 def _overwrite(descriptor: int, contents: Contents, *, durable: bool) -> None:
@@ -217,13 +223,28 @@ def _overwrite(descriptor: int, contents: Contents, *, durable: bool) -> None:
             if error.errno not in _CANNOT_RESERVE:
                 os.ftruncate(descriptor, size)
                 raise
-    os.lseek(descriptor, 0, os.SEEK_SET)
-    contents.write(descriptor)
-    os.ftruncate(descriptor, os.lseek(descriptor, 0, os.SEEK_CUR))
     if contents.mode is not None:
-        os.fchmod(descriptor, contents.mode)
+        # Not for a moment may the new contents run with the rights that the old ones were given.
+        os.fchmod(descriptor, stat.S_IMODE(os.fstat(descriptor).st_mode) & ~_SET_ID)
+    os.lseek(descriptor, 0, os.SEEK_SET)
+    with uninterrupted():  # half of it would be neither the old file nor the new one
+        contents.write(descriptor)
+    os.ftruncate(descriptor, os.lseek(descriptor, 0, os.SEEK_CUR))
+    _set_mode(descriptor, contents)
     if durable:
         os.fsync(descriptor)
+
+
+def _set_mode(descriptor: int, contents: Contents) -> None:
+    """Give a file the permission bits that it is to have, if they are not those of the old one."""
+    mode = contents.mode
+    if mode is None:
+        return
+    if contents.source is not None and mode & _SET_ID:
+        status = os.fstat(descriptor)
+        if (status.st_uid, status.st_gid) != (contents.source.st_uid, contents.source.st_gid):
+            mode &= ~_SET_ID
+    os.fchmod(descriptor, mode)
 
 
 class _Beside:

@@ -9,6 +9,8 @@ from typing import Final
 
 import msgspec
 
+from exec_server.engine.cancellation import check_cancelled
+
 _OPEN_DIRECTORY: Final = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 
 
@@ -86,6 +88,7 @@ def _enter(directory: int, name: bytes) -> _Level:
         entries = list(found)
     directories: list[bytes] = []
     for entry in entries:
+        check_cancelled()
         child = os.fsencode(entry.name)
         if entry.is_dir(follow_symlinks=False):
             directories.append(child)

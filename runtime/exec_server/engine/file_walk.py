@@ -13,6 +13,7 @@ from typing import Final, Literal
 import msgspec
 
 from exec_server.engine import path_uri
+from exec_server.engine.cancellation import check_cancelled
 from exec_server.engine.paths import from_native, to_native
 from exec_server.errors import InvalidRequest
 
@@ -139,6 +140,7 @@ class _Walk:
 
     def _list(self, directory: _Directory) -> bool:
         """List one directory; return whether all its names could be looked at."""
+        check_cancelled()
         path = from_native(directory.path)
         try:
             found = _read_directory(directory.path, self._options.follow_directory_symlinks)

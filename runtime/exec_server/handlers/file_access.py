@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import asyncio
 from typing import TYPE_CHECKING, TypeVar
 
+from exec_server.engine.cancellation import run_in_thread
 from exec_server.engine.files import PendingWrite
 
 if TYPE_CHECKING:
@@ -24,7 +24,8 @@ class FileAccess:
     async def run(self, operation: Operation[R], policy: SandboxPolicy | None) -> R:
         """Carry out an operation, under a policy if there is one, and return what it returns.
 
-        Nothing else waits for one that takes long. What a write leaves pending is written.
+        Nothing else waits for one that takes long, and it stops early if this is cancelled.
+        What a write leaves pending is written.
         """
         if policy is not None:
             if self._confined is None:
@@ -34,7 +35,7 @@ class FileAccess:
                 self._confined = ConfinedFiles()
             return await self._confined.run(policy, operation)
         if operation.takes_long():
-            result = await asyncio.to_thread(operation.run)
+            result = await run_in_thread(operation.run)
         else:
             result = operation.run()
         if isinstance(result, PendingWrite):
