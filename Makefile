@@ -5,15 +5,17 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 SERVER ?= $(BIN)/codex-exec-server
 
-.PHONY: help setup generate check breaking record lint format types test test-unit test-mutants test-peers conformance conformance-pinned peers conformance-peers matrix mutants screenshots screens bench bench-client bench-library soak fuzz lock wheel clean
+.PHONY: help setup generate check breaking record lint format types test test-unit test-mutants test-peers conformance conformance-pinned peers conformance-peers matrix mutants screenshots screens bench bench-client bench-library soak fuzz lock wheel test-wheels clean
 
 help: ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 20
 
-$(STAMP): requirements/dev.txt pyproject.toml
+DISTRIBUTIONS := generated runtime conformance codegen
+
+$(STAMP): requirements/dev.txt $(DISTRIBUTIONS:=/pyproject.toml)
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/pip install --quiet --require-hashes --requirement requirements/dev.txt
-	$(BIN)/pip install --quiet --no-deps --no-build-isolation --editable .
+	$(BIN)/pip install --quiet --no-deps --no-build-isolation $(DISTRIBUTIONS:%=--editable ./%)
 	$(BIN)/python -m compileall -q codegen conformance generated runtime
 	@touch $@
 
@@ -48,7 +50,7 @@ format: $(STAMP) ## apply ruff's fixes and format
 MUTANTS := tests/conformance/test_mutants.py
 
 test: $(STAMP) ## the tests, without those of real codex binaries and of broken servers
-	$(BIN)/pytest -n 4 --dist worksteal --ignore tests/peers --ignore $(MUTANTS)
+	$(BIN)/pytest -n 4 --dist worksteal --ignore tests/peers --ignore tests/packaging --ignore $(MUTANTS)
 
 test-unit: $(STAMP) ## of these, the unit tests: schema, code generator, models, engine
 	$(BIN)/pytest -n 4 --dist worksteal tests/schema tests/codegen tests/generated tests/engine
@@ -120,8 +122,16 @@ fuzz: $(STAMP) ## random messages and bytes, over both transports (FUZZ="--secon
 peers: $(STAMP) ## fetch the codex binaries that the suite is proven on
 	$(BIN)/python -m exec_server_conformance.codex_binaries fetch
 
-wheel: $(STAMP) ## build the wheel into dist/
-	$(BIN)/pip wheel --quiet --no-deps --no-build-isolation --wheel-dir dist .
+lock: $(STAMP) ## write requirements/dev.txt anew from the pyproject.toml files
+	$(BIN)/uv pip compile --quiet --universal --generate-hashes --no-header --no-emit-index-url \
+	  --no-emit-package exec-server-protocol --python-version 3.11 --group dev \
+	  $(DISTRIBUTIONS:=/pyproject.toml) --output-file requirements/dev.txt
+
+wheel: $(STAMP) ## build the wheels of the four distributions into dist/
+	$(BIN)/pip wheel --quiet --no-deps --no-build-isolation --wheel-dir dist $(DISTRIBUTIONS:%=./%)
+
+test-wheels: $(STAMP) ## install each wheel alone, on every Python from 3.11 that is found
+	$(BIN)/pytest -n 2 tests/packaging
 
 clean: ## remove everything that a target made
 	rm -rf $(VENV) .peers dist .mypy_cache .ruff_cache .pytest_cache .hypothesis

@@ -35,7 +35,7 @@ def test_this_machine(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.delenv("TMPDIR", raising=False)
     info = environment_info()
     assert info.shell == login_shell()
-    assert info.executor_version == metadata.version("exec-server-protocol")
+    assert info.executor_version == metadata.version("exec-server")
     assert info.cwd == str(tmp_path)
     assert info.user_home_dir == "/h/me"
     assert info.platform_os == "linux"
@@ -124,8 +124,8 @@ class TestBuild:
 
     def install(self, monkeypatch: pytest.MonkeyPatch, folder: Path, record: str) -> None:
         """Make it look as if the package were installed with these files."""
-        version = metadata.version("exec-server-protocol")
-        information = folder / f"exec_server_protocol-{version}.dist-info"
+        version = metadata.version("exec-server")
+        information = folder / f"exec_server-{version}.dist-info"
         information.mkdir()
         (information / "RECORD").write_text(record)
         monkeypatch.setattr(exec_server, "__file__", f"{folder}/exec_server/__init__.py")

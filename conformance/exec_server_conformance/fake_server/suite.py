@@ -94,7 +94,7 @@ class ClientSuite:
         plan = self.plan
         redactor = Redactor()
         header = RunHeader(
-            suite=f"exec-server-conformance {version('exec-server-protocol')}",
+            suite=f"exec-server-conformance {version('exec-server-conformance')}",
             target=redactor.command(plan.command.text),
             started=self._started.isoformat(timespec="seconds"),
             revisions=self._revisions,

@@ -181,7 +181,7 @@ class Suite:
         redactor = Redactor()
         target = plan.target.url or redactor.command(plan.target.command or "")
         header = RunHeader(
-            suite=f"exec-server-conformance {version('exec-server-protocol')}",
+            suite=f"exec-server-conformance {version('exec-server-conformance')}",
             target=redactor.text(target),
             started=self._started.isoformat(timespec="seconds"),
             revisions=list(self._abilities.revisions),

@@ -19,7 +19,7 @@ from exec_server.engine import paths
 from exec_server.engine.shell import Shell, login_shell
 from exec_server.errors import OperationFailed
 
-DISTRIBUTION: Final = "exec_server_protocol"
+DISTRIBUTION: Final = "exec_server"
 """What this server is installed from, as its files are named."""
 
 SYSTEM_DIRECTORY: Final = "/etc/codex"
