@@ -32,7 +32,7 @@ from exec_server.errors import ExecServerError
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-_OS_ERROR: Final = re.compile(r"(?P<text>[^:]*) \(os error (?P<number>\d+)\)$")
+_OS_ERROR: Final = re.compile(r" \(os error (?P<number>\d{1,5})\)$")
 
 _UNSPAWNED: Final = re.compile(r"Unable to spawn .* because(?P<reason>.*)", re.DOTALL)
 """What codex says of a program that cannot be started on a terminal."""

@@ -30,5 +30,5 @@ class CommandError(ExecServerError):
 
 def describe(error: OSError) -> str:
     """What the operating system, here or there, refused."""
-    reason = error.strerror or str(error)
+    reason = error.strerror or str(error) or type(error).__name__
     return reason if error.filename is None else f"{error.filename}: {reason}"

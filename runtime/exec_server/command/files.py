@@ -8,18 +8,19 @@ import logging
 import os
 import posixpath
 import stat
-import sys
 import time
-from typing import TYPE_CHECKING, Any, Final
-
-import msgspec
+from functools import partial
+from typing import TYPE_CHECKING, Any, BinaryIO, Final
 
 from exec_server.command import terminal
 from exec_server.command.failures import FAILED, CommandError
+from exec_server.command.local_tree import LocalTree, NameTaken
+from exec_server.command.printing import print_json, print_name
 from exec_server.command.progress import Progress
 
 if TYPE_CHECKING:
     import argparse
+    from collections.abc import Callable
 
     from exec_server.client import Client, FileStatus
 
@@ -30,6 +31,10 @@ PIECE_BYTES: Final = 1024 * 1024
 
 REMOTE_MARK: Final = ":"
 """What a path of the server's machine begins with where local ones are meant otherwise."""
+
+
+_NO_NAMES: Final = frozenset(("", ".", ".."))
+"""Ends of a path that name no entry of a directory; a copy of such a path goes into the target."""
 
 
 async def remote_path(client: Client, path: str) -> str:
@@ -50,12 +55,12 @@ async def copy(client: Client, options: argparse.Namespace) -> int:
     if source.startswith(REMOTE_MARK):
         remote = await remote_path(client, source.removeprefix(REMOTE_MARK))
         local = destination
-        if os.path.isdir(local):
-            local = os.path.join(local, posixpath.basename(remote))
+        name = posixpath.basename(remote)
+        if os.path.isdir(local) and name not in _NO_NAMES:
+            local = os.path.join(local, name)
         if options.recursive and await client.fs.is_dir(remote):
-            await _download_tree(client, remote, local)
-        else:
-            await _download(client, remote, local)
+            return await _download_tree(client, remote, local)
+        await _download(client, remote, partial(_create, local))
         return 0
     remote = await remote_path(client, destination.removeprefix(REMOTE_MARK))
     if destination.endswith("/") or await client.fs.is_dir(remote):
@@ -67,24 +72,36 @@ async def copy(client: Client, options: argparse.Namespace) -> int:
     return 0
 
 
-async def _download_tree(client: Client, remote: str, local: str) -> None:
-    """Regular files and directories; links and devices are left out, with a word."""
+async def _download_tree(client: Client, remote: str, local: str) -> int:
+    """Copy regular files and directories; links and devices are left out, with a message.
+
+    Returns the exit code: FAILED if files were left out because of their names.
+    """
+    code = 0
     unlisted = {remote}
-    async for directory, directories, names in client.fs.walk(remote):
-        unlisted.discard(directory)
-        target = os.path.join(local, posixpath.relpath(directory, remote))
-        os.makedirs(target, exist_ok=True)
-        paths = [posixpath.join(directory, name) for name in (*directories, *names)]
-        statuses = await asyncio.gather(*map(client.fs.stat, paths))
-        for path, status in zip(paths, statuses, strict=True):
-            if status.is_symlink or not (status.is_file or status.is_dir):
-                _leave_out(path)
-            elif status.is_file:
-                await _download(client, path, os.path.join(target, posixpath.basename(path)))
-            else:
-                unlisted.add(path)
+    with LocalTree(local) as tree:
+        async for directory, directories, names in client.fs.walk(remote):
+            unlisted.discard(directory)
+            relative = posixpath.relpath(directory, remote)
+            parents = [] if relative == "." else relative.split("/")
+            tree.make_directory(parents)
+            paths = [posixpath.join(directory, name) for name in (*directories, *names)]
+            statuses = await asyncio.gather(*map(client.fs.stat, paths))
+            for path, status in zip(paths, statuses, strict=True):
+                if status.is_symlink or not (status.is_file or status.is_dir):
+                    _leave_out(path)
+                elif status.is_file:
+                    target = (*parents, posixpath.basename(path))
+                    try:
+                        await _download(client, path, partial(tree.open_file, target))
+                    except NameTaken as error:
+                        log.error("%s", error)
+                        code = FAILED
+                else:
+                    unlisted.add(path)
     if unlisted:
         raise CommandError(f"{min(unlisted)}: the directory cannot be listed", FAILED)
+    return code
 
 
 async def _upload_tree(client: Client, local: str, remote: str) -> None:
@@ -109,15 +126,19 @@ def _leave_out(path: str) -> None:
     log.error("%s is left out: neither a regular file nor a directory", path)
 
 
-async def _download(client: Client, remote: str, local: str) -> None:
+async def _download(client: Client, remote: str, create: Callable[[], BinaryIO]) -> None:
     size = await _size(client, remote)
     progress = Progress(posixpath.basename(remote), size)
     async with await client.fs.open_read(remote) as reader:
-        with open(local, "wb") as file:  # noqa: ASYNC230 (small writes)
+        with create() as file:
             async for piece in reader:
                 file.write(piece)
                 progress.advance(len(piece))
     progress.finish()
+
+
+def _create(local: str) -> BinaryIO:
+    return open(local, "wb")
 
 
 async def _size(client: Client, path: str) -> int | None:
@@ -165,10 +186,10 @@ async def list_directory(client: Client, options: argparse.Namespace) -> int:
         for row in rows:
             row.update(_details(await client.fs.stat(posixpath.join(path, row["name"]))))
     if options.json:
-        sys.stdout.write(msgspec.json.encode(rows).decode() + "\n")
+        print_json(rows)
         return 0
     for row in rows:
-        print(_line(row) if options.long else row["name"])
+        print_name(_line(row) if options.long else row["name"])
     return 0
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-import msgspec
+from exec_server.command.printing import print_json, print_line
 
 if TYPE_CHECKING:
     import argparse
@@ -27,9 +27,9 @@ async def info(client: Client, options: argparse.Namespace) -> int:
         "capabilities": sorted(facts.capabilities),
     }
     if options.json:
-        print(msgspec.json.encode(told).decode())
+        print_json(told)
         return 0
     for name, value in told.items():
         text = " ".join(value) if isinstance(value, list) else value
-        print(f"{name + ':':14}{text or '-'}")
+        print_line(f"{name + ':':14}{text or '-'}")
     return 0

@@ -9,10 +9,12 @@ import logging
 import os
 import signal
 import sys
+import traceback
 from typing import TYPE_CHECKING, Final, NoReturn
 
 from exec_server.client import ClientError
-from exec_server.command import files, info, run, sessions
+from exec_server.client.display import TEXT_CHARACTERS, printable
+from exec_server.command import files, info, printing, run, sessions, terminal
 from exec_server.command.failures import (
     FAILED,
     SIGNALLED,
@@ -33,7 +35,7 @@ class _Parser(argparse.ArgumentParser):
 
     def error(self, message: str) -> NoReturn:
         self.print_usage(sys.stderr)
-        self.exit(TROUBLE, f"{self.prog}: {message}\n")
+        self.exit(TROUBLE, f"{self.prog}: {printable(message, TEXT_CHARACTERS)}\n")
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -116,6 +118,52 @@ def _parser() -> argparse.ArgumentParser:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Do what the command line asks; returns the exit code."""
+    printing.prepare()
+    try:
+        return _flushed(_run(argv))
+    except BrokenPipeError:
+        # The reader of the output is gone; Python would complain about it once more at exit.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), terminal.STDOUT)
+        return SIGNALLED + signal.SIGPIPE
+    except OSError as error:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), terminal.STDOUT)
+        return _fail(f"standard output: {describe(error)}", FAILED)
+
+
+def _run(argv: Sequence[str] | None) -> int:
+    try:
+        options = _options(argv)
+        handler = logging.StreamHandler()
+        handler.setFormatter(printing.MessageFormatter())
+        level = logging.INFO if options.verbose else logging.ERROR
+        logging.basicConfig(handlers=[handler], level=level)
+        return asyncio.run(_do(options))
+    except SystemExit as end:
+        return int(end.code or 0)
+    except CommandError as error:
+        return _fail(str(error), error.code)
+    except ClientError as error:
+        return _fail(str(error), TROUBLE)
+    except BrokenPipeError:
+        raise
+    except OSError as error:
+        return _fail(describe(error), FAILED)
+    except (TypeError, ValueError) as error:
+        # An argument that the client library does not take.
+        return _fail(str(error), TROUBLE)
+    except KeyboardInterrupt:
+        return SIGNALLED + signal.SIGINT
+    except Exception as error:
+        # The text of an unforeseen error may hold a secret; its place cannot.
+        place = traceback.extract_tb(error.__traceback__)[-1]
+        name = os.path.basename(place.filename)
+        return _fail(
+            f"internal error, please report it: {type(error).__name__} in {name}:{place.lineno}",
+            TROUBLE,
+        )
+
+
+def _options(argv: Sequence[str] | None) -> argparse.Namespace:
     parser = _parser()
     options = parser.parse_args(argv)
     if options.do is run.run:
@@ -123,25 +171,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             del options.argv[0]
         if not options.argv:
             parser.error("run: there is no program to run")
-    logging.basicConfig(
-        format="exec-server: %(message)s", level=logging.INFO if options.verbose else logging.ERROR
-    )
-    try:
-        code = asyncio.run(_do(options))
-        sys.stdout.flush()
-    except CommandError as error:
-        return _fail(str(error), error.code)
-    except ClientError as error:
-        return _fail(str(error), TROUBLE)
-    except BrokenPipeError:
-        # Whoever read the output is gone; Python would complain about it once more at exit.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return SIGNALLED + signal.SIGPIPE
-    except OSError as error:
-        return _fail(describe(error), FAILED)
-    except KeyboardInterrupt:
-        return SIGNALLED + signal.SIGINT
-    return code
+    return options
 
 
 async def _do(options: argparse.Namespace) -> int:
@@ -150,7 +180,13 @@ async def _do(options: argparse.Namespace) -> int:
         return code
 
 
+def _flushed(code: int) -> int:
+    """The exit code, with standard output written. Raises OSError if it cannot be."""
+    sys.stdout.flush()
+    return code
+
+
 def _fail(message: str, code: int) -> int:
     with contextlib.suppress(OSError):
-        print(f"exec-server: {message}", file=sys.stderr)
+        print(printing.message_line(message), file=sys.stderr)
     return code

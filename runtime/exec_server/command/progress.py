@@ -6,6 +6,8 @@ import sys
 import time
 from typing import Final
 
+from exec_server.client.display import printable
+
 LARGE_BYTES: Final = 8 * 1024 * 1024
 """Files below this are copied without a word."""
 
@@ -21,7 +23,7 @@ class Progress:
 
     def __init__(self, name: str, total: int | None) -> None:
         """``total``: bytes, None if nobody knows."""
-        self._name = name
+        self._name = printable(name)
         self._total = total
         self._done = 0
         self._began = time.monotonic()

@@ -9,8 +9,6 @@ import os
 import signal
 from typing import TYPE_CHECKING, Any, Final, TypeAlias
 
-import msgspec
-
 from exec_server.client import ClientError, Exited, Gap, InputRefused, Output, Unsupported
 from exec_server.command import terminal
 from exec_server.command.failures import (
@@ -20,6 +18,7 @@ from exec_server.command.failures import (
     CommandError,
     describe,
 )
+from exec_server.command.printing import print_json, print_line
 
 if TYPE_CHECKING:
     import argparse
@@ -53,7 +52,7 @@ async def run(client: Client, options: argparse.Namespace) -> int:
     collected = Collected()
     joint = Joint(process, has_size=has_size, sink=collected.take)
     code = await joint.follow(interactive=options.interactive)
-    print(collected.as_json(options.argv, code))
+    print_json(collected.facts(options.argv, code))
     return code
 
 
@@ -69,9 +68,9 @@ async def _detach(client: Client, options: argparse.Namespace) -> int:
     assert session_id is not None
     await client.aclose(detach=True)
     if options.json:
-        print(msgspec.json.encode({"session": session_id, "process": process.id}).decode())
+        print_json({"session": session_id, "process": process.id})
     else:
-        print(session_id, process.id)
+        print_line(f"{session_id} {process.id}")
     return 0
 
 
@@ -85,15 +84,15 @@ class Collected:
         """Add what came."""
         self._streams["stderr" if fd == terminal.STDERR else "stdout"] += data
 
-    def as_json(self, argv: list[str], code: int) -> str:
-        """The object; what is no UTF-8 is told as base64."""
+    def facts(self, argv: list[str], code: int) -> dict[str, Any]:
+        """The object to print; output that is not UTF-8 appears as base64."""
         told: dict[str, Any] = {"argv": argv, "exitCode": code}
         for name, data in self._streams.items():
             try:
                 told[name] = data.decode()
             except UnicodeDecodeError:
                 told[f"{name}Base64"] = bytes(data)
-        return msgspec.json.encode(told).decode()
+        return told
 
 
 async def _start(client: Client, options: argparse.Namespace) -> tuple[Process, bool]:

@@ -8,11 +8,11 @@ import shlex
 import signal
 from typing import TYPE_CHECKING, Any, Final
 
-import msgspec
-
 from exec_server.client import ServerError, Unsupported
+from exec_server.client.display import printable
 from exec_server.command import terminal
 from exec_server.command.failures import FAILED, SIGNALLED, CommandError
+from exec_server.command.printing import print_json, print_line
 from exec_server.command.reaching import SESSION_VARIABLE, session_of
 from exec_server.command.run import GRACE_SECONDS, Joint
 
@@ -48,17 +48,17 @@ async def list_processes(client: Client, options: argparse.Namespace) -> int:
     async with _visit(client, options, "ps"):
         processes = await client.processes()
     if options.json:
-        print(msgspec.json.encode([_facts(process) for process in processes]).decode())
+        print_json([_facts(process) for process in processes])
         return 0
     rows = [("ID", "PID", "STATUS", "COMMAND")]
     rows += [
-        (process.id, str(process.pid), _status(process), shlex.join(process.argv))
+        (printable(process.id), str(process.pid), _status(process), shlex.join(process.argv))
         for process in processes
     ]
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)][:-1]
     for *cells, command in rows:
         padded = [cell.ljust(width) for cell, width in zip(cells, widths, strict=True)]
-        print(*padded, command, sep="  ")
+        print_line("  ".join((*padded, command)))
     return 0
 
 

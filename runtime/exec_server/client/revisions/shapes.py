@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, Final, Protocol
 
-from exec_server.client.errors import InputRefused, ServerError
+from exec_server.client.display import printable
+from exec_server.client.errors import BadAnswer, InputRefused, ServerError
 from exec_server.client.events import Closed, Exited, Output, Snapshot
 from exec_server.client.revisions.base import (
     BodyPiece,
@@ -37,6 +38,8 @@ REPEATABLE: Final = frozenset(
 itself, which ``was_started_before`` tells."""
 
 _INVALID_REQUEST: Final = -32600
+
+_NO_ENTRY_NAMES: Final = frozenset(("", ".", ".."))
 
 
 class OutputModel(Protocol):
@@ -187,8 +190,17 @@ def file_status(result: MetadataModel) -> FileStatus:
 
 
 def entries(models: Iterable[EntryModel]) -> list[DirEntry]:
-    """The entries of fs/readDirectory."""
-    return [DirEntry(model.file_name, model.is_directory, model.is_file) for model in models]
+    """The entries of fs/readDirectory. Raises BadAnswer for a name that leads elsewhere."""
+    found = [DirEntry(model.file_name, model.is_directory, model.is_file) for model in models]
+    for entry in found:
+        if not is_entry_name(entry.name):
+            raise BadAnswer(f"fs/readDirectory: '{printable(entry.name, 80)}' is not a file name")
+    return found
+
+
+def is_entry_name(name: str) -> bool:
+    """True if a directory can have an entry of that name."""
+    return name not in _NO_ENTRY_NAMES and "/" not in name and "\0" not in name
 
 
 def http_head(result: HttpResultModel) -> HttpHead:

@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Any, ClassVar, Final
 import msgspec
 import pybase64
 
-from exec_server.client.errors import MethodUnknown, ServerError
+from exec_server.client.display import printable
+from exec_server.client.errors import BadAnswer, MethodUnknown, ServerError
 from exec_server.client.paths import from_uri, to_uri
 from exec_server.client.revisions import shapes
 from exec_server.client.revisions.base import (
@@ -236,7 +237,7 @@ class V2(Revision):
         )
         return Tree(
             [
-                TreeEntry(from_uri(found.path), found.kind == "directory")
+                TreeEntry(_below(path, from_uri(found.path)), found.kind == "directory")
                 for found in result.entries
             ],
             [TreeError(from_uri(missed.path), missed.message) for missed in result.errors],
@@ -329,6 +330,15 @@ def _environment(info: EnvironmentInfoResult) -> Environment:
         version=info.executor_version or None,
         capabilities=frozenset(name for name, is_on in flags.items() if is_on),
     )
+
+
+def _below(top: str, path: str) -> str:
+    """The path. Raises BadAnswer unless it is below ``top`` by its names alone."""
+    prefix = f"/{posixpath.normpath(top).strip('/')}/".replace("//", "/")
+    names = path.removeprefix(prefix).split("/")
+    if not path.startswith(prefix) or not all(map(shapes.is_entry_name, names)):
+        raise BadAnswer(f"fs/walk: '{printable(path, 80)}' is not below {top!r}")
+    return path
 
 
 def _native(uri: str | msgspec.UnsetType) -> str | None:
