@@ -187,7 +187,7 @@ async def test_an_idle_worker_ends_and_its_placeholders_go(
     async with confined() as files:
         for _ in range(2):
             before = children()
-            await files.run(policy, GetMetadata(os.fsencode(root)))
+            await files.run(policy, WriteFile(os.fsencode(root / "file"), b"x"))
             await eventually(lambda before=before: children() == before)  # type: ignore[misc]
             assert not (root / ".git").exists()
 
@@ -215,7 +215,7 @@ async def test_a_killed_worker_fails_what_it_does_and_nothing_else(root: Path) -
         # More than a pipe takes, so the worker waits for the reader.
         writing = asyncio.ensure_future(files.run(policy, WriteFile(fifo, bytes(1_000_000))))
         await eventually(lambda: bool(_readable(reader)))
-        (worker,) = files._workers.values()
+        (worker,) = (each for each in files._workers.values() if each._waiting)
         os.killpg(worker._child.pid, signal.SIGKILL)
         with pytest.raises(OperationFailed, match="the worker for file operations failed"):
             await within_bounds(writing)

@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 import os
-from typing import TYPE_CHECKING
+from pathlib import Path
 
 import pytest
 
 from exec_server.engine.sandbox_placeholders import Placeholders
 from exec_server.engine.sandbox_view import Mount, Placeholder, View
-
-if TYPE_CHECKING:
-    from pathlib import Path
+from exec_server.errors import InvalidRequest
 
 
 def needing(*paths: Path, is_directory: bool = True) -> View:
@@ -60,9 +58,29 @@ def test_what_is_not_theirs_or_not_empty_stays(tmp_path: Path) -> None:
     assert sorted(os.listdir(tmp_path)) == ["mine", "used"]
 
 
-def test_one_that_nobody_can_make_is_told(tmp_path: Path) -> None:
-    placeholders, path = Placeholders(), tmp_path / "missing/x"
+def test_one_that_nobody_can_make_is_told() -> None:
+    placeholders, path = Placeholders(), Path("/sys/x")
     assert placeholders.hold(needing(path)) == ((), frozenset({str(path)}))
+
+
+def test_one_that_others_may_still_make_is_an_error(tmp_path: Path) -> None:
+    (tmp_path / "dir").mkdir()
+    (tmp_path / "link").symlink_to("dir")
+    for path in (tmp_path / "missing/x", tmp_path / "link/x"):
+        with pytest.raises(InvalidRequest, match="cannot be kept from being created"):
+            Placeholders().hold(needing(path))
+    assert os.listdir(tmp_path / "dir") == []
+
+
+def test_one_whose_directory_was_exchanged_is_left_where_it_is(tmp_path: Path) -> None:
+    """And nothing of the same name is removed elsewhere."""
+    placeholders = Placeholders()
+    (tmp_path / "dir").mkdir()
+    held, _ = placeholders.hold(needing(tmp_path / "dir/x"))
+    (tmp_path / "dir").rename(tmp_path / "moved")
+    (tmp_path / "dir").symlink_to("moved")
+    placeholders.release(held)
+    assert (tmp_path / "moved/x").is_dir()
 
 
 def test_one_that_somebody_has_removed_is_made_again(tmp_path: Path) -> None:

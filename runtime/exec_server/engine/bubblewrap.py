@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, Final
 from exec_server.engine import pty, sandbox_entry
 from exec_server.engine.memory_file import memory_file
 from exec_server.engine.sandbox_placeholders import PLACEHOLDERS
+from exec_server.engine.sandbox_sources import expectation, open_source
 from exec_server.engine.sandbox_view import Mount, View, plan_view
 from exec_server.engine.seccomp_filter import build_filter
 from exec_server.engine.spawn import (
@@ -36,6 +37,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
     from exec_server.engine.sandbox_policy import SandboxPolicy
+    from exec_server.engine.sandbox_view import Purpose
     from exec_server.engine.spawn import Child
 
 PROGRAM: Final = "bwrap"
@@ -75,14 +77,14 @@ class Confinement:
     """What one confined program is started through, and what it needs as long as it lives."""
 
     def __init__(self, view: View) -> None:
-        """Raises OSError for lack of resources."""
-        self.descriptors: tuple[int, ...] = ()
+        """Raises OSError for lack of resources, InvalidRequest if the view cannot be kept."""
+        self.descriptors: list[int] = []
         self.go_ahead = -1
         self._held, self.impossible = PLACEHOLDERS.hold(view)
 
     def passed_on(self) -> None:
         """The program has been started; see spawn.Confinement."""
-        descriptors, self.descriptors = self.descriptors, ()
+        descriptors, self.descriptors = self.descriptors, []
         for descriptor in set(descriptors):
             os.close(descriptor)
 
@@ -102,13 +104,16 @@ class Bubblewrap:
     def __init__(self, program: str) -> None:
         self._program = program
 
-    def plan(self, policy: SandboxPolicy, needs: Iterable[str] = ()) -> View:
-        """The view of a policy at this moment; looking for what its patterns deny takes a while.
+    def plan(
+        self, policy: SandboxPolicy, needs: Iterable[str] = (), *, purpose: Purpose = "run"
+    ) -> View:
+        """The view of a policy at this moment; for a thread, because it looks at any files.
 
         ``needs`` are paths that a program needs besides the interpreter. Raises InvalidRequest if
         the policy cannot be kept.
         """
-        return plan_view(policy, (*_interpreter_paths(), _entry_path(), *needs))
+        needs = (*_interpreter_paths(), _entry_path(), *needs)
+        return plan_view(policy, needs, purpose=purpose)
 
     def confine(self, spec: SpawnSpec, view: View, *, allows_network: bool) -> SpawnSpec:
         """What to start instead of ``spec`` to have it confined.
@@ -121,10 +126,9 @@ class Bubblewrap:
         argv = [*INTERPRETER, _entry_path()]
         confinement = Confinement(view)
         try:
-            description_fd = memory_file("command", description)
-            confinement.descriptors = (description_fd,)
+            confinement.descriptors.append(memory_file("command", description))
             confinement.go_ahead, told = os.pipe()
-            confinement.descriptors += (told,)
+            confinement.descriptors.append(told)
             argv = self.wrap(argv, view, confinement, allows_network=allows_network)
         except BaseException:
             confinement.close()
@@ -145,24 +149,29 @@ class Bubblewrap:
         self, argv: Sequence[str], view: View, confinement: Confinement, *, allows_network: bool
     ) -> list[str]:
         """The command line that runs ``argv`` confined; it keeps the descriptors from 3 on that
-        ``confinement`` has until now, and those that bubblewrap needs are added.
+        ``confinement`` has until now, and gets two more, for ``sandbox_entry.check_view``. Those
+        that bubblewrap needs are added. Raises OSError for lack of resources, InvalidRequest if
+        the view cannot be kept.
         """
         seccomp = build_filter(allows_network=allows_network)
         assert seccomp is not None  # or else _probe says so
-        arguments_fd = _FIRST_DESCRIPTOR + len(confinement.descriptors)
-        seccomp_fd = arguments_fd + 1
-        options, empty_files = _options(view, confinement.impossible, seccomp_fd + 1)
-        options += ("--seccomp", str(seccomp_fd))
+        own = len(confinement.descriptors)
+        arguments_fd = _FIRST_DESCRIPTOR + own + 2
+        steps = _Steps(arguments_fd + 2, confinement.descriptors)
+        for mount in view.mounts:
+            if mount.path not in confinement.impossible:
+                steps.add(mount)
+        options = [*steps.options(), "--seccomp", str(arguments_fd + 1)]
         if not allows_network:
             options.append("--unshare-net")
         if len(options) > MAX_ARGUMENTS:
             raise InvalidRequest("sandbox: it has too many rules for bubblewrap")
         text = b"".join(os.fsencode(option) + b"\0" for option in options)
-        confinement.descriptors += (memory_file("options", text),)
-        confinement.descriptors += (memory_file("filter", seccomp),)
-        if empty_files:
-            nothing = os.open("/dev/null", os.O_RDONLY | os.O_CLOEXEC)
-            confinement.descriptors += (nothing,) * empty_files
+        insert = confinement.descriptors.insert
+        insert(own, memory_file("view", bytes(steps.expected)))
+        insert(own + 1, os.open("/proc", os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC))
+        insert(own + 2, memory_file("options", text))
+        insert(own + 3, memory_file("filter", seccomp))
         return [self._program, "--args", str(arguments_fd), "--", *argv]
 
 
@@ -229,46 +238,69 @@ def _find_program() -> str | None:
     return None
 
 
-def _options(view: View, left_out: Iterable[str], first_empty_file: int) -> tuple[list[str], int]:
-    """What bubblewrap is told, and how many empty files it reads for that, from a descriptor on."""
-    options = ["--unshare-user", "--unshare-pid", "--unshare-ipc", "--die-with-parent"]
-    options += ("--disable-userns", "--cap-drop", "ALL")
-    read_only: list[str] = []
-    empty_files = 0
-    skipped = frozenset(left_out)
-    for mount in view.mounts:
+class _Steps:
+    """Makes a view: options for bubblewrap, the descriptors they name, and the result expected."""
+
+    def __init__(self, next_descriptor: int, descriptors: list[int]) -> None:
+        """``descriptors`` gets what bubblewrap is to have from the number given."""
+        self.expected = bytearray()
+        self._options = ["--unshare-user", "--unshare-pid", "--unshare-ipc", "--die-with-parent"]
+        self._options += ("--disable-userns", "--cap-drop", "ALL")
+        self._read_only: list[str] = []
+        self._descriptors = descriptors
+        self._next_descriptor = next_descriptor
+        self._nothing: int | None = None
+
+    def options(self) -> list[str]:
+        """The options for everything added."""
+        remounts = (option for path in self._read_only for option in ("--remount-ro", path))
+        return [*self._options, *remounts]
+
+    def add(self, mount: Mount) -> None:
+        """Mount something over what was added before."""
         path = mount.path
-        if path in skipped:
-            continue
+        source: int | None = None
         match mount.kind:
             case "read":
-                options += ("--ro-bind", path, path)
+                source = open_source(path)
+                self._options += ("--ro-bind-fd", self._pass_on(source), path)
             case "write":
-                options += ("--bind", path, path)
+                source = open_source(path)
+                self._options += ("--bind-fd", self._pass_on(source), path)
             case "device":
-                options += ("--dev-bind", path, path)
+                # bubblewrap takes no descriptor for it; the comparison inside does without.
+                source = open_source(path)
+                self._options += ("--dev-bind", path, path)
             case "hidden":
-                options += ("--tmpfs", path)
-                read_only.append(path)
+                self._options += ("--tmpfs", path)
+                self._read_only.append(path)
             case "denied_directory":
                 mode = "111" if mount.is_passable else "000"
-                options += ("--perms", mode, "--tmpfs", path)
-                read_only.append(path)
+                self._options += ("--perms", mode, "--tmpfs", path)
+                self._read_only.append(path)
             case "denied_file":
-                descriptor = str(first_empty_file + empty_files)
-                options += ("--perms", "000", "--ro-bind-data", descriptor, path)
-                empty_files += 1
+                self._options += ("--perms", "000", "--ro-bind-data", self._pass_on_nothing(), path)
             case "link":
-                options += ("--symlink", mount.content, path)
+                self._options += ("--symlink", mount.content, path)
             case "dev":
-                options += ("--dev", path)
+                self._options += ("--dev", path)
             case "proc":
-                options += ("--proc", path)
+                self._options += ("--proc", path)
                 for name in _kernel_settings():
-                    options += ("--ro-bind-try", f"/proc/{name}", f"{path}/{name}")
-    for path in read_only:
-        options += ("--remount-ro", path)
-    return options, empty_files
+                    self._options += ("--ro-bind-try", f"/proc/{name}", f"{path}/{name}")
+        self.expected += expectation(mount, source)
+        if mount.kind == "device" and source is not None:
+            os.close(source)
+
+    def _pass_on(self, descriptor: int) -> str:
+        self._descriptors.append(descriptor)
+        self._next_descriptor += 1
+        return str(self._next_descriptor - 1)
+
+    def _pass_on_nothing(self) -> str:
+        if self._nothing is None:
+            self._nothing = os.open("/dev/null", os.O_RDONLY | os.O_CLOEXEC)
+        return self._pass_on(self._nothing)
 
 
 @functools.cache

@@ -33,11 +33,12 @@ if TYPE_CHECKING:
     from exec_server.engine.file_operations import Operation
     from exec_server.engine.packets import Packet
     from exec_server.engine.sandbox_policy import SandboxPolicy
-    from exec_server.engine.sandbox_view import View
+    from exec_server.engine.sandbox_view import Purpose, View
     from exec_server.engine.spawn import Child
 
 IDLE_SECONDS: Final = 2.0
-"""How long a worker waits for more to do. Not long: its placeholders are there for all to see."""
+"""How long a worker waits for more to do. Not long: the placeholders of one that writes are there
+for all to see."""
 
 MAX_WORKERS: Final = 4
 """Of one client; the one that was idle for longest makes room."""
@@ -59,8 +60,8 @@ class ConfinedFiles:
         OperationFailed if the worker fails.
         """
         wrapper = bubblewrap.require()
-        plan = functools.partial(wrapper.plan, policy, _package_paths())
-        view = await asyncio.to_thread(plan) if policy.denied_patterns else plan()
+        purpose: Purpose = "write" if operation.changes_files() else "read"
+        view = await asyncio.to_thread(wrapper.plan, policy, _package_paths(), purpose=purpose)
         worker = self._workers.pop(view, None)
         if worker is None:
             while len(self._workers) >= MAX_WORKERS:
@@ -128,7 +129,7 @@ class _Worker:
 
     def _start(self, wrapper: Bubblewrap, theirs: socket.socket) -> Child:
         script = os.path.abspath(confined_files_worker.__file__)
-        self._confinement.descriptors = (os.dup(theirs.fileno()),)
+        self._confinement.descriptors.append(os.dup(theirs.fileno()))
         argv = [*INTERPRETER, script, *_package_roots()]
         return spawn(
             SpawnSpec(

@@ -1,7 +1,8 @@
 """Carries out file operations inside a sandbox, for ``confined_files`` outside of it.
 
 Run as a script with the directories of the packages it needs, and with descriptor 3, a socket of
-packets over which requests and replies come and go until the other side closes it.
+packets over which requests and replies come and go until the other side closes it, 4, where the
+view is described, and 5, the /proc of outside; see ``sandbox_entry.check_view``.
 """
 
 from __future__ import annotations
@@ -15,6 +16,8 @@ if TYPE_CHECKING:
     from exec_server.engine.file_operations import Operation
 
 SOCKET_FD: Final = 3
+VIEW_FD: Final = 4
+PROC_FD: Final = 5
 
 
 def main() -> None:
@@ -22,7 +25,11 @@ def main() -> None:
     # Behind the standard library, which must not be replaced by what lies about somewhere.
     sys.path += sys.argv[1:]
     from exec_server import late_modules  # noqa: PLC0415
+    from exec_server.engine.sandbox_entry import check_view  # noqa: PLC0415
 
+    wrong = check_view(VIEW_FD, PROC_FD)
+    if wrong is not None:
+        sys.exit(os.fsdecode(wrong))
     # Only what is written needs an event loop.
     late_modules.install(late_modules.SELDOM_USED | {"asyncio"})
     late_modules.load_msgspec()

@@ -37,6 +37,10 @@ class Operation(msgspec.Struct, Generic[R], frozen=True, tag=True):
         """Whether everything else would have to wait for it."""
         return False
 
+    def changes_files(self) -> bool:
+        """True if it needs more than a view for reading."""
+        return False
+
 
 class OpenForRead(Operation[int], frozen=True):
     """``open_for_read``, as far as the descriptor."""
@@ -62,6 +66,10 @@ class OpenRegular(Operation[int], frozen=True):
         """Return the descriptor."""
         return open_regular(from_native(self.path), self.mode)
 
+    def changes_files(self) -> bool:
+        """True if the file is created or emptied."""
+        return self.mode != "read"
+
 
 class WriteFile(Operation[PendingWrite | None], frozen=True):
     """``write_file``."""
@@ -84,6 +92,10 @@ class WriteFile(Operation[PendingWrite | None], frozen=True):
         """Whether there is much to write."""
         return len(self.data) > LARGE_WRITE_BYTES
 
+    def changes_files(self) -> bool:
+        """It does."""
+        return True
+
 
 class CreateDirectory(Operation[None], frozen=True):
     """``create_directory``."""
@@ -97,6 +109,10 @@ class CreateDirectory(Operation[None], frozen=True):
         files.create_directory(
             from_native(self.path), self.recursive, follow_symlinks=self.follow_symlinks
         )
+
+    def changes_files(self) -> bool:
+        """It does."""
+        return True
 
 
 class GetMetadata(Operation[Metadata], frozen=True):
@@ -143,6 +159,10 @@ class Remove(Operation[None], frozen=True):
         """Whether it is a whole tree."""
         return self.recursive and os.path.isdir(self.path) and not os.path.islink(self.path)
 
+    def changes_files(self) -> bool:
+        """It does."""
+        return True
+
 
 class Copy(Operation[None], frozen=True):
     """``copy``."""
@@ -163,6 +183,10 @@ class Copy(Operation[None], frozen=True):
 
     def takes_long(self) -> bool:
         """Nobody knows how much there is."""
+        return True
+
+    def changes_files(self) -> bool:
+        """It does."""
         return True
 
 

@@ -1,7 +1,8 @@
 """Empty files and directories that stand where nothing may come to exist, while something confined
 runs.
 
-They are real, so everybody sees them, and whoever is not confined may use them. Whoever needs one
+They are made and removed in the directories that a view's paths name, never by way of a link. They
+are real, so everybody sees them, and whoever is not confined may use them. Whoever needs one
 holds a shared lock on it, this server once for all, and the last one removes it: removing what is
 mounted upon somewhere would take away the mount. They are known by the time at which they seem to
 have been changed, so those of other servers, living or dead, are treated alike.
@@ -18,7 +19,9 @@ from typing import TYPE_CHECKING, Final
 
 import msgspec
 
-from exec_server.engine.paths import to_native
+from exec_server.engine import no_follow
+from exec_server.engine.paths import displayable, to_native
+from exec_server.errors import InvalidRequest
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -30,10 +33,12 @@ _MARK_NS: Final = 0
 
 _OPEN_FLAGS: Final = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
 
-_NOBODY_CAN: Final = frozenset(
-    (errno.EACCES, errno.ENOENT, errno.ENOTDIR, errno.EPERM, errno.EROFS)
-)
-"""Reasons why a placeholder cannot be made, which are the same for what is confined."""
+_NOBODY_CAN: Final = frozenset((errno.EPERM, errno.EROFS))
+"""Reasons why a placeholder cannot be made, which are the same for what is confined: an immutable
+directory, a file system that is read-only."""
+
+_CHANGED: Final = frozenset((errno.EACCES, errno.ELOOP, errno.ENOENT, errno.ENOTDIR))
+"""Failures of what could be done when the view was planned."""
 
 _ATTEMPTS: Final = 10
 """At a placeholder that somebody else removes again and again."""
@@ -64,7 +69,8 @@ class Placeholders:
         """Make and hold what a view needs; to be released later.
 
         Also returned are the paths of those that cannot be made, so that nobody else can make them
-        either. Raises OSError for lack of resources; nothing is held then.
+        either. Raises OSError for lack of resources, InvalidRequest if it cannot be seen to that
+        nobody makes one; nothing is held then.
         """
         wanted = {placeholder.path: placeholder for placeholder in view.placeholders}
         held: list[Held] = []
@@ -113,52 +119,76 @@ PLACEHOLDERS: Final = Placeholders()
 
 def _acquire(placeholder: Placeholder) -> Held | None:
     """Make a placeholder or find it there, and lock it; None where nobody can make one."""
-    path = to_native(placeholder.path)
-    for _ in range(_ATTEMPTS):
-        try:
-            _make(path, placeholder.is_directory)
-        except OSError as error:
-            if error.errno in _NOBODY_CAN:
-                return None
+    try:
+        with no_follow.opened_parent(to_native(placeholder.path)) as (directory, name):
+            for _ in range(_ATTEMPTS):
+                try:
+                    _make(directory, name, placeholder.is_directory)
+                except OSError as error:
+                    if error.errno in _NOBODY_CAN or _is_closed(directory, error):
+                        return None
+                    raise
+                with contextlib.suppress(FileNotFoundError, BlockingIOError):
+                    descriptor = os.open(name, _OPEN_FLAGS, dir_fd=directory)
+                    try:
+                        fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
+                    except BaseException:
+                        os.close(descriptor)
+                        raise
+                    if _is_there(descriptor, directory, name):
+                        return Held(placeholder.path, descriptor)
+                    os.close(descriptor)
+    except OSError as error:
+        if error.errno not in _CHANGED:
             raise
-        with contextlib.suppress(FileNotFoundError, BlockingIOError):
-            descriptor = os.open(path, _OPEN_FLAGS)
-            try:
-                fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
-            except BaseException:
-                os.close(descriptor)
-                raise
-            held = Held(placeholder.path, descriptor)
-            if _is_in_place(held):
-                return held
-            os.close(descriptor)
-    return None
+    raise InvalidRequest(
+        f"sandbox: {displayable(placeholder.path)} cannot be kept from being created, because it, "
+        "or a directory above it, was changed meanwhile or may not be written"
+    )
 
 
-def _make(path: bytes, is_directory: bool) -> None:
+def _is_closed(directory: int, error: OSError) -> bool:
+    """True if a directory may not be written, and is not one's own to change that."""
+    return error.errno == errno.EACCES and os.fstat(directory).st_uid != os.geteuid()
+
+
+def _make(directory: int, name: bytes, is_directory: bool) -> None:
     with contextlib.suppress(FileExistsError):
         if is_directory:
-            os.mkdir(path)
+            os.mkdir(name, dir_fd=directory)
         else:
-            os.close(os.open(path, os.O_RDONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o666))
-        os.utime(path, ns=(_MARK_NS, _MARK_NS), follow_symlinks=False)
+            flags = os.O_RDONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
+            os.close(os.open(name, flags, 0o666, dir_fd=directory))
+        os.utime(name, ns=(_MARK_NS, _MARK_NS), dir_fd=directory, follow_symlinks=False)
+
+
+def _is_there(descriptor: int, directory: int, name: bytes) -> bool:
+    try:
+        status = os.stat(name, dir_fd=directory, follow_symlinks=False)
+    except OSError:
+        return False
+    return os.path.samestat(status, os.fstat(descriptor))
 
 
 def _is_in_place(held: Held) -> bool:
     try:
-        return os.path.samestat(os.lstat(to_native(held.path)), os.fstat(held.descriptor))
+        with no_follow.opened_parent(to_native(held.path)) as (directory, name):
+            return _is_there(held.descriptor, directory, name)
     except OSError:
         return False
 
 
 def _let_go(held: Held) -> None:
     """Remove what is still empty and needed by nobody; leave everything else."""
-    path = to_native(held.path)
     try:
-        with contextlib.suppress(OSError):
+        with (
+            contextlib.suppress(OSError),
+            no_follow.opened_parent(to_native(held.path)) as (directory, name),
+        ):
             fcntl.flock(held.descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
             status = os.fstat(held.descriptor)
-            if is_placeholder(status) and _is_in_place(held):
-                (os.rmdir if stat.S_ISDIR(status.st_mode) else os.unlink)(path)
+            if is_placeholder(status) and _is_there(held.descriptor, directory, name):
+                remove = os.rmdir if stat.S_ISDIR(status.st_mode) else os.unlink
+                remove(name, dir_fd=directory)
     finally:
         os.close(held.descriptor)

@@ -7,12 +7,18 @@ between such a place and a rule below it become mounts of their own: those canno
 within.
 
 What must not come to exist needs something to mount upon. ``View.placeholders`` names the empty
-files and directories that have to be there as long as the view is used.
+files and directories that have to be there as long as the view is used. A view for reading alone
+has nothing to protect, so it needs none of them.
+
+Planning looks at the file system while other programs change it. That cannot widen a view: what is
+shown is opened by ``sandbox_sources``, and compared inside by ``sandbox_entry``, before it counts.
+Nothing here waits for anybody: what is opened may be a FIFO or have a lease on it.
 """
 
 from __future__ import annotations
 
 import os
+import re
 import stat
 from collections import deque
 from typing import TYPE_CHECKING, Final, Literal
@@ -20,17 +26,30 @@ from typing import TYPE_CHECKING, Final, Literal
 import msgspec
 
 from exec_server.engine.paths import from_native, to_native
+from exec_server.engine.regular_file import open_regular
 from exec_server.engine.sandbox_placeholders import is_placeholder
+from exec_server.engine.sandbox_sources import SHOWING
 from exec_server.errors import InvalidRequest
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
-    from exec_server.engine.sandbox_policy import Access, SandboxPolicy
+    from exec_server.engine.sandbox_policy import Access, Rule, SandboxPolicy
 
 PROTECTED_NAMES: Final = (".git", ".agents", ".codex", ".aws")
 """Entries of a writable directory that stay read-only unless a rule names them: what is in there
 decides what other programs do later (v2 sandbox). Not so where everything may be written."""
+
+Purpose = Literal["run", "write", "read"]
+"""What a view is for: a program, a file operation, or one that only reads."""
+
+_SHARED_MEMORY: Final = "/dev/shm"  # noqa: S108  # is the place itself
+"""Part of /dev that holds files; file operations see those of outside."""
+
+_PROCESS_FILE: Final = re.compile(r"/proc/[0-9]+(/|$)")
+
+_MAX_GITDIR_BYTES: Final = 8192
+"""Of a ``.git`` file: a path of PATH_MAX, twice."""
 
 _MAX_LINKS: Final = 40
 """On one path; as the kernel has it."""
@@ -43,8 +62,6 @@ MountKind = Literal[
 """``read``, ``write``, ``device``: what is there, read-only, writable, or writable together with
 its device files; ``hidden``: an empty directory; ``denied_directory``: cannot even be listed;
 ``denied_file``: cannot be opened; ``link``: a symbolic link; ``dev``, ``proc``: made anew."""
-
-_SHOWING: Final = frozenset(("read", "write", "device"))
 
 
 class Mount(msgspec.Struct, frozen=True):
@@ -74,28 +91,38 @@ class View(msgspec.Struct, frozen=True):
     """Device and inode of what is shown, in the order of the mounts, without placeholders."""
 
 
-def plan_view(policy: SandboxPolicy, needs: Iterable[str] = ()) -> View:
-    """What a policy comes to at this moment; ``needs`` are paths that have to be readable.
+def plan_view(
+    policy: SandboxPolicy, needs: Iterable[str] = (), *, purpose: Purpose = "run"
+) -> View:
+    """Turn a policy into a view, for the files of this moment.
 
-    Raises InvalidRequest for a policy that cannot be kept, or that denies what is needed.
+    ``needs`` are paths that have to be readable. Raises InvalidRequest for a policy that cannot be
+    kept, or that denies what is needed.
     """
-    return _Plan(policy, needs).view()
+    return _Plan(policy, needs, purpose).view()
 
 
 class _Plan:
     """What may be done where, by resolved path."""
 
-    def __init__(self, policy: SandboxPolicy, needs: Iterable[str]) -> None:
+    def __init__(self, policy: SandboxPolicy, needs: Iterable[str], purpose: Purpose) -> None:
         self._access: dict[str, Access] = {}
         self._links: dict[str, str] = {}
         self._placeholders: dict[str, bool] = {}
         self._pins: set[str] = set()
+        self._only_reads = purpose == "read"
         named = self._take_rules(policy)
         self._take_patterns(policy)
-        self._protect_names(named)
+        if self._only_reads:
+            self._show_without_writing()
+        else:
+            self._protect_names(named)
         self._show(needs)
-        for path in named:
-            self._pin_above(path)
+        if purpose != "run":
+            self._show_shared_memory()
+        if not self._only_reads:
+            for path in named:
+                self._pin_above(path)
 
     def view(self) -> View:
         root = self._access.get("/")
@@ -118,7 +145,7 @@ class _Plan:
             sources=tuple(
                 _identity(mount.path)
                 for mount in mounts
-                if mount.kind in _SHOWING and mount.path not in self._placeholders
+                if mount.kind in SHOWING and mount.path not in self._placeholders
             ),
         )
 
@@ -140,35 +167,64 @@ class _Plan:
 
     def _take_rules(self, policy: SandboxPolicy) -> list[str]:
         """Enter the rules for paths; returns what these lead to."""
-        named: list[str] = []
-        missing: list[tuple[str, Access]] = []
-        crossed: list[tuple[str, str]] = []
-        for rule in policy.rules:
-            path, links = _resolve(rule.path)
-            named.append(path)
+        resolved = [(rule, *_resolve(rule.path)) for rule in policy.rules]
+        self._enter(resolved)
+        crossing = [(rule, path, self._writable_link(links)) for rule, path, links in resolved]
+        if any(link for _, _, link in crossing):
+            self._access.clear()
+            self._enter(
+                one for one, (_, _, link) in zip(resolved, crossing, strict=True) if not link
+            )
+            for rule, path, link in crossing:
+                if link and not self._is_idle(rule, path):
+                    raise InvalidRequest(
+                        f"sandbox: the rule for {rule.path} cannot be kept, because it crosses "
+                        f"the symbolic link {link}, which may be written"
+                    )
+        for rule, path, links in resolved:
             self._links.update(links)
-            crossed += [(rule.path, link) for link in links]
-            status = _status(path)
-            if status is not None:
+            if rule.access != "write":
+                self._keep(rule, path)
+        return [path for _, path, _ in resolved]
+
+    def _enter(self, resolved: Iterable[tuple[Rule, str, dict[str, str]]]) -> None:
+        for rule, path, _ in resolved:
+            if _status(path) is not None:
                 self._set(path, rule.access)
-                if rule.access != "write" and is_placeholder(status):
-                    self._placeholders[path] = stat.S_ISDIR(status.st_mode)
-            elif rule.access != "write" and not rule.skips_missing:
-                missing.append((path, rule.access))
-        for rule_path, link in crossed:
-            if self._above(link) == "write":
-                raise InvalidRequest(
-                    f"sandbox: the rule for {rule_path} cannot be kept, because it crosses the "
-                    f"symbolic link {link}, which may be written"
-                )
-        for path, access in missing:
-            self._keep_missing(path, access)
-        return named
+
+    def _writable_link(self, links: Iterable[str]) -> str | None:
+        """The first of some links that may be written, if there is one."""
+        return next((link for link in links if self._above(link) == "write"), None)
+
+    def _is_idle(self, rule: Rule, path: str) -> bool:
+        """True if a rule changes nothing about reading, and nothing else is asked."""
+        return self._only_reads and rule.access != "deny" and self._at(path) in ("read", "write")
+
+    def _keep(self, rule: Rule, path: str) -> None:
+        """Prepare for a rule that must hold for what a path leads to, or does not lead to yet."""
+        if rule.access == "deny" and _PROCESS_FILE.match(path):
+            raise InvalidRequest(
+                f"sandbox: {rule.path} cannot be denied, because it belongs to a process outside, "
+                "and only processes inside are visible"
+            )
+        status = _status(path)
+        if self._only_reads:
+            return
+        if status is None:
+            if not rule.skips_missing:
+                self._keep_missing(path, rule.access)
+        elif is_placeholder(status):
+            self._placeholders[path] = stat.S_ISDIR(status.st_mode)
 
     def _keep_missing(self, path: str, access: Access) -> None:
         """See to it that a path which does not exist cannot come to exist."""
         above = next(above for above in _ancestors(path) if os.path.lexists(to_native(above)))
-        if self._at(above) != "write" or not os.path.isdir(to_native(above)):
+        if self._at(above) != "write":
+            return
+        if not os.path.isdir(to_native(above)):
+            # It is in the way, and stays there.
+            self._pins.add(above)
+            self._pin_above(above)
             return
         name = path[len(above) :].lstrip("/").partition("/")[0]
         path = os.path.join(above, name)
@@ -217,9 +273,26 @@ class _Plan:
         target = _git_directory(path)
         if target is None:
             return
-        repository, _ = _resolve(target)
+        repository, links = _resolve(target)
+        link = self._writable_link(links)
+        if link:
+            raise InvalidRequest(
+                f"sandbox: the repository of {path} cannot be kept read-only, because it is "
+                f"reached through the symbolic link {link}, which may be written"
+            )
         if self._at(repository) == "write" and os.path.lexists(to_native(repository)):
             self._access[repository] = "read"
+
+    def _show_without_writing(self) -> None:
+        self._access = {
+            path: "read" if access == "write" else access for path, access in self._access.items()
+        }
+
+    def _show_shared_memory(self) -> None:
+        if self._at("/") != "write" and self._at(_SHARED_MEMORY) in ("read", "write"):
+            status = _status(_SHARED_MEMORY)
+            if status is not None and stat.S_ISDIR(status.st_mode):
+                self._pins.add(_SHARED_MEMORY)
 
     def _show(self, needs: Iterable[str]) -> None:
         hidden: list[str] = []
@@ -311,12 +384,25 @@ def _resolve(path: str) -> tuple[str, dict[str, str]]:
 
 
 def _git_directory(path: str) -> str | None:
-    """Where a ``.git`` file says that the repository is (gitrepository-layout)."""
+    """Where a ``.git`` file says that the repository is (gitrepository-layout).
+
+    Raises InvalidRequest if that cannot be found out at once.
+    """
     try:
-        with open(to_native(path), "rb") as file:
-            line = file.readline(8192)
-    except OSError:
-        return None
+        descriptor = open_regular(path, "read", follow_symlinks=False)
+    except BlockingIOError:
+        raise InvalidRequest(
+            f"sandbox: {path} cannot be read to protect its repository, because a program has a "
+            "lease on it"
+        ) from None
+    except PermissionError:
+        return None  # closed to what is confined, too
+    except (OSError, InvalidRequest) as error:
+        raise InvalidRequest(
+            f"sandbox: {path} cannot be read to protect its repository: {error}"
+        ) from error
+    with open(descriptor, "rb") as file:
+        line = file.readline(_MAX_GITDIR_BYTES)
     word, _, target = line.rstrip(b"\r\n").partition(b": ")
     if word != b"gitdir" or not target:
         return None

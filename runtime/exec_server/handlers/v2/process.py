@@ -176,10 +176,7 @@ async def spawn_spec(params: ProcessStartParams, rows: int = 24, cols: int = 80)
     if params.enforce_managed_network:
         raise InvalidRequest("enforceManagedNetwork: this server does not manage networks")
     wrapper = bubblewrap.require()
-    if policy.denied_patterns:
-        view = await asyncio.to_thread(wrapper.plan, policy)
-    else:
-        view = wrapper.plan(policy)
+    view = await asyncio.to_thread(wrapper.plan, policy)
     return wrapper.confine(spec, view, allows_network=policy.allows_network)
 
 
