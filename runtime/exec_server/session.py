@@ -12,8 +12,8 @@ import uuid
 from typing import TYPE_CHECKING, Protocol
 
 from exec_server.engine.memory import UnusedMemory
-from exec_server.engine.orphan_reaper import OrphanReaper
-from exec_server.engine.process import ProcessTable
+from exec_server.engine.orphan_reaper import END_SECONDS, OrphanReaper
+from exec_server.engine.process import REAP_SECONDS, ProcessTable
 from exec_server.errors import InvalidRequest, SessionAttached
 
 if TYPE_CHECKING:
@@ -220,10 +220,13 @@ class SessionRegistry:
         """End every session and wait until no process is left."""
         for session in list(self._sessions.values()):
             self.end(session)
-        await asyncio.gather(*self._ending)
+        if self._ending:
+            # What cannot be ended in time is left to end_all and the watchdog.
+            await asyncio.wait(self._ending, timeout=REAP_SECONDS + END_SECONDS)
         if self._unused is not None:
             self._unused.close()
         if self._reaper is not None and self._watchdog is not None:
-            await self._reaper.end()
+            is_clean = await self._reaper.end_all()
             self._reaper.close()
-            self._watchdog.dismiss()
+            if is_clean:
+                self._watchdog.dismiss()

@@ -136,7 +136,7 @@ WATCHDOG_ALONE = """
     import os, signal, sys
     from exec_server.engine.watchdog import Watchdog
     watchdog = Watchdog(SHELL)
-    watchdog.start()
+    watchdog.arm()
     first, second = map(int, sys.argv[1:])
     watchdog.add(first)
     watchdog.add(second)
@@ -226,7 +226,7 @@ def test_a_server_without_a_shell_has_no_watchdog_and_says_so() -> None:
         from exec_server.engine.watchdog import Watchdog
         watchdog = Watchdog("/nowhere/sh")
         for _ in range(2):
-            watchdog.start()
+            watchdog.arm()
             watchdog.add(1)
         watchdog.close()
         print(watchdog.pid)

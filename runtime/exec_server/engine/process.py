@@ -662,7 +662,7 @@ class ProcessTable:
         try:
             self._check_start(process_id, spec, execution)
             if self._watchdog is not None:
-                self._watchdog.start()
+                self._watchdog.arm()
             process = Process(self, process_id, spec, spawn(spec, self._tag()), context)
         except BaseException:
             if spec.confinement is not None:

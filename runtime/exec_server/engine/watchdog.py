@@ -1,11 +1,17 @@
 """A watchdog that kills the children of a server that died, however it died.
 
 A server that is killed outright cannot end its children, and a parent-death signal cannot be
-arranged on the way they are spawned. So a tiny process, a shell that runs ``watchdog.sh``, holds
-the other end of a pipe. The server writes ``+pgid`` when a process group begins and ``-pgid`` when
-its leader has been waited for, from when on the number may belong to others. At the end of the
-pipe the server is gone: every group still on the list is killed, and then whatever carries one of
-the server's tags (see ``process_tags``). ``=`` says that there is nothing left to look for.
+arranged for the way they are spawned. So a tiny process, a shell that runs ``watchdog.sh``, holds
+the other end of a pipe. The server writes:
+
+``!``       processes are about to be started, before the first of them is forked
+``+PGID``   a process group exists
+``-PGID``   its leader has been waited for; from then on the number may be used by others
+``=``       nothing is left
+
+At the end of the pipe the server is gone. The watchdog then kills every group on its list, and
+unless the last word was ``=``, everything that carries one of the server's tags (see
+``process_tags``): also a child that the server had no time to report.
 """
 
 from __future__ import annotations
@@ -13,6 +19,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
+import select
 import signal
 from typing import Final
 
@@ -22,67 +29,81 @@ from exec_server.engine.spawn import INTERPRETER, SpawnSpec, spawn
 log = logging.getLogger("exec_server")
 
 _BACKLOG_BYTES: Final = 1024 * 1024
-"""Unread lines kept for a watchdog that does not read; beyond, it is given up as broken."""
+"""Unread lines kept for a watchdog that does not read; beyond that it is given up as broken."""
+
+_END_SECONDS: Final = 5.0
+"""How long ``close`` waits for the watchdog. It takes longer only if something keeps starting new
+processes, and then goes on alone."""
 
 
 class Watchdog:
-    """The server's end: tells the watchdog which process groups live.
+    """The server's end of the pipe.
 
-    Nothing but ``start`` blocks or raises: a watchdog that was killed is simply no longer told
-    anything.
+    Only ``arm`` and ``close`` block, and only ``arm`` raises: to a watchdog that was killed,
+    nothing is written any more.
     """
 
     def __init__(self, shell: str = "/bin/sh") -> None:
-        """Nobody watches before ``start``; ``shell`` is a POSIX shell."""
+        """Nothing runs before ``arm``; ``shell`` is a POSIX shell."""
         self.pid: int | None = None
-        """The watchdog; None if it has not been started."""
+        """The watchdog process; None if it has not been started."""
         self.groups: set[int] = set()
         """The process groups whose leaders have not been waited for."""
         self.tags = process_tags.Tags()
-        """What is to carry one of them ends with the server."""
+        """Everything that carries one of them is killed with the server."""
         self._shell = shell
         self._is_needed = True
+        self._is_armed = False
         self._fd = -1
+        self._pidfd = -1
         self._backlog = bytearray()
 
-    def start(self) -> None:
-        """Start the watchdog; idempotent, and to be called before a process group begins.
+    def arm(self) -> None:
+        """Prepare for a process that is about to be started; idempotent.
 
-        Raises OSError if there is no process or descriptor to be had. Where there is no shell,
-        there is no watchdog.
+        Raises OSError if no process or descriptor is available. Where there is no shell, there is
+        no watchdog.
         """
-        if not self._is_needed:
+        if self._is_armed:
             return
+        if self._is_needed:
+            self._start()
+        self._is_armed = True
+        self._tell(b"!\n")
+
+    def _start(self) -> None:
         script = os.path.join(os.path.dirname(os.path.abspath(__file__)), "watchdog.sh")
         argv = [self._shell, script, *INTERPRETER, os.path.abspath(process_tags.__file__)]
-        argv.append(str(self.tags.prefix))
+        argv += (str(self.tags.prefix), str(os.getsid(0)))
         try:
             child = spawn(SpawnSpec(argv=argv, cwd="/", env={}, pipe_stdin=True))
         except (FileNotFoundError, PermissionError) as error:
-            log.error("nothing will end what this server runs if it is killed: %s", error)
+            log.error("processes will not be killed if this server is: no watchdog: %s", error)
         else:
-            for descriptor in (child.pidfd, child.stdout, child.stderr):
-                os.close(descriptor)
+            os.close(child.stdout)
+            os.close(child.stderr)
             self.pid = child.pid
+            self._pidfd = child.pidfd
             self._fd = child.stdin
         self._is_needed = False
 
     def add(self, pgid: int) -> None:
-        """A process group has begun."""
+        """Report a new process group."""
         self.groups.add(pgid)
         self._tell(b"+%d\n" % pgid)
 
     def remove(self, pgid: int) -> None:
-        """The leader of a process group has been waited for: the number may be used again."""
+        """Report that a group's leader has been waited for: the number may be used again."""
         self.groups.discard(pgid)
         self._tell(b"-%d\n" % pgid)
 
     def dismiss(self) -> None:
-        """Nothing is left that carries a tag; until the next group begins."""
+        """Report that nothing is left that carries a tag, until ``arm`` is called again."""
+        self._is_armed = False
         self._tell(b"=\n")
 
     def close(self) -> None:
-        """End the watchdog, which kills the groups still listed, and wait for it; idempotent."""
+        """End the watchdog, which kills what is left, and wait for it; idempotent."""
         if self.pid is None or self._fd < 0:
             return
         # One that missed a line must not act on what it knows; one that was stopped must go on.
@@ -91,8 +112,12 @@ class Watchdog:
             os.kill(self.pid, signum)
         os.close(self._fd)
         self._fd = -1
+        end = select.poll()
+        end.register(self._pidfd, select.POLLIN)
+        end.poll(_END_SECONDS * 1000)
+        os.close(self._pidfd)
         with contextlib.suppress(ChildProcessError):
-            os.waitpid(self.pid, 0)
+            os.waitpid(self.pid, os.WNOHANG)
 
     def _tell(self, line: bytes) -> None:
         if self._fd < 0:

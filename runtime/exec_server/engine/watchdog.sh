@@ -1,20 +1,22 @@
-# What outlives the server, to end what the server started; see watchdog.py.
+# The process that outlives a killed server and kills what it had started; see watchdog.py.
 #
 #     sh watchdog.sh COMMAND...
 #
-# COMMAND ends what else the server has left behind. It is run in the place of this script.
+# COMMAND kills what the process groups do not include. It replaces this script.
 
-# May be sent to everything that belongs to the server; the watchdog stays to clean up.
+# These signals may be sent to everything that belongs to the server; the watchdog stays to clean up.
 trap '' HUP INT QUIT TERM TSTP USR1 USR2
 exec >/dev/null 2>&1
 
 groups=' '
-is_dismissed=yes
+is_armed=no
 while read -r line; do
   number=${line#[+-]}
   case $line in
+    !)
+      is_armed=yes
+      ;;
     +*)
-      is_dismissed=no
       case $groups in
         *" $number "*) ;;
         *) groups="$groups$number " ;;
@@ -26,15 +28,15 @@ while read -r line; do
       esac
       ;;
     =)
-      is_dismissed=yes
+      is_armed=no
       ;;
   esac
 done
 
 for group in $groups; do
-  # Never 1: to that group belongs everything.
+  # Never 1: that group means every process.
   [ "$group" -gt 1 ] && kill -s KILL -- "-$group"
 done
-if [ $is_dismissed = no ]; then
+if [ $is_armed = yes ]; then
   exec "$@"
 fi
