@@ -55,7 +55,6 @@ class Watchdog:
         self._is_needed = True
         self._is_armed = False
         self._fd = -1
-        self._pidfd = -1
         self._backlog = bytearray()
 
     def arm(self) -> None:
@@ -80,10 +79,9 @@ class Watchdog:
         except (FileNotFoundError, PermissionError) as error:
             log.error("processes will not be killed if this server is: no watchdog: %s", error)
         else:
-            os.close(child.stdout)
-            os.close(child.stderr)
+            for descriptor in (child.pidfd, child.stdout, child.stderr):
+                os.close(descriptor)
             self.pid = child.pid
-            self._pidfd = child.pidfd
             self._fd = child.stdin
         self._is_needed = False
 
@@ -112,11 +110,13 @@ class Watchdog:
             os.kill(self.pid, signum)
         os.close(self._fd)
         self._fd = -1
-        end = select.poll()
-        end.register(self._pidfd, select.POLLIN)
-        end.poll(_END_SECONDS * 1000)
-        os.close(self._pidfd)
-        with contextlib.suppress(ChildProcessError):
+        # Not if the watchdog has been waited for, or no descriptor is available.
+        with contextlib.suppress(OSError):
+            pidfd = os.pidfd_open(self.pid)
+            end = select.poll()  # which takes any number of descriptor
+            end.register(pidfd, select.POLLIN)
+            end.poll(_END_SECONDS * 1000)
+            os.close(pidfd)
             os.waitpid(self.pid, os.WNOHANG)
 
     def _tell(self, line: bytes) -> None:
