@@ -33,6 +33,7 @@ import pybase64
 
 from exec_server import jsonrpc
 from exec_server.eager import run_until_blocked
+from exec_server.engine.memory_budget import VALUE_BYTES
 from exec_server.errors import (
     EngineError,
     InvalidArgument,
@@ -45,6 +46,7 @@ from exec_server.errors import (
 from exec_server.lane import Lane
 from exec_server.long_message import Base64Message, StreamedBytes
 from exec_server.session import announcer_of
+from exec_server.transports.stream import HIGH_WATER
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Collection, Coroutine, Sequence
@@ -59,14 +61,24 @@ DRAIN_SECONDS: Final = 2.0
 """How long requests under way may still take when the peer has ended its side in an orderly way and
 reads nothing; while it reads, they have time."""
 
+_DRAIN_POLL_SECONDS: Final = 0.02
+"""Polling interval for answers to leave after the peer has ended its side."""
+
 LARGE_BYTES: Final = 32 * 1024
 """Base64 members above this are spliced into the message instead of passing the JSON encoder."""
 
 _LONG_BYTES: Final = 2048
 """What base64 members of a list must have on average to be spliced in, too."""
 
-_LANE_COST: Final = 1024
-"""Bytes that a request in the lane counts on top of its message, so that tiny ones count too."""
+_REQUEST_COST: Final = 1024
+"""Bytes that a request which waits counts on top of its message, so that tiny ones count too."""
+
+_LANE_SHARE: Final = 4
+"""Part of the memory budget that requests waiting in the lane take before no more are read: they
+are not refused, so there must be enough left for everything else."""
+
+_WIDE_CHARACTER_BYTES: Final = 4
+"""What each character of a text takes in memory if one of them is beyond the basic plane."""
 
 INVALID_REQUEST: Final = -32600
 METHOD_NOT_FOUND: Final = -32601
@@ -174,9 +186,8 @@ class Connection:
         self._congested = False
         self._uncongested = asyncio.Event()
         self._uncongested.set()
-        self._message_bytes = 0
-        self._request_bytes = 0
-        self._lane = Lane()
+        self._message = b""
+        self._lane = Lane(self._loop, self._has_room)
         self._lane_bytes = 0
         self._leaves_lane = False
         self._tasks: set[asyncio.Task[Any]] = set()
@@ -250,6 +261,22 @@ class Connection:
         """Return when the peer has taken most of what was sent to it."""
         await self._uncongested.wait()
 
+    async def wait_for_room(self) -> None:
+        """Return when the peer has taken enough of its answers for one more to be made."""
+        while not (self._has_room() or self._ended):
+            if self._closing is None:
+                await self._uncongested.wait()
+            else:
+                await asyncio.sleep(_DRAIN_POLL_SECONDS)
+
+    def _has_room(self) -> bool:
+        return self._channel.unsent_bytes <= max(self.settings.max_unsent_bytes, HIGH_WATER)
+
+    @property
+    def unsent_bytes(self) -> int:
+        """Bytes of memory that wait to be sent to the peer."""
+        return self._channel.unsent_bytes
+
     def leave_lane(self) -> None:
         """The request that is running will wait, and nothing behind it depends on it."""
         self._leaves_lane = True
@@ -261,10 +288,11 @@ class Connection:
         if self._ended:
             return
         try:
+            self._check_wide(data)
             message = jsonrpc.parse(
                 data, self.settings.max_json_depth, self.settings.max_json_values
             )
-            self._message_bytes = len(data)
+            self._message = data
             if message.id is msgspec.UNSET:
                 self._take_notification(message)
             else:
@@ -274,6 +302,23 @@ class Connection:
         except ProtocolViolation as error:
             log.info("%s: %s", self._channel.peer, error)
             self._channel.close(str(error), violation=True)
+        finally:
+            self._message = b""
+
+    def _check_wide(self, data: bytes) -> None:
+        """Refuse a long message whose texts may take several times its size in memory."""
+        limit = self.settings.max_message_bytes // _WIDE_CHARACTER_BYTES
+        if len(data) > limit and _is_wide(data):
+            raise jsonrpc.MalformedMessage(
+                f"a message with characters beyond ASCII may take at most {limit} bytes"
+            )
+
+    def _held_bytes(self) -> int:
+        """Memory that the message being taken needs while its request waits."""
+        data = self._message
+        values = min(data.count(b","), self.settings.max_json_values)
+        size = len(data) * (_WIDE_CHARACTER_BYTES if _is_wide(data) else 1)
+        return _REQUEST_COST + size + VALUE_BYTES * values
 
     def refuse(self, detail: str) -> None:
         """Answer unreadable input, or end the connection; see Receiver."""
@@ -292,6 +337,7 @@ class Connection:
             self._uncongested.clear()
         else:
             self._uncongested.set()
+            self._lane.advance()
         if self._session is not None:
             if is_congested:
                 self._session.processes.pause()
@@ -311,7 +357,7 @@ class Connection:
                 # Its processes die now, which also answers the long polls that wait for them.
                 self._sessions.end(session)
         if not orderly:
-            self._lane.clear()
+            self._clear_lane()
             for task in self._tasks:
                 task.cancel()
         self._uncongested.set()
@@ -328,12 +374,14 @@ class Connection:
             left = deadline - self._loop.time()
             if left <= 0:
                 break
+            self._lane.advance()
             # The lane may be held by a reply that is being sent, which is no task.
-            waiting = self._tasks or {self._loop.create_task(asyncio.sleep(min(left, 0.02)))}
+            pause = min(left, _DRAIN_POLL_SECONDS)
+            waiting = self._tasks or {self._loop.create_task(asyncio.sleep(pause))}
             await asyncio.wait(
                 waiting, timeout=min(left, DRAIN_SECONDS / 4), return_when=asyncio.FIRST_COMPLETED
             )
-        self._lane.clear()
+        self._clear_lane()
         for task in list(self._tasks):
             task.cancel()
         if self._tasks:
@@ -446,78 +494,83 @@ class Connection:
         settings = self.settings
         if len(self._tasks) + len(self._streams) >= settings.max_requests:
             return f"at most {settings.max_requests} requests of a connection may wait at a time"
-        # A single one is bounded by the limit of a message; in the lane there is only one.
-        if (
-            self._request_bytes
-            and not bound.in_lane
-            and self._request_bytes + self._message_bytes > settings.max_request_bytes
-        ):
-            return (
-                "the requests of a connection that wait may take at most "
-                f"{settings.max_request_bytes} bytes"
-            )
+        # A single one is bounded by the limit of a message; those in the lane have to wait.
+        if not bound.in_lane and self.session.memory.held_bytes:
+            try:
+                self.session.memory.check_room(self._held_bytes())
+            except InvalidRequest as error:
+                return str(error)
         return None
 
     def _begin(self, identifier: jsonrpc.RequestId, bound: BoundMethod, params: Any) -> None:
         """Start a request now, or when everything it must not overtake is done."""
-        size = self._message_bytes
         if bound.in_lane:
             if self._lane.is_idle:
-                self._lane.submit(
-                    lambda: self._run(identifier, bound, params, size, holds_lane=True)
-                )
+                self._lane.submit(lambda: self._run(identifier, bound, params, holds_lane=True))
                 return
             started_id = _started_process_id(bound, params)
             if started_id is not None:
                 self._queued_starts[started_id] = self._queued_starts.get(started_id, 0) + 1
 
-            def work() -> bool:
+            def work(size: int) -> bool:
                 if started_id is not None:
                     self._queued_starts[started_id] -= 1
                     if not self._queued_starts[started_id]:
                         del self._queued_starts[started_id]
                 return self._run(identifier, bound, params, size, holds_lane=True)
 
-            self._queue_in_lane(work, size)
+            self._queue_in_lane(work)
         elif self._queued_starts and getattr(params, "process_id", None) in self._queued_starts:
             # It names a process whose start still waits in the lane.
             self._queue_in_lane(
-                lambda: self._run(identifier, bound, params, size, holds_lane=False), size
+                lambda size: self._run(identifier, bound, params, size, holds_lane=False)
             )
         else:
-            self._run(identifier, bound, params, size, holds_lane=False)
+            self._run(identifier, bound, params, holds_lane=False)
 
-    def _queue_in_lane(self, work: Callable[[], bool], size: int) -> None:
-        """Have work wait for its turn.
+    def _queue_in_lane(self, work: Callable[[int], bool]) -> None:
+        """Have work wait for its turn; it is given the memory that its request takes.
 
-        If too much waits, the peer has to wait as well. It is not refused: whoever sends many
-        files at once has done nothing wrong, and the lane moves on by itself.
+        If too much waits, the peer has to wait as well. It is not refused: a client that sends
+        many files at once has done nothing wrong, and the lane moves on by itself.
         """
-        limit = self.settings.max_request_bytes
-        size += _LANE_COST
+        limit = self.settings.max_held_bytes // _LANE_SHARE
+        size = self._held_bytes()
+        memory = self.session.memory
 
         def run() -> bool:
             was_full = self._lane_bytes > limit
             self._lane_bytes -= size
+            memory.release(size)
             if was_full and self._lane_bytes <= limit:
                 self._channel.hold_input(False)
-            return work()
+            return work(size)
 
         self._lane_bytes += size
+        memory.add(size)
         if self._lane_bytes > limit >= self._lane_bytes - size:
             self._channel.hold_input(True)
         self._lane.submit(run)
+
+    def _clear_lane(self) -> None:
+        self._lane.clear()
+        if self._session is not None:
+            self._session.memory.release(self._lane_bytes)
+        self._lane_bytes = 0
 
     def _run(
         self,
         identifier: jsonrpc.RequestId,
         bound: BoundMethod,
         params: Any,
-        size: int,
+        size: int | None = None,
         *,
         holds_lane: bool,
     ) -> bool:
-        """Run a request; True if it holds the lane beyond this call."""
+        """Run a request; True if it holds the lane beyond this call.
+
+        ``size`` is the memory that it takes; None for that of the message being taken.
+        """
         self._leaves_lane = False
         try:
             outcome = run_until_blocked(bound.call(params))
@@ -528,12 +581,14 @@ class Connection:
             return self._send_result(identifier, bound, outcome, holds_lane=holds_lane)
         task = outcome
         self._tasks.add(task)
-        self._request_bytes += size
+        held_bytes = self._held_bytes() if size is None else size
+        memory = self.session.memory
+        memory.add(held_bytes)
         holds_lane = holds_lane and not self._leaves_lane
 
         def done(task: asyncio.Task[Any]) -> None:
             self._tasks.discard(task)
-            self._request_bytes -= size
+            memory.release(held_bytes)
             held_on = False
             if not task.cancelled():
                 failure = task.exception()
@@ -623,6 +678,11 @@ def _response_in_pieces(
     for content, tail in zip(contents, tails, strict=True):
         pieces += (pybase64.b64encode(content), tail)
     return pieces
+
+
+def _is_wide(data: bytes) -> bool:
+    """Return True if texts of a message may hold characters that take several bytes in memory."""
+    return not data.isascii() or b"\\u" in data
 
 
 def _nothing() -> None:

@@ -100,13 +100,16 @@ _OPTIONS: Final = (
         "--max-retained-bytes",
         "max_retained_bytes",
         whole_number,
-        "output of all finished processes of a client; beyond, the oldest are forgotten early",
+        "memory in bytes for the output of all processes of a client that can be read again; "
+        "beyond, the finished process that ended first is forgotten early, and if there is none, "
+        "the oldest output of the process that writes",
     ),
     _Option(
         "--remembered-writes",
         "remembered_writes",
         whole_number,
-        "writes to a process that are done once however often they are sent, the newest",
+        "writes to the processes of a client that are done once, however often they are sent; "
+        "the most recent ones",
     ),
     _Option(
         "--write-queue-bytes",
@@ -132,7 +135,12 @@ _OPTIONS: Final = (
         "requests of a connection that wait for something at a time",
     ),
     _Option(
-        "--max-request-bytes", "max_request_bytes", whole_number, "what such requests take together"
+        "--max-held-bytes",
+        "max_held_bytes",
+        whole_number,
+        "memory in bytes that is held for a client: requests that wait, input queued for "
+        "processes, contents that are collected before they are sent, answers not read yet; "
+        "beyond, requests are refused or read later",
     ),
     _Option(
         "--max-unsent-bytes",
@@ -145,12 +153,6 @@ _OPTIONS: Final = (
         "max_file_handles",
         whole_number,
         "files that a connection may hold open",
-    ),
-    _Option(
-        "--max-http-body-bytes",
-        "max_http_body_bytes",
-        whole_number,
-        "HTTP bodies that a connection's requests hold whole at a time",
     ),
     _Option(
         "--max-http-seconds",

@@ -9,9 +9,11 @@ from __future__ import annotations
 
 import asyncio
 import uuid
+from collections import deque
 from typing import TYPE_CHECKING, Protocol
 
 from exec_server.engine.memory import UnusedMemory
+from exec_server.engine.memory_budget import MemoryBudget
 from exec_server.engine.orphan_reaper import END_SECONDS, OrphanReaper
 from exec_server.engine.process import REAP_SECONDS, ProcessTable
 from exec_server.errors import InvalidRequest, SessionAttached
@@ -48,9 +50,34 @@ class Announcer(Protocol):
 class Attachment(Protocol):
     """A connection, as the session it is attached to sees it."""
 
+    @property
+    def unsent_bytes(self) -> int:
+        """Bytes of memory that wait to be sent."""
+        ...
+
     def notify(self, pieces: Sequence[bytes]) -> None:
         """Send a notification."""
         ...
+
+
+class AcceptedWrites:
+    """The writes to the processes of a session that were accepted; the most recent are known."""
+
+    def __init__(self, limit: int) -> None:
+        self._limit = limit
+        self._known: set[tuple[object, str | bytes]] = set()
+        self._in_order: deque[tuple[object, str | bytes]] = deque()
+
+    def __contains__(self, write: tuple[object, str | bytes]) -> bool:
+        """Return True for what stands for a process and the name of a known write to it."""
+        return write in self._known
+
+    def add(self, write: tuple[object, str | bytes]) -> None:
+        """Note a write that is not known yet, in place of the oldest one if there are too many."""
+        self._known.add(write)
+        self._in_order.append(write)
+        if len(self._known) > self._limit:
+            self._known.discard(self._in_order.popleft())
 
 
 class Session:
@@ -70,9 +97,12 @@ class Session:
         self.attachment: Attachment | None = None
         self._reaper = reaper
         self._tag: int | None = None
+        self.memory = MemoryBudget(settings.max_held_bytes, self._count_unsent)
+        self.accepted_writes = AcceptedWrites(settings.remembered_writes)
         self.processes = ProcessTable(
             self,
             loop=loop,
+            memory=self.memory,
             watchdog=watchdog,
             tag=self._take_tag,
             retained_bytes=settings.retained_bytes,
@@ -83,6 +113,9 @@ class Session:
             max_running=settings.max_processes,
             executions=settings.executions,
         )
+
+    def _count_unsent(self) -> int:
+        return 0 if self.attachment is None else self.attachment.unsent_bytes
 
     def on_output(self, process: Process, chunk: OutputChunk) -> None:
         """Tell the attached connection; see ProcessEvents."""

@@ -33,10 +33,10 @@ class Settings(msgspec.Struct, frozen=True):
     """Output retained for process/read, per process; every revision's value."""
     retained_chunks: int = 65_536
     """Chunks retained for process/read, per process: each costs memory besides its bytes."""
-    max_retained_bytes: int = 256 * MEBIBYTE
-    """Output retained of all closed processes of a session."""
+    max_retained_bytes: int = 128 * MEBIBYTE
+    """Memory for the retained output of all processes of a session."""
     remembered_writes: int = 65_536
-    """Names of accepted writes that are known again, per process (v2 process/write)."""
+    """Names of accepted writes that are known again, per session (v2 process/write)."""
     write_queue_bytes: int = 8 * MEBIBYTE
     """Input queued for a process above which a writer waits; what the real servers' 128 places
     hold when they are filled with 64 KiB each (v1 process/write)."""
@@ -56,14 +56,14 @@ class Settings(msgspec.Struct, frozen=True):
     """JSON values of a message: objects, arrays and scalars, but not names (v2)."""
     max_requests: int = 1024
     """Requests of a connection that wait for something at a time, bodies being sent included."""
-    max_request_bytes: int = 128 * MEBIBYTE
-    """What the messages of a connection's waiting requests may take together."""
+    max_held_bytes: int = 96 * MEBIBYTE
+    """Memory held for a client: its waiting requests, input queued for its processes, contents
+    that are collected before they are sent, answers that it has not read. A message of the largest
+    size and the body of one, and little more."""
     max_unsent_bytes: int = 16 * MEBIBYTE
     """Answers a connection has not taken above which no more of its requests are read."""
     max_file_handles: int = 128
     """Files that a connection may hold open (v2 fs/open); the real servers' value."""
-    max_http_body_bytes: int = 256 * MEBIBYTE
-    """Bodies of answers that a connection's requests hold whole at a time."""
     max_http_seconds: float | None = None
     """How long an http/request may take, whatever the client says; None is no limit: an event
     stream may go on for days."""

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from exec_server.engine import files
+from exec_server.engine.memory_budget import MemoryBudget
 from exec_server.errors import InvalidArgument, InvalidRequest
 
 if TYPE_CHECKING:
@@ -220,7 +221,7 @@ class TestWriteFile:
             source = files.open_for_read(fifo)
             pending = files.write_file(fifo, data)
             assert pending is not None
-            await asyncio.gather(pending.finish(), source.load())
+            await asyncio.gather(pending.finish(), source.load(MemoryBudget()))
             pieces = iter(lambda: source.read(1 << 17), b"")
             return b"".join(pieces)
 

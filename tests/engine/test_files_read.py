@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from exec_server.engine import files
+from exec_server.engine.memory_budget import MemoryBudget
 from exec_server.errors import InvalidRequest
 
 if TYPE_CHECKING:
@@ -44,7 +45,7 @@ async def load(path: str) -> bytes:
     """The contents of a file that may have to be waited for."""
     source = files.open_for_read(path)
     try:
-        await source.load()
+        await source.load(MemoryBudget())
         return b"".join(take(source))
     finally:
         source.close()
@@ -171,7 +172,7 @@ def test_a_fifo_is_read_from_its_first_writer_to_its_last(tmp_path: Path) -> Non
     async def read() -> bytes:
         source = files.open_for_read(fifo)
         assert source.size is None
-        loading = asyncio.create_task(source.load())
+        loading = asyncio.create_task(source.load(MemoryBudget()))
         await asyncio.sleep(0)
         assert not loading.done()
         first = os.open(fifo, os.O_WRONLY)
@@ -240,7 +241,7 @@ def test_a_terminal_is_read_when_it_has_something() -> None:
         master, slave = pty.openpty()
         try:
             source = files.open_for_read(os.ttyname(slave))
-            loading = asyncio.create_task(source.load())
+            loading = asyncio.create_task(source.load(MemoryBudget()))
             await asyncio.sleep(0)
             assert not loading.done()
             os.write(master, b"line\n\x04")

@@ -318,7 +318,7 @@ class TestRequests:
 
     def test_what_they_take(self) -> None:
         """A single one may be of any size that a message may have."""
-        with client("--max-request-bytes", "100000", "--write-queue-bytes", "1") as connected:
+        with client("--max-held-bytes", "700000", "--write-queue-bytes", "1") as connected:
             connected.start("p", "sleep", "1000", pipeStdin=True)
             params = {"processId": "p", "chunk": base64.b64encode(b"x" * 200_000).decode()}
             first = connected.request("process/write", params)
@@ -326,7 +326,7 @@ class TestRequests:
             waiting = connected.request("process/write", params)
             assert connected.error("process/write", params) == {
                 "code": -32600,
-                "message": "the requests of a connection that wait may take at most 100000 bytes",
+                "message": "the server holds at most 700000 bytes for a client at a time",
             }
             connected.call("process/terminate", {"processId": "p"})
             assert "error" in connected.answer(waiting)
@@ -335,7 +335,7 @@ class TestRequests:
     def test_files_that_wait_for_their_turn(self, transport: str, tmp_path: Path) -> None:
         """Are not refused, however many: the connection is read on when there is room."""
         data = base64.b64encode(b"x" * 1_500_000).decode()
-        arguments = ("--max-request-bytes", "3000000")
+        arguments = ("--max-held-bytes", "12000000")
         if transport == "stdio":
             with client(*arguments) as connected:
                 self._write_files(connected, tmp_path, data)
@@ -446,14 +446,14 @@ class TestHttp:
 
     def test_a_body_that_is_too_large(self) -> None:
         """Unless it is streamed."""
-        body = b"x" * 2000
-        answer = b"HTTP/1.1 200 OK\r\ncontent-length: 2000\r\n\r\n" + body
-        with client("--max-http-body-bytes", "1000") as connected, upstream(answer, answer) as url:
+        body = b"x" * 500_000
+        answer = b"HTTP/1.1 200 OK\r\ncontent-length: 500000\r\n\r\n" + body
+        with client("--max-held-bytes", "1000000") as connected, upstream(answer, answer) as url:
             params = {"method": "GET", "url": url, "headers": [], "requestId": "r"}
             assert connected.error("http/request", params) == {
                 "code": -32603,
-                "message": "failed to read http/request response body: at most 1000 bytes of "
-                "whole bodies are held at a time; streamResponse has no such limit",
+                "message": "failed to read http/request response body: the server holds at "
+                "most 1000000 bytes for a client at a time; streamResponse has no such limit",
             }
             connected.call("http/request", {**params, "streamResponse": True})
             connected.wait(

@@ -7,11 +7,14 @@ import errno
 import os
 import stat
 from collections import deque
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 from exec_server.engine.paths import to_native
 from exec_server.engine.regular_file import open_regular
 from exec_server.errors import InvalidRequest
+
+if TYPE_CHECKING:
+    from exec_server.engine.memory_budget import MemoryBudget
 
 READ_LIMIT_BYTES: Final = 512 * 1024 * 1024
 """The largest file that is read (v1 fs/readFile)."""
@@ -22,8 +25,9 @@ PIECE_BYTES: Final = 128 * 1024
 _FIRST_READ_BYTES: Final = 16 * 1024
 """Tried first on a file of no announced size; most of those in /proc fit."""
 
-_PIECES_PER_TURN: Final = 16
-"""Pieces taken from an endless device before others on the event loop get their turn."""
+_PIECES_PER_TURN: Final = 4
+"""Pieces taken from an endless device before others on the event loop get their turn: about a
+third of a millisecond."""
 
 
 class ReadSource:
@@ -34,7 +38,15 @@ class ReadSource:
     A file that is cut short while it is read ends early; what is appended meanwhile is left out.
     """
 
-    __slots__ = ("_descriptor", "_left", "_pieces", "_waits_for_writer", "size")
+    __slots__ = (
+        "_charged",
+        "_descriptor",
+        "_left",
+        "_memory",
+        "_pieces",
+        "_waits_for_writer",
+        "size",
+    )
 
     size: int | None
 
@@ -47,6 +59,8 @@ class ReadSource:
         self._pieces: deque[bytes] = deque()
         self._waits_for_writer = stat.S_ISFIFO(status.st_mode)
         self._left = 0
+        self._memory: MemoryBudget | None = None
+        self._charged = 0
         self.size = None
         if not stat.S_ISREG(status.st_mode):
             return
@@ -95,42 +109,54 @@ class ReadSource:
         self._left = self._left - len(piece) if piece else 0
         return piece
 
-    async def load(self) -> None:
+    async def load(self, memory: MemoryBudget) -> None:
         """Take everything into memory, so that ``size`` is known.
 
-        Waits for a FIFO's first writer and until the last one is gone, without keeping anybody
-        else waiting; may be cancelled, and has to be over before ``close``.
-        Raises InvalidRequest above 512 MiB, or OSError.
+        It counts in ``memory`` until ``close``. Waits for a FIFO's first writer and until the last
+        one is gone, without keeping anybody else waiting; may be cancelled, and has to be over
+        before ``close``. Raises InvalidRequest above 512 MiB or without room in memory, or OSError.
         """
         descriptor = self._descriptor
         if self.size is not None or descriptor is None:
             return
-        total = sum(map(len, self._pieces))
+        self._memory = memory
+        self._charge(sum(map(len, self._pieces)))
         if self._waits_for_writer:
             # Until somebody has opened it for writing, a FIFO reads as ended.
             await _readable(descriptor)
-        pieces_this_turn = 0
-        while True:
+        is_whole = False
+        while not is_whole:
             try:
-                piece = os.read(descriptor, PIECE_BYTES)
+                async with memory.reading:
+                    is_whole = self._load_some(descriptor)
+                    await asyncio.sleep(0)
             except BlockingIOError:
                 await _readable(descriptor)
-                continue
+        self._set_loaded(sum(map(len, self._pieces)))
+
+    def _load_some(self, descriptor: int) -> bool:
+        """Read one turn's share; return True at the end. Raises BlockingIOError to wait."""
+        for _ in range(_PIECES_PER_TURN):
+            piece = os.read(descriptor, PIECE_BYTES)
             if not piece:
-                break
-            total += len(piece)
-            _check_size(total)
+                return True
+            self._charge(len(piece))
             self._pieces.append(piece)
-            pieces_this_turn += 1
-            if pieces_this_turn == _PIECES_PER_TURN:
-                pieces_this_turn = 0
-                await asyncio.sleep(0)
-        self._set_loaded(total)
+        return False
+
+    def _charge(self, size: int) -> None:
+        _check_size(self._charged + size)
+        if self._memory is not None:
+            self._memory.charge(size)
+            self._charged += size
 
     def close(self) -> None:
         """Let go of the file and of what was read; harmless when repeated."""
         self._pieces.clear()
         self._left = 0
+        if self._memory is not None:
+            self._memory.release(self._charged)
+            self._charged = 0
         self._close_descriptor()
 
     def _close_descriptor(self) -> None:

@@ -27,13 +27,22 @@ class HeadTail:
     that of an OutputLog which retains the same pieces.
     """
 
-    __slots__ = ("_head", "_head_room", "_tail", "_tail_bytes", "_tail_limit", "_total")
+    __slots__ = (
+        "_head",
+        "_head_bytes",
+        "_head_room",
+        "_tail",
+        "_tail_bytes",
+        "_tail_limit",
+        "_total",
+    )
 
     def __init__(self, limit: int) -> None:
         """``limit`` bounds both ends together, in bytes."""
         self._tail_limit = limit // 2
         self._head_room = limit - self._tail_limit
         self._head: list[bytes] = []
+        self._head_bytes = 0
         self._tail: deque[bytes] = deque()
         self._tail_bytes = 0
         self._total = 0
@@ -45,6 +54,7 @@ class HeadTail:
             first = data[: self._head_room]
             self._head.append(first)
             self._head_room -= len(first)
+            self._head_bytes += len(first)
             data = data[len(first) :]
             if not data:
                 return
@@ -57,9 +67,19 @@ class HeadTail:
                 return
 
     @property
-    def head_bytes(self) -> int:
-        """What the beginning of the stream takes."""
-        return sum(map(len, self._head))
+    def retained_bytes(self) -> int:
+        """The sum of the sizes of all retained pieces."""
+        return self._head_bytes + self._tail_bytes
+
+    def shrink(self, size: int) -> None:
+        """Drop the oldest pieces of the end, but not the last one, until so many bytes are less.
+
+        The beginning stays, but does not grow any more.
+        """
+        self._head_room = 0
+        goal = self._tail_bytes - size
+        while self._tail_bytes > goal and len(self._tail) > 1:
+            self._tail_bytes -= len(self._tail.popleft())
 
     def excerpt(self) -> Excerpt:
         """Both ends as they are now."""

@@ -10,18 +10,26 @@ trusted certificates from the system.
 from __future__ import annotations
 
 import os
-import sys
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Final, Literal
 
 import msgspec
 
-from exec_server.errors import OperationFailed
+from exec_server.engine.memory_budget import MemoryBudget
+from exec_server.errors import InvalidRequest, OperationFailed
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Sequence
 
     from exec_server.engine.http_exchange import Exchange, Trust
     from exec_server.engine.http_request import GivenHeader
+
+
+EXCHANGE_BYTES: Final = 384 * 1024
+"""Memory of a request under way: what has been read from the network and not been handed out, and
+the state of the connection."""
+
+_COPIES: Final = 2
+"""A whole body is there twice while its pieces are joined."""
 
 
 class HttpRequest(msgspec.Struct, frozen=True):
@@ -56,12 +64,12 @@ class HttpClient:
         self,
         *,
         route_aware: bool = False,
-        max_body_bytes: int = sys.maxsize,
+        memory: MemoryBudget | None = None,
         max_seconds: float | None = None,
     ) -> None:
         """Cheap: the HTTP library is loaded by the first request.
 
-        What ``fetch`` holds of all answers together is bounded by ``max_body_bytes``, and no
+        What requests under way hold, bodies for ``fetch`` included, counts in ``memory``, and no
         request takes longer than ``max_seconds``.
 
         With ``route_aware`` each redirect counts as a request of its own, as in the releases that
@@ -70,8 +78,7 @@ class HttpClient:
         not the first one.
         """
         self._route_aware = route_aware
-        self._max_body_bytes = max_body_bytes
-        self._held_bytes = 0
+        self._memory = memory or MemoryBudget()
         self._max_ms = None if max_seconds is None else int(max_seconds * 1000)
         self._exchanges: set[Exchange] = set()
         self._trust: Trust | None = None
@@ -87,6 +94,7 @@ class HttpClient:
         from exec_server.engine.http_request import prepare  # noqa: PLC0415
 
         prepared = prepare(request.method, request.url, request.headers, request.body, os.environ)
+        self._memory.charge(EXCHANGE_BYTES)
         if self._trust is None:
             self._trust = Trust()
         exchange = Exchange(
@@ -97,12 +105,16 @@ class HttpClient:
             route_aware=self._route_aware,
         )
         self._exchanges.add(exchange)
-        exchange.task.add_done_callback(lambda _: self._exchanges.discard(exchange))
+        exchange.task.add_done_callback(lambda _: self._forget(exchange))
         try:
             return HttpStream(exchange, *await exchange.head)
         except BaseException:
             await exchange.aclose()
             raise
+
+    def _forget(self, exchange: Exchange) -> None:
+        self._exchanges.discard(exchange)
+        self._memory.release(EXCHANGE_BYTES)
 
     def _shorter(self, timeout_ms: int | None) -> int | None:
         if self._max_ms is None or (timeout_ms is not None and timeout_ms < self._max_ms):
@@ -119,23 +131,21 @@ class HttpClient:
         held = 0
         try:
             async for piece in stream:
+                size = _COPIES * len(piece)
+                self._memory.charge(size)
+                held += size
                 pieces.append(piece)
-                held += len(piece)
-                self._hold(len(piece))
         except OperationFailed as error:
             raise OperationFailed(f"failed to read http/request response body: {error}") from error
+        except InvalidRequest as error:
+            raise OperationFailed(
+                f"failed to read http/request response body: {error}; "
+                "streamResponse has no such limit"
+            ) from error
         finally:
-            self._held_bytes -= held
+            self._memory.release(held)
             await stream.aclose()
         return HttpResponse(stream.status, stream.headers, b"".join(pieces))
-
-    def _hold(self, size: int) -> None:
-        self._held_bytes += size
-        if self._held_bytes > self._max_body_bytes:
-            raise OperationFailed(
-                f"at most {self._max_body_bytes} bytes of whole bodies are held at a time; "
-                "streamResponse has no such limit"
-            )
 
     async def aclose(self) -> None:
         """Drop all connections; requests and streams under way fail."""

@@ -20,6 +20,9 @@ RETAINED_BYTES: Final = 1024 * 1024
 RETAINED_CHUNKS: Final = 65_536
 """Chunks retained per process: one of a single byte takes about a hundred times its size."""
 
+CHUNK_COST: Final = 160
+"""Memory that a chunk takes on top of its bytes, with its places in the lists."""
+
 _COMPACT_AFTER: Final = 1024
 """Evicted places that may lie at the front of the list before it is moved up: keeps eviction O(1)
 without ever wasting more than half of a long list."""
@@ -59,6 +62,11 @@ class OutputLog:
         """The sum of the sizes of all retained chunks."""
         return self._bytes
 
+    @property
+    def memory_bytes(self) -> int:
+        """About what the retained chunks take in memory."""
+        return self._bytes + CHUNK_COST * (len(self._chunks) - self._evicted)
+
     def append(self, stream: StreamName, data: bytes) -> OutputChunk:
         """Number a chunk and retain it, at the expense of the oldest."""
         chunk = OutputChunk(self.next_seq, stream, data)
@@ -68,6 +76,13 @@ class OutputLog:
         if self._bytes > self._limit or len(self._chunks) - self._evicted > self._chunk_limit:
             self._evict()
         return chunk
+
+    def shrink(self, size: int) -> None:
+        """Drop the oldest chunks, but not the last one, until so much less memory is taken."""
+        goal = self.memory_bytes - size
+        while self.memory_bytes > goal and len(self._chunks) - self._evicted > 1:
+            self._drop_oldest()
+        self._compact()
 
     def take_seq(self) -> int:
         """Number an event that is no output. At most one may be followed by more output."""
@@ -110,13 +125,16 @@ class OutputLog:
         return min(self._evicted + max(offset, 0), len(self._chunks))
 
     def _evict(self) -> None:
-        chunks = self._chunks
-        index = self._evicted
-        while self._bytes > self._limit or len(chunks) - index > self._chunk_limit:
-            self._bytes -= len(chunks[index].data)
-            chunks[index] = _EVICTED
-            index += 1
-        if index > _COMPACT_AFTER and index * 2 > len(chunks):
-            del chunks[:index]
-            index = 0
-        self._evicted = index
+        while self._bytes > self._limit or len(self._chunks) - self._evicted > self._chunk_limit:
+            self._drop_oldest()
+        self._compact()
+
+    def _drop_oldest(self) -> None:
+        self._bytes -= len(self._chunks[self._evicted].data)
+        self._chunks[self._evicted] = _EVICTED
+        self._evicted += 1
+
+    def _compact(self) -> None:
+        if self._evicted > _COMPACT_AFTER and self._evicted * 2 > len(self._chunks):
+            del self._chunks[: self._evicted]
+            self._evicted = 0

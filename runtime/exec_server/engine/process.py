@@ -28,6 +28,7 @@ import msgspec
 
 from exec_server.engine import pty
 from exec_server.engine.head_tail import Excerpt, HeadTail
+from exec_server.engine.memory_budget import MemoryBudget
 from exec_server.engine.output_log import (
     RETAINED_BYTES,
     RETAINED_CHUNKS,
@@ -41,7 +42,7 @@ from exec_server.engine.stdin import WRITE_QUEUE_BYTES, StdinWriter
 from exec_server.errors import InvalidArgument, InvalidRequest, OperationFailed
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Collection, Iterator, Mapping
+    from collections.abc import Awaitable, Callable, Collection, Iterator, Mapping, Sequence
 
     from exec_server.engine.watchdog import Watchdog
 
@@ -75,7 +76,7 @@ but not more, lest a descendant that goes on writing keeps the exit back."""
 _PAST_EVERY_SEQ: Final = 2**64
 """What a poller has seen that waits for the end alone."""
 
-_PROCESS_COST: Final = 4096
+_PROCESS_COST: Final = 8192
 """Bytes that a process takes without any output, roughly."""
 
 _UNKNOWN_EXIT_CODE: Final = -1
@@ -162,6 +163,8 @@ class Process:
         "argv",
         "closed",
         "context",
+        "counted_bytes",
+        "fixed_bytes",
         "id",
         "pid",
         "pipe_stdin",
@@ -178,14 +181,18 @@ class Process:
         """Whatever the starter wants to find again in the events."""
         self.pid = child.pid
         """Also its process group and session."""
-        self.argv = list(spec.argv if spec.asked_argv is None else spec.asked_argv)
+        self.argv = list(_asked_argv(spec))
         """Program and arguments, as they were asked for."""
+        self.fixed_bytes = _fixed_bytes(process_id, self.argv)
+        """Memory that it takes without any output."""
         self.tty = spec.tty
         self.pipe_stdin = spec.pipe_stdin
         self.status: ExitStatus | None = None
         """How the process ended; None while it runs."""
         self.closed = False
         """Whether it has ended and no output will follow."""
+        self.counted_bytes = 0
+        """Memory that its table has counted for it."""
         self._table = table
         self._pidfd = child.pidfd
         self._log = OutputLog(table.retained_bytes, table.retained_chunks)
@@ -208,7 +215,11 @@ class Process:
         }
         if child.stdin >= 0:
             self._stdin = StdinWriter(
-                table.loop, child.stdin, table.write_queue_bytes, owns_fd=not spec.tty
+                table.loop,
+                child.stdin,
+                table.write_queue_bytes,
+                table.memory,
+                owns_fd=not spec.tty,
             )
 
     @property
@@ -222,11 +233,9 @@ class Process:
         return self._log.next_seq
 
     @property
-    def memory_bytes(self) -> int:
-        """About what it takes to retain it and its output."""
-        heads = sum(kept.head_bytes for kept in self._excerpts.values())
-        names = len(self.id) + sum(map(len, self.argv))
-        return _PROCESS_COST + names + self._log.retained_bytes + heads
+    def output_bytes(self) -> int:
+        """About what it takes to retain its output."""
+        return self._log.memory_bytes + sum(kept.retained_bytes for kept in self._excerpts.values())
 
     def read(self, after_seq: int = 0, max_bytes: int | None = None) -> ReadView:
         """Retained output numbered above ``after_seq``, and the state at this moment.
@@ -244,11 +253,27 @@ class Process:
             closed=self.closed,
         )
 
-    async def read_wait(self, after_seq: int, max_bytes: int | None, wait_ms: int) -> ReadView:
+    def shrink(self, size: int) -> None:
+        """Retain less output, to take about so much less memory."""
+        self._log.shrink(size)
+        for kept in self._excerpts.values():
+            kept.shrink(size)
+
+    async def read_wait(
+        self,
+        after_seq: int,
+        max_bytes: int | None,
+        wait_ms: int,
+        *,
+        wait_for_room: Callable[[], Awaitable[None]] | None = None,
+    ) -> ReadView:
         """Read as soon as there is something that the caller has not seen, or when time is up.
 
         That is a chunk above ``after_seq``, an exit above it, or the closing, which is the last
         there is to see (v1 since 0.128 and v2, process/read). ``wait_ms`` may be any u64.
+
+        After a wait, ``wait_for_room`` is awaited before anything is taken: what many wait for
+        comes to all of them at once.
         """
         view = self.read(after_seq, max_bytes)
         if wait_ms <= 0 or self._is_news(view, after_seq):
@@ -256,6 +281,8 @@ class Process:
         deadline = self._table.loop.time() + wait_ms / 1000
         while True:
             await self._poll(after_seq, deadline)
+            if wait_for_room is not None:
+                await wait_for_room()
             view = self.read(after_seq, max_bytes)
             if self._table.loop.time() >= deadline or self._is_news(view, after_seq):
                 return view
@@ -485,6 +512,7 @@ class Process:
     def _tell_output(self, stream: PipeStream | PtyStream, data: bytes) -> None:
         chunk = self._log.append(stream.name, data)
         self._excerpts[stream.name].append(data)
+        self._table.count_output(self)
         self._table.events.on_output(self, chunk)
         if self._pollers:
             self._wake_pollers(chunk.seq)
@@ -559,6 +587,15 @@ class Process:
                 _release(woken)
 
 
+def _asked_argv(spec: SpawnSpec) -> Sequence[str]:
+    return spec.argv if spec.asked_argv is None else spec.asked_argv
+
+
+def _fixed_bytes(process_id: str, argv: Sequence[str]) -> int:
+    """About what a process takes in memory before it writes anything."""
+    return _PROCESS_COST + sys.getsizeof(process_id) + sum(map(sys.getsizeof, argv))
+
+
 def _release(future: asyncio.Future[None]) -> None:
     if not future.done():
         future.set_result(None)
@@ -587,6 +624,7 @@ class ProcessTable:
         max_retained_bytes: int = sys.maxsize,
         retention_seconds: float = RETENTION_SECONDS,
         write_queue_bytes: int = WRITE_QUEUE_BYTES,
+        memory: MemoryBudget | None = None,
         max_running: int | None = None,
         executions: Collection[Execution] = EXECUTIONS,
     ) -> None:
@@ -596,9 +634,10 @@ class ProcessTable:
         (see ``process_tags``). Output is retained up to
         ``retained_bytes`` and ``retained_chunks`` per process for reading, and as many bytes per
         stream for its snapshot; a closed process is retained for ``retention_seconds``, or until
-        all closed processes take more than ``max_retained_bytes``. A write waits while
-        ``write_queue_bytes`` or more are queued for its process. No more than ``max_running``
-        processes run at a time, and only of the kinds ``executions``.
+        the output of all processes takes more than ``max_retained_bytes``. A write waits while
+        ``write_queue_bytes`` or more are queued for its process, or there is no room in ``memory``,
+        where also what runs is counted. No more than ``max_running`` processes run at a time, and
+        only of the kinds ``executions``.
         """
         prepare_parent()
         self.events = events
@@ -606,6 +645,7 @@ class ProcessTable:
         self.retained_bytes = retained_bytes
         self.retained_chunks = retained_chunks
         self.write_queue_bytes = write_queue_bytes
+        self.memory = memory or MemoryBudget()
         self.is_paused = False
         """Whether output is left in the pipes for now."""
         self.is_ended = False
@@ -677,6 +717,7 @@ class ProcessTable:
             self._watchdog.add(process.pid)
         self._processes[process_id] = process
         self._running.add(process)
+        self.memory.add(process.fixed_bytes)
         return process
 
     def _check_start(self, process_id: str, spec: SpawnSpec, execution: Execution) -> None:
@@ -695,6 +736,7 @@ class ProcessTable:
             )
         if self.is_ended:
             raise OperationFailed("the session has ended")
+        self.memory.check_room(_fixed_bytes(process_id, _asked_argv(spec)))
 
     def pause(self) -> None:
         """Leave output where it is until ``resume``. Exits are still told."""
@@ -761,11 +803,30 @@ class ProcessTable:
         if not self._running and self._all_reaped is not None:
             _release(self._all_reaped)
 
+    def count_output(self, process: Process) -> None:
+        """Count what a process has written, and make room for it.
+
+        Closed processes are forgotten first; without any, the process keeps less of its own.
+        """
+        self._recount(process)
+        while self._retained_bytes > self._max_retained_bytes and self._retained:
+            self._forget_oldest()
+        if self._retained_bytes > self._max_retained_bytes:
+            process.shrink(self._retained_bytes - self._max_retained_bytes)
+            self._recount(process)
+
+    def _recount(self, process: Process) -> None:
+        size = process.output_bytes
+        self._retained_bytes += size - process.counted_bytes
+        process.counted_bytes = size
+
     def retain(self, process: Process) -> None:
         """Keep a process that has closed for as long as it can be asked for."""
         deadline = self.loop.time() + self._retention_seconds
         self._retained.append((deadline, process))
-        self._retained_bytes += process.memory_bytes
+        self.memory.release(process.fixed_bytes)
+        self._retained_bytes += process.fixed_bytes
+        process.counted_bytes += process.fixed_bytes
         while self._retained_bytes > self._max_retained_bytes and len(self._retained) > 1:
             self._forget_oldest()
         if self._retention_timer is None:
@@ -784,4 +845,4 @@ class ProcessTable:
     def _forget_oldest(self) -> None:
         _, process = self._retained.popleft()
         del self._processes[process.id]
-        self._retained_bytes -= process.memory_bytes
+        self._retained_bytes -= process.counted_bytes

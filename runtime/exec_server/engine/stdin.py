@@ -13,6 +13,8 @@ from typing import TYPE_CHECKING, Final
 if TYPE_CHECKING:
     import asyncio
 
+    from exec_server.engine.memory_budget import MemoryBudget
+
 WRITE_QUEUE_BYTES: Final = 8 * 1024 * 1024
 """Bytes queued for one process above which a writer waits; what the real servers' 128 places hold
 when they are filled with 64 KiB each (v1, process/write)."""
@@ -32,6 +34,7 @@ class StdinWriter:
         "_is_finishing",
         "_limit",
         "_loop",
+        "_memory",
         "_offset",
         "_owns_fd",
         "_queue",
@@ -40,9 +43,19 @@ class StdinWriter:
     )
 
     def __init__(
-        self, loop: asyncio.AbstractEventLoop, fd: int, limit: int, *, owns_fd: bool
+        self,
+        loop: asyncio.AbstractEventLoop,
+        fd: int,
+        limit: int,
+        memory: MemoryBudget,
+        *,
+        owns_fd: bool,
     ) -> None:
-        """``fd`` is non-blocking; it is closed with this writer if ``owns_fd``."""
+        """``fd`` is non-blocking; it is closed with this writer if ``owns_fd``.
+
+        What is queued counts in ``memory``: without room there, nothing is added to a queue.
+        """
+        self._memory = memory
         self._loop = loop
         self._fd = fd
         self._limit = limit
@@ -62,14 +75,12 @@ class StdinWriter:
         if self._fd < 0 or not data:
             return
         if not self._queue:
-            self._queue.append(data)
-            self._queued = len(data) + _WRITE_COST
+            self._enqueue(data)
             self._flush()
             if self._queue and self._fd >= 0:
                 self._loop.add_writer(self._fd, self._flush)
-        elif self._queued < self._limit:
-            self._queue.append(data)
-            self._queued += len(data) + _WRITE_COST
+        elif self._has_room(data):
+            self._enqueue(data)
         else:
             await self._wait_for_room(data)
 
@@ -90,6 +101,8 @@ class StdinWriter:
             os.close(self._fd)
         self._fd = -1
         self._queue.clear()
+        self._memory.release(self._queued)
+        self._queued = 0
         while self._waiting:
             _, admitted = self._waiting.popleft()
             if not admitted.done():
@@ -126,6 +139,7 @@ class StdinWriter:
                 queue.popleft()
                 self._offset = 0
                 self._queued -= len(data) + _WRITE_COST
+                self._memory.release(len(data) + _WRITE_COST)
                 self._admit()
         except BlockingIOError:
             return
@@ -138,9 +152,18 @@ class StdinWriter:
 
     def _admit(self) -> None:
         """Take from the waiting writers, in order, what there is room for."""
-        while self._waiting and self._queued < self._limit:
+        while self._waiting and (not self._queue or self._has_room(self._waiting[0][0])):
             data, admitted = self._waiting.popleft()
             if not admitted.done():
-                self._queue.append(data)
-                self._queued += len(data) + _WRITE_COST
+                self._enqueue(data)
                 admitted.set_result(None)
+
+    def _has_room(self, data: bytes) -> bool:
+        """Return True if bytes may be added to a queue that is not empty."""
+        return self._queued < self._limit and self._memory.has_room(len(data))
+
+    def _enqueue(self, data: bytes) -> None:
+        size = len(data) + _WRITE_COST
+        self._queue.append(data)
+        self._queued += size
+        self._memory.add(size)

@@ -37,7 +37,7 @@ async def read_content(connection: Connection, source: files.ReadSource) -> byte
         if source.size is None:
             # A FIFO may have no writer for long; it changes nothing others could depend on.
             connection.leave_lane()
-            await source.load()
+            await source.load(connection.session.memory)
         assert source.size is not None
         if source.size > PIECE_BYTES:
             return StreamedBytes.of(source, source.size)

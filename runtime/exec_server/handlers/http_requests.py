@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from functools import cached_property
 from typing import TYPE_CHECKING, Generic, Protocol, TypeVar
 
 from exec_server import jsonrpc
@@ -47,12 +48,17 @@ class HttpRequests(Generic[R]):
         self._connection = connection
         self._result = result
         self._body_delta = body_delta
-        self._client = http.HttpClient(
-            route_aware=route_aware,
-            max_body_bytes=connection.settings.max_http_body_bytes,
-            max_seconds=connection.settings.max_http_seconds,
-        )
+        self._route_aware = route_aware
         self._streams: dict[str, asyncio.Task[None] | None] = {}
+
+    @cached_property
+    def _client(self) -> http.HttpClient:
+        """Made by the first request: there is a session by then."""
+        return http.HttpClient(
+            route_aware=self._route_aware,
+            memory=self._connection.session.memory,
+            max_seconds=self._connection.settings.max_http_seconds,
+        )
 
     async def answer(self, request: http.HttpRequest, stream_as: str | None) -> R:
         """Make a request; the body is in the answer, or follows it in notifications.
@@ -113,4 +119,5 @@ class HttpRequests(Generic[R]):
             task.cancel()
         if tasks:
             await asyncio.wait(tasks)
-        await self._client.aclose()
+        if "_client" in vars(self):
+            await self._client.aclose()

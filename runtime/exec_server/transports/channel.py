@@ -46,6 +46,11 @@ class Channel(Protocol):
         """Bytes that have left so far; as long as they grow, the peer reads."""
         ...
 
+    @property
+    def unsent_bytes(self) -> int:
+        """Bytes of memory that wait to be sent."""
+        ...
+
     def send_reply(self, pieces: Sequence[bytes]) -> None:
         """Queue one message, ahead of every queued notification."""
         ...

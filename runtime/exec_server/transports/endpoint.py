@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Final, cast
 from websockets.frames import CloseCode, Frame, Opcode
 
 from exec_server.transports.stream import ByteStream
+from exec_server.transports.utf8 import first_invalid_byte
 
 try:
     from websockets.speedups import apply_mask as _apply_mask
@@ -75,7 +76,7 @@ class WebSocketEndpoint:
         self._on_closed = on_closed
         self._receiver: Receiver | None = None
         self._partial = bytearray()
-        self._fragments: list[bytes] = []
+        self._fragments = bytearray()
         self._fragment_opcode: Opcode | None = None
         self._closing = False
         self._closed = False
@@ -192,12 +193,9 @@ class WebSocketEndpoint:
         )
 
     def _deliver(self, receiver: Receiver, payload: bytes, *, is_text: bool) -> None:
-        if is_text and not payload.isascii():
-            try:
-                payload.decode()
-            except UnicodeDecodeError as error:
-                self._fail(CloseCode.INVALID_DATA, f"invalid UTF-8 at byte {error.start}")
-                return
+        if is_text and (position := first_invalid_byte(payload)) is not None:
+            self._fail(CloseCode.INVALID_DATA, f"invalid UTF-8 at byte {position}")
+            return
         receiver.receive(payload)
 
     def _feed_core(self, frame: bytes) -> None:
@@ -215,11 +213,11 @@ class WebSocketEndpoint:
             self._fragment_opcode = frame.opcode
         elif frame.opcode is not Opcode.CONT:
             return
-        self._fragments.append(bytes(frame.data))
+        self._fragments += frame.data
         if frame.fin:
             is_text = self._fragment_opcode is Opcode.TEXT
-            payload = b"".join(self._fragments)
-            self._fragments.clear()
+            payload = bytes(self._fragments)
+            self._fragments = bytearray()
             self._fragment_opcode = None
             assert self._receiver is not None
             self._deliver(self._receiver, payload, is_text=is_text)

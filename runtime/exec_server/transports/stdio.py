@@ -12,6 +12,7 @@ import sys
 from typing import TYPE_CHECKING, Final
 
 from exec_server.transports.stream import ByteStream
+from exec_server.transports.utf8 import first_invalid_byte
 
 if TYPE_CHECKING:
     import asyncio
@@ -21,6 +22,12 @@ if TYPE_CHECKING:
 
 FLUSH_SECONDS: Final = 2.0
 """How long the peer may read nothing of the last answers once the connection ends."""
+
+_LONGEST_BLANK: Final = 64
+"""Bytes of a line above which only ASCII white space is taken for blank."""
+
+_LONG_LINE_BYTES: Final = 1024 * 1024
+"""A line above this is taken out of the buffer before it is served: it is not there twice then."""
 
 _SPACE: Final = " \t\r\n\v\f\x1c\x1d\x1e\x85"
 _NEWLINE: Final = 0x0A
@@ -65,6 +72,11 @@ class StdioTransport:
     def sent_bytes(self) -> int:
         """Bytes that have left so far; see Channel."""
         return self._stream.sent_bytes
+
+    @property
+    def unsent_bytes(self) -> int:
+        """Bytes of memory that wait to be sent; see Channel."""
+        return self._stream.unsent_bytes
 
     def send_reply(self, pieces: Sequence[bytes]) -> None:
         """Queue one message ahead of the notifications; see Channel."""
@@ -118,11 +130,15 @@ class StdioTransport:
             end = partial.find(_NEWLINE, max(start, self._searched))
             if end < 0:
                 break
+            line = memoryview(partial)[start:end].tobytes()
+            start = end + 1
+            if start > _LONG_LINE_BYTES:
+                del partial[:start]
+                start = self._searched = 0
             if self._skipping:
                 self._skipping = False
             else:
-                self._deliver(bytes(memoryview(partial)[start:end]))
-            start = end + 1
+                self._deliver(line)
         del partial[:start]
         if self._stream.throttled:
             self._searched = 0
@@ -138,14 +154,12 @@ class StdioTransport:
     def _deliver(self, line: bytes) -> None:
         if self._receiver is None:
             return
-        try:
-            text_is_blank = not line.strip() or (len(line) < 64 and not line.decode().strip(_SPACE))
-            if not line.isascii():
-                line.decode()
-        except UnicodeDecodeError as error:
-            self.close(f"invalid UTF-8 at byte {error.start} of a line", violation=True)
-            return
-        if not text_is_blank:
+        if (position := first_invalid_byte(line)) is not None:
+            self.close(f"invalid UTF-8 at byte {position} of a line", violation=True)
+        elif len(line) >= _LONGEST_BLANK:
+            if not line.isspace():
+                self._receiver.receive(line)
+        elif line.decode().strip(_SPACE):
             self._receiver.receive(line)
 
     def end_received(self) -> None:

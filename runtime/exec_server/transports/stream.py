@@ -90,7 +90,8 @@ class ByteStream:
         self._read_fd = read_fd
         self._write_fd = write_fd
         self._owner = owner
-        self._max_unsent_bytes = max_unsent_bytes
+        # It goes on being read when the queue is no longer congested.
+        self._max_unsent_bytes = max(max_unsent_bytes, HIGH_WATER)
         self.throttled = False
         """Whether nothing more is to be taken from the peer for now."""
         self._turn_end = 0.0

@@ -84,6 +84,11 @@ class WebSocketTransport(WebSocketEndpoint):
         """Bytes that have left so far; see Channel."""
         return self._stream.sent_bytes
 
+    @property
+    def unsent_bytes(self) -> int:
+        """Bytes of memory that wait to be sent; see Channel."""
+        return self._stream.unsent_bytes
+
     def send_reply(self, pieces: Sequence[bytes]) -> None:
         """Queue one message ahead of the notifications; see Channel."""
         if len(pieces) == 1:

@@ -123,6 +123,10 @@ class TamperedChannel:
     def sent_bytes(self) -> int:
         return self._channel.sent_bytes
 
+    @property
+    def unsent_bytes(self) -> int:
+        return self._channel.unsent_bytes
+
     def send_reply(self, pieces: Sequence[bytes]) -> None:
         for message in self._wire.give_out(json.loads(b"".join(pieces))):
             self._channel.send_reply((json.dumps(message).encode(),))

@@ -91,6 +91,11 @@ class MemoryTransport:
 
     # Channel: what the server does
 
+    @property
+    def unsent_bytes(self) -> int:
+        """Bytes of memory that the client has not taken; see Channel."""
+        return self._queued_bytes
+
     def hold_input(self, is_held: bool) -> None:
         """Deliver no more messages while it is held; see Channel."""
         self._is_held = is_held

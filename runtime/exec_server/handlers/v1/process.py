@@ -78,7 +78,12 @@ class ProcessV1:
     async def read(self, params: ProcessReadParams) -> ProcessReadResult:
         """Retained output, now or when there is some."""
         process = self._find(params.process_id)
-        view = await process.read_wait(params.after_seq or 0, params.max_bytes, params.wait_ms or 0)
+        view = await process.read_wait(
+            params.after_seq or 0,
+            params.max_bytes,
+            params.wait_ms or 0,
+            wait_for_room=self._connection.wait_for_room,
+        )
         return ProcessReadResult(
             chunks=[
                 ProtocolChunk(seq=chunk.seq, stream=chunk.stream, chunk=chunk.data)

@@ -6,7 +6,6 @@ import asyncio
 import hashlib
 import os
 import signal
-from collections import deque
 from typing import TYPE_CHECKING, Final
 
 from exec_server import jsonrpc
@@ -40,6 +39,7 @@ from exec_server_protocol.v2.process import (
 if TYPE_CHECKING:
     from exec_server.connection import Connection
     from exec_server.engine.process import ExitStatus, Process, WriteStatus
+    from exec_server.session import AcceptedWrites
     from exec_server_protocol.v2.sandbox import SandboxType
 
 _LONG_NAME: Final = 64
@@ -53,8 +53,6 @@ class ProcessContext(NumberedEvents):
     """What v2 knows of one process: how to tell of it, and which writes it has had."""
 
     __slots__ = (
-        "_accepted",
-        "_accepted_in_order",
         "_is_confined",
         "_looks_denied",
         "_under_way",
@@ -67,8 +65,6 @@ class ProcessContext(NumberedEvents):
     def __init__(self, spec: SpawnSpec, revision: str = "v2") -> None:
         """``revision``: v2, or the extension of it that started the process."""
         self.revision = revision
-        self._accepted: set[str | bytes] = set()
-        self._accepted_in_order: deque[str | bytes] = deque()
         self._under_way: dict[str, asyncio.Task[WriteStatus]] = {}
         self._is_confined = spec.confinement is not None
         self._looks_denied: bool | None = None
@@ -93,16 +89,14 @@ class ProcessContext(NumberedEvents):
         return self._looks_denied
 
     async def write_once(
-        self, process: Process, write_id: str, data: bytes, remembered: int
+        self, process: Process, write_id: str, data: bytes, accepted: AcceptedWrites
     ) -> WriteStatus:
         """Queue bytes unless a write of that name was accepted before, whatever it wrote.
-
-        Of the names of accepted writes the newest ``remembered`` are known.
 
         A write that waits for room goes on when its connection is lost, because a client that had
         no answer sends it again under the same name.
         """
-        if _short(write_id) in self._accepted:
+        if (self, _short(write_id)) in accepted:
             return "accepted"
         task = self._under_way.get(write_id)
         if task is None:
@@ -110,23 +104,21 @@ class ProcessContext(NumberedEvents):
                 raise OperationFailed("failed to write to process stdin")
             outcome = run_until_blocked(process.write(data))
             if not isinstance(outcome, asyncio.Task):
-                return self._note(write_id, outcome, remembered)
+                return self._note(write_id, outcome, accepted)
             task = self._under_way[write_id] = outcome
-            task.add_done_callback(lambda task: self._settle(write_id, task, remembered))
+            task.add_done_callback(lambda task: self._settle(write_id, task, accepted))
         return await asyncio.shield(task)
 
-    def _settle(self, write_id: str, task: asyncio.Task[WriteStatus], remembered: int) -> None:
+    def _settle(
+        self, write_id: str, task: asyncio.Task[WriteStatus], accepted: AcceptedWrites
+    ) -> None:
         del self._under_way[write_id]
         if not task.cancelled() and task.exception() is None:
-            self._note(write_id, task.result(), remembered)
+            self._note(write_id, task.result(), accepted)
 
-    def _note(self, write_id: str, status: WriteStatus, remembered: int) -> WriteStatus:
+    def _note(self, write_id: str, status: WriteStatus, accepted: AcceptedWrites) -> WriteStatus:
         if status == "accepted":
-            name = _short(write_id)
-            self._accepted.add(name)
-            self._accepted_in_order.append(name)
-            while len(self._accepted) > remembered:
-                self._accepted.discard(self._accepted_in_order.popleft())
+            accepted.add((self, _short(write_id)))
         return status
 
 
@@ -203,7 +195,12 @@ class ProcessesV2:
     async def read(self, params: ProcessReadParams) -> ProcessReadResult:
         """Retained output, now or when there is some."""
         process = self._known(params.process_id)
-        view = await process.read_wait(params.after_seq or 0, params.max_bytes, params.wait_ms or 0)
+        view = await process.read_wait(
+            params.after_seq or 0,
+            params.max_bytes,
+            params.wait_ms or 0,
+            wait_for_room=self._connection.wait_for_room,
+        )
         status = view.status
         return ProcessReadResult(
             chunks=[
@@ -233,7 +230,7 @@ class ProcessesV2:
                 process,
                 params.write_id,
                 params.chunk,
-                self._connection.settings.remembered_writes,
+                self._connection.session.accepted_writes,
             )
         )
 
