@@ -17,12 +17,12 @@ from exec_server.errors import UsageError, system_text
 if TYPE_CHECKING:
     import socket
     import ssl
-    from collections.abc import Mapping
+    from collections.abc import Collection, Mapping
 
     from exec_server.listener import WebSocketServer
     from exec_server.server import Server
     from exec_server.transports.auth import Authenticator
-    from exec_server.transports.door import Gate
+    from exec_server.transports.handshake import AdmissionPolicy
 
 _WEBSOCKET_URL: Final = re.compile(
     r"wss?://(?:(?P<v4>\d{1,3}(?:\.\d{1,3}){3})|\[(?P<v6>[0-9A-Fa-f:.]+)\]):(?P<port>\d{1,5})/?"
@@ -33,6 +33,9 @@ _SHA256: Final = re.compile(r"[0-9A-Fa-f]{64}")
 
 DEFAULT_CLOCK_SKEW_SECONDS: Final = 30
 DEFAULT_SOCKET_MODE: Final = 0o600
+
+_ANY_HOST: Final = "*"
+"""The value of --allow-host that turns the check of the Host header off."""
 
 
 class Address(NamedTuple):
@@ -133,8 +136,10 @@ def add_options(parser: argparse.ArgumentParser) -> None:
         action="append",
         default=[],
         metavar="NAME",
-        help="a name that clients may call this server by, besides IP addresses and localhost; "
-        "matters on the machine's own addresses without --ws-auth (may be repeated)",
+        help="host name that a client's Host header may give, besides IP addresses, localhost and "
+        "this machine's own name; requests with other names are refused with 403, so that a web "
+        "page cannot reach the server under a name of its own; `*` allows any (default: none; may "
+        "be repeated)",
     )
     group.add_argument(
         "--tls-cert", metavar="PATH", type=_path, help="with wss://: the certificate chain, in PEM"
@@ -153,14 +158,15 @@ def add_options(parser: argparse.ArgumentParser) -> None:
         "--handshake-seconds",
         metavar="N",
         type=_positive,
-        help="how long a client may take until it is let in (default: 10)",
+        help="seconds that a client may take for TLS and its HTTP request together; then it is "
+        "dropped (default: 10)",
     )
     group.add_argument(
         "--max-pending-connections",
         metavar="COUNT",
         type=_count,
-        help="how many clients may wait to be let in; of more, the one that waits longest is "
-        "dropped (default: 256)",
+        help="maximum number of connections whose handshake is not complete; beyond it the oldest "
+        "of them is dropped (default: 256)",
     )
 
 
@@ -169,6 +175,11 @@ class Access:
 
     def __init__(self, address: Address | None, options: argparse.Namespace) -> None:
         """Check the options and read the files they name. Raises UsageError."""
+        if options.ws_auth is not None:
+            from exec_server.secret_memory import forbid_inspection  # noqa: PLC0415
+
+            # Before anything secret is read. Tokens pass through the memory later, too.
+            forbid_inspection()
         authenticator = _authenticator(options)
         if authenticator is not None and address is None:
             raise UsageError("WebSocket auth requires a WebSocket listener, not stdio")
@@ -177,7 +188,7 @@ class Access:
         self._options = options
         self._address = address
         self._tls = _tls(address, options)
-        self._gate = None if address is None else _gate(address, authenticator, options)
+        self._policy = None if address is None else _policy(address, authenticator, options)
 
     def listen(self, server: Server) -> WebSocketServer:
         """Start to listen. Raises OSError when the address cannot be had."""
@@ -188,9 +199,9 @@ class Access:
             listen_on_path,
         )
 
-        address, gate = self._address, self._gate
+        address, policy = self._address, self._policy
         assert address is not None
-        assert gate is not None
+        assert policy is not None
         listening: socket.socket
         if address.path is None:
             listening = listen_on_ip(address.host, address.port)
@@ -200,34 +211,45 @@ class Access:
         return WebSocketServer(
             server,
             listening,
-            gate=gate,
+            policy=policy,
             tls=self._tls,
             max_pending=self._options.max_pending_connections or MAX_PENDING,
         )
 
 
-def _gate(
+def _policy(
     address: Address, authenticator: Authenticator | None, options: argparse.Namespace
-) -> Gate:
-    """Who is let in at an address."""
+) -> AdmissionPolicy:
+    """Return the rules for connections to an address. Raises UsageError."""
     import ipaddress  # noqa: PLC0415 (stdio does not need it)
 
-    from exec_server.transports.door import HANDSHAKE_SECONDS, Gate  # noqa: PLC0415
+    from exec_server.transports.handshake import (  # noqa: PLC0415
+        HANDSHAKE_SECONDS,
+        AdmissionPolicy,
+    )
 
     seconds = options.handshake_seconds or HANDSHAKE_SECONDS
-    if authenticator is not None or address.path is not None:
-        # A web page has no token, and no way to a socket in the file system.
-        return Gate(authenticator, handshake_seconds=seconds)
-    if ipaddress.ip_address(address.host).is_loopback:
-        hosts = frozenset(name.lower() for name in options.allow_host)
-        return Gate(hosts=hosts, handshake_seconds=seconds)
-    if not options.allow_unauthenticated:
+    if address.path is not None:
+        # A web page has no way to a socket in the file system.
+        return AdmissionPolicy(authenticator, handshake_seconds=seconds)
+    hosts = _own_names(options.allow_host)
+    is_local = ipaddress.ip_address(address.host).is_loopback
+    if authenticator is None and not is_local and not options.allow_unauthenticated:
         raise UsageError(
             f"refusing to listen on {address.host} without authentication: whoever reaches it "
             "could run any command; use --ws-auth, or --allow-unauthenticated if something else "
             "decides who gets here"
         )
-    return Gate(handshake_seconds=seconds)
+    return AdmissionPolicy(authenticator, hosts, seconds)
+
+
+def _own_names(allowed: Collection[str]) -> frozenset[str] | None:
+    """Return the names that clients may call this server by; None if any will do."""
+    if _ANY_HOST in allowed:
+        return None
+    # A network's own names for the machine; a page's author has no say in them.
+    own = os.uname().nodename
+    return frozenset(name.lower() for name in (*allowed, own) if name)
 
 
 def _authenticator(options: argparse.Namespace) -> Authenticator | None:
@@ -341,8 +363,10 @@ def _read_secret(file: str | None, variable: str | None) -> _Secret | None:
             raise UsageError(f"failed to read websocket auth secret {source}: {reason}") from None
     elif variable is not None:
         source = f"in the environment variable {variable}"
-        # Taken out: no program is to inherit it.
-        value = os.environb.pop(os.fsencode(variable), None)
+        from exec_server.secret_memory import take_variable  # noqa: PLC0415 (slow to load)
+
+        # Programs are neither to inherit it nor to find it in /proc.
+        value = take_variable(variable)
         if value is None:
             raise UsageError(f"failed to read websocket auth secret {source}: it is not set")
         data = value

@@ -9,7 +9,8 @@ import sys
 from typing import TYPE_CHECKING, Any, Final
 
 from exec_server import late_modules
-from exec_server.errors import UsageError
+from exec_server.errors import UsageError, system_text
+from exec_server.printable import OneLineFormatter, printable
 
 if TYPE_CHECKING:
     import asyncio
@@ -57,15 +58,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run the server; returns the exit code. Raises SystemExit on wrong usage."""
     late_modules.load_msgspec()
     try:
-        order = _order(sys.argv[1:] if argv is None else argv)
+        return _run(_order(sys.argv[1:] if argv is None else argv))
     except UsageError as error:
-        print(f"Error: {error}", file=sys.stderr)
-        return 1
-    try:
-        return _run(order)
+        text = str(error)
     except OSError as error:
-        print(f"Error: {error.strerror} (os error {error.errno})", file=sys.stderr)
-        return 1
+        text = system_text(error.errno or 0)
+    print(f"Error: {printable(text)}", file=sys.stderr)
+    return 1
 
 
 def _order(arguments: Sequence[str]) -> Order:
@@ -103,10 +102,9 @@ async def _serve(order: Order, watchdog: Watchdog, stop: Stop) -> int:
     from exec_server.revisions import default_settings, revisions_of  # noqa: PLC0415
     from exec_server.server import Server  # noqa: PLC0415
 
-    logging.basicConfig(
-        format="codex-exec-server: %(message)s",
-        level=logging.INFO if order.verbose else logging.ERROR,
-    )
+    handler = logging.StreamHandler()
+    handler.setFormatter(OneLineFormatter("codex-exec-server: "))
+    logging.basicConfig(handlers=[handler], level=logging.INFO if order.verbose else logging.ERROR)
     loop = asyncio.get_running_loop()
     loop.set_exception_handler(_report)
     settings = msgspec.structs.replace(default_settings(order.protocol), **order.settings)

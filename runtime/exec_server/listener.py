@@ -11,8 +11,8 @@ import socket
 import stat
 from typing import TYPE_CHECKING, Final
 
-from exec_server.transports import door
-from exec_server.transports.endpoint import CLOSE_SECONDS, socket_address
+from exec_server.transports import handshake
+from exec_server.transports.endpoint import CLOSE_SECONDS, open_stream
 from exec_server.transports.websocket import WebSocketTransport
 
 if TYPE_CHECKING:
@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
     from exec_server.server import Server
     from exec_server.transports.channel import Receiver
+    from exec_server.transports.tls import TlsListener
 
 log = logging.getLogger("exec_server")
 
@@ -99,6 +100,13 @@ def _is_left_over(path: str) -> bool:
     return False
 
 
+def _tls_listener(loop: asyncio.AbstractEventLoop, context: ssl.SSLContext) -> TlsListener:
+    # Loaded if it is used: it is slow to load.
+    from exec_server.transports.tls import TlsListener  # noqa: PLC0415
+
+    return TlsListener(loop, context)
+
+
 class WebSocketServer:
     """Serves every peer that connects to a socket and is let in.
 
@@ -110,21 +118,21 @@ class WebSocketServer:
         server: Server,
         listening: socket.socket,
         *,
-        gate: door.Gate = door.OPEN,
+        policy: handshake.AdmissionPolicy = handshake.OPEN,
         tls: ssl.SSLContext | None = None,
         max_pending: int = MAX_PENDING,
     ) -> None:
         self._server = server
         self._socket = listening
-        self._gate = gate
-        self._tls = tls
+        self._policy = policy
         self._max_pending = max_pending
         self._loop = asyncio.get_running_loop()
+        self._tls = None if tls is None else _tls_listener(self._loop, tls)
         self._transports: set[WebSocketTransport] = set()
         self._let_in: set[WebSocketTransport] = set()
         # Those that have not been let in yet, oldest first.
-        self._pending: dict[WebSocketTransport | asyncio.Task[None], None] = {}
-        self._decrypting: set[asyncio.Task[None]] = set()
+        self._pending: dict[WebSocketTransport, None] = {}
+        self._is_out_of_resources = False
         self._none_left = asyncio.Event()
         self._none_left.set()
         self._socket.setblocking(False)
@@ -148,31 +156,27 @@ class WebSocketServer:
             self._loop.add_reader(self._socket.fileno(), self._accept)
 
     def _accept(self) -> None:
+        if self._tls is not None and self._tls.handshakes.is_full:
+            self._loop.remove_reader(self._socket.fileno())
+            self._tls.handshakes.when_drained(self._start_accepting)
+            return
         try:
             connection, _ = self._socket.accept()
         except OSError as error:
             if error.errno in _OUT_OF_RESOURCES:
-                log.warning("cannot accept a connection: %s", error.strerror)
+                if not self._is_out_of_resources:
+                    log.warning("cannot accept a connection: %s", error.strerror)
+                self._is_out_of_resources = True
                 self._loop.remove_reader(self._socket.fileno())
                 self._loop.call_later(ACCEPT_RETRY_SECONDS, self._start_accepting)
             return
+        self._is_out_of_resources = False
         connection.setblocking(False)
         if len(self._pending) >= self._max_pending:
-            self._drop_oldest()
-        if self._tls is None:
-            self._serve(connection)
-        else:
-            self._decrypt(connection, self._tls)
+            next(iter(self._pending)).abort()
+        self._serve(connection)
 
-    def _drop_oldest(self) -> None:
-        oldest = next(iter(self._pending))
-        del self._pending[oldest]
-        if isinstance(oldest, WebSocketTransport):
-            oldest.abort()
-        else:
-            oldest.cancel()
-
-    def _serve(self, connection: socket.socket, peer: str | None = None) -> None:
+    def _serve(self, connection: socket.socket) -> None:
         self._none_left.clear()
         transport = WebSocketTransport(
             self._loop,
@@ -180,17 +184,19 @@ class WebSocketServer:
             self._open,
             self._forget,
             self._server.settings,
-            gate=self._gate,
-            refusal=self._refusal,
-            peer=peer,
+            policy=self._policy,
+            overload=self._overload,
+            open_stream=open_stream if self._tls is None else self._tls.open_stream,
         )
         self._transports.add(transport)
         self._pending[transport] = None
 
-    def _refusal(self) -> door.Answer | None:
+    def _overload(self) -> handshake.HttpRejection | None:
         allowed = self._server.settings.max_connections
         if len(self._let_in) >= allowed:
-            return door.Answer(503, f"this server serves at most {allowed} connections at a time")
+            return handshake.HttpRejection(
+                503, f"this server serves at most {allowed} connections at a time"
+            )
         return None
 
     def _open(self, transport: WebSocketTransport) -> Receiver:
@@ -201,25 +207,11 @@ class WebSocketServer:
     def _forget(self, transport: WebSocketTransport) -> None:
         self._transports.discard(transport)
         self._let_in.discard(transport)
-        self._pending.pop(transport, None)
+        if transport in self._pending:
+            del self._pending[transport]
+            self._server.note_end_of_stranger()
         if not self._transports:
             self._none_left.set()
-
-    def _decrypt(self, connection: socket.socket, tls: ssl.SSLContext) -> None:
-        # Loaded with the first such peer's server, which has made the context with it.
-        from exec_server.transports.tls import decrypt  # noqa: PLC0415
-
-        peer = socket_address(connection)
-
-        def serve(plain: socket.socket) -> None:
-            self._pending.pop(task, None)
-            self._serve(plain, peer)
-
-        task = self._loop.create_task(decrypt(connection, tls, self._gate.handshake_seconds, serve))
-        self._decrypting.add(task)
-        self._pending[task] = None
-        task.add_done_callback(self._decrypting.discard)
-        task.add_done_callback(lambda ended: self._pending.pop(ended, None))
 
     async def aclose(self) -> None:
         """Stop listening, drain the server, say goodbye to every peer, end every session."""
@@ -234,10 +226,6 @@ class WebSocketServer:
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(CLOSE_SECONDS):
                 await self._none_left.wait()
-                await asyncio.gather(*self._decrypting)
-        for task in self._decrypting:
-            task.cancel()
-        await asyncio.gather(*self._decrypting, return_exceptions=True)
 
     def _unlink(self, path: str) -> None:
         """Remove our socket, and not one that another server has put in its place."""

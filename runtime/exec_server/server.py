@@ -110,6 +110,10 @@ class Server:
         self._idle.clear()
         return connection
 
+    def note_end_of_stranger(self) -> None:
+        """Note that a connection ended whose handshake was never complete."""
+        self._sessions.note_end()
+
     def _forget(self, connection: Connection) -> None:
         self._connections.discard(connection)
         if not self._connections:

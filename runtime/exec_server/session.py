@@ -204,7 +204,7 @@ class SessionRegistry:
     def detach(self, session: Session) -> None:
         """Take the connection away and start the time to resume."""
         session.attachment = None
-        self._note_end()
+        self.note_end()
         session.processes.resume()
         if session.id in self._sessions:
             self._expiries[session.id] = self._loop.call_later(
@@ -226,10 +226,10 @@ class SessionRegistry:
 
     def _has_ended(self, task: asyncio.Task[None]) -> None:
         self._ending.discard(task)
-        self._note_end()
+        self.note_end()
 
-    def _note_end(self) -> None:
-        """A connection or a session has ended, which may leave much memory unused."""
+    def note_end(self) -> None:
+        """Note that a connection or a session has ended, which may leave much memory unused."""
         if self._unused is not None:
             self._unused.give_back_soon()
 

@@ -215,9 +215,8 @@ def running(
         [*program, *arguments],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
-        stderr=subprocess.DEVNULL,
         start_new_session=True,
-        **options,
+        **{"stderr": subprocess.DEVNULL, **options},
     )
     try:
         yield process

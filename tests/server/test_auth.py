@@ -11,6 +11,7 @@ import random
 import re
 import socket
 import subprocess
+import tempfile
 import time
 from bisect import bisect_left, bisect_right
 from pathlib import Path
@@ -20,7 +21,7 @@ import peer
 import pytest
 
 from exec_server.cli import main
-from exec_server.transports.auth import WRONG_TOKEN, CapabilityToken, SignedToken
+from exec_server.transports.auth import WRONG_TOKEN, CapabilityToken, SignedToken, Unauthorized
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -29,6 +30,13 @@ if TYPE_CHECKING:
 
 TOKEN = "s3cret token"
 SECRET = "k" * 32
+TOKEN_OF_T = (
+    *("--ws-auth", "capability-token"),
+    *("--ws-token-sha256", hashlib.sha256(b"t").hexdigest()),
+)
+
+OTHER_ENCODINGS = ("utf-8-sig", "utf-16", "utf-16-le", "utf-16-be", "utf-32", "utf-32-le")
+"""Encodings that a lenient parser of JSON guesses; RFC 7519 has UTF-8 alone."""
 
 UPGRADE = (
     "GET / HTTP/1.1",
@@ -65,6 +73,12 @@ def upgraded(server: peer.Listening, *authorizations: str) -> tuple[int, str]:
     headers = [f"Authorization:{value}" for value in authorizations]
     status, _, body = answer(server, *UPGRADE, *headers)
     return status, body if status != 101 else ""
+
+
+def with_token(server: peer.Listening, token: str) -> peer.WebSocketClient:
+    """A connection with a token, before the handshake of the protocol."""
+    headers = {"Authorization": f"Bearer {token}"}
+    return peer.WebSocketClient(server.url, additional_headers=headers)
 
 
 def encode(part: object) -> str:
@@ -186,7 +200,7 @@ class TestCapabilityTokens:
             (("POST / HTTP/1.1", *UPGRADE[1:]), 405),
             (UPGRADE[:3], 400),
             (UPGRADE[:5], 400),
-            (("GET /readyz HTTP/1.1", "Host: x"), 200),
+            (("GET /readyz HTTP/1.1", "Host: localhost"), 200),
         ],
     )
     def test_it_is_asked_last(
@@ -265,6 +279,81 @@ class TestCapabilityTokens:
         assert TOKEN.encode() not in out + err
 
 
+NOBODY = 65534
+
+
+class TestProcFiles:
+    """What programs can learn of the server from /proc, where they belong to the same user."""
+
+    ENVIRONMENT = ("--ws-auth", "capability-token", "--ws-token-env", "ITS_TOKEN")
+
+    @staticmethod
+    def printed(client: peer.WebSocketClient, *argv: str) -> bytes:
+        client.start("p", *argv)
+        return b"".join(
+            base64.b64decode(event["params"]["chunk"])
+            for event in client.closed("p")
+            if event["method"] == "process/output"
+        )
+
+    def test_a_token_in_the_environment_is_erased(self) -> None:
+        """Also for root, whom no rule keeps from reading."""
+        environment = {**os.environ, "BEFORE": "b", "ITS_TOKEN": TOKEN, "BEHIND": "c"}
+        with peer.running(
+            "--listen", "ws://127.0.0.1:0", *self.ENVIRONMENT, env=environment
+        ) as process:
+            server = peer.Listening(process)
+            client = with_token(server, TOKEN)
+            client.initialize()
+            if os.geteuid() == 0:
+                seen = self.printed(client, "sh", "-c", "cat /proc/$PPID/environ")
+                assert b"BEFORE=b\0" in seen
+                assert b"BEHIND=c\0" in seen
+                assert TOKEN.encode() not in seen
+            client.close()
+
+    @pytest.mark.parametrize("name", ["environ", "mem", "maps", "fd/0"])
+    def test_programs_cannot_look_into_the_server(self, name: str) -> None:
+        """As an ordinary user: its memory has tokens and secrets."""
+        arguments = ("--listen", "ws://127.0.0.1:0", *TOKEN_OF_T)
+        with peer.running(*arguments, program=as_ordinary_user()) as process:
+            server = peer.Listening(process)
+            client = with_token(server, "t")
+            client.initialize()
+            script = f"(true </proc/$PPID/{name}) 2>/dev/null && echo open || echo closed"
+            assert self.printed(client, "sh", "-c", script) == b"closed\n"
+            client.close()
+
+    def test_files_are_written_all_the_same(self) -> None:
+        """The server itself finds its descriptors in /proc."""
+        arguments = ("--listen", "ws://127.0.0.1:0", *TOKEN_OF_T)
+        with (
+            peer.running(*arguments, program=as_ordinary_user()) as process,
+            tempfile.TemporaryDirectory() as folder,
+        ):
+            os.chmod(folder, 0o777)
+            client = with_token(peer.Listening(process), "t")
+            client.initialize()
+            for content in (b"old", b"new"):
+                data = base64.b64encode(content).decode()
+                client.call("fs/writeFile", {"path": f"{folder}/f", "dataBase64": data})
+                assert Path(folder, "f").read_bytes() == content
+            assert os.listdir(folder) == ["f"]
+            client.close()
+
+
+def as_ordinary_user() -> tuple[str, ...]:
+    """The server's program, run by an ordinary user; root's files may be where only root can go."""
+    if os.geteuid():
+        return (peer.PROGRAM,)
+    reading = "-all,+dac_read_search"
+    return (
+        *("setpriv", f"--reuid={NOBODY}", "--clear-groups"),
+        *(f"--inh-caps={reading}", f"--ambient-caps={reading}", f"--bounding-set={reading}"),
+        peer.PROGRAM,
+    )
+
+
 class TestSignedTokens:
     """JSON Web Tokens."""
 
@@ -337,6 +426,7 @@ class TestSignedTokens:
             b'{"exp": 1, "exp": 9999999999}',
             b'{"exp": 9999999999, "x": "\xff"}',
             b"[" * 5000,
+            *('{"exp": 9999999999}'.encode(name) for name in OTHER_ENCODINGS),
         ],
     )
     def test_claims_of_the_wrong_form(self, signed: peer.Listening, claims: object) -> None:
@@ -357,6 +447,8 @@ class TestSignedTokens:
             {"alg": "HS256", "crit": ["x"]},
             {"alg": "HS256", "crit": ["b64"], "b64": False},
             ["HS256"],
+            *('{"alg": "HS256"}'.encode(name) for name in OTHER_ENCODINGS),
+            b'{"alg": "none", "alg": "HS256"}',
         ],
     )
     def test_headers_of_the_wrong_form(self, signed: peer.Listening, header: object) -> None:
@@ -415,7 +507,7 @@ class TestSignedTokens:
         """Where they are configured; the times are looked at before."""
         assert isinstance(claims, dict)
         judge = SignedToken(SECRET.encode(), "i", "a")
-        assert judge.refusal(f"Bearer {jwt({'exp': soon(), **claims})}") == text
+        assert refusal(judge, f"Bearer {jwt({'exp': soon(), **claims})}") == text
 
     def test_options(self, secret_file: Path) -> None:
         """Of the command line; an empty name is none."""
@@ -433,6 +525,33 @@ class TestSignedTokens:
         with peer.listening(*common, "--ws-issuer", "", "--ws-audience", "") as server:
             assert upgraded(server, f"Bearer {jwt({'exp': soon()})}")[0] == 101
 
+    def test_a_connection_ends_with_its_token(self, secret_file: Path) -> None:
+        """With a close code that says so; another token resumes the session."""
+        skew = ("--ws-max-clock-skew-seconds", "0")
+        common = ("--ws-auth", "signed-bearer-token", "--ws-shared-secret-file", str(secret_file))
+        with peer.listening(*common, *skew) as server:
+            expires = soon(3)
+            client = with_token(server, jwt({"exp": expires}))
+            session = client.initialize()
+            client.start("p", "sleep", "100")
+            client.wait_for_end()
+            assert expires <= time.time() < expires + peer.PATIENCE / 2
+            assert client.websocket.close_code == 3000
+            assert client.websocket.close_reason == "expired websocket jwt"
+            client.close()
+            other = with_token(server, jwt({"exp": soon(600)}))
+            assert other.initialize(resumeSessionId=session) == session
+            assert other.call("process/terminate", {"processId": "p"}) == {"running": True}
+            other.close()
+
+    @pytest.mark.parametrize("expires", [2**62, 2**63 - 1])
+    def test_a_token_for_ever(self, signed: peer.Listening, expires: int) -> None:
+        """Ends nothing."""
+        client = with_token(signed, jwt({"exp": expires}))
+        client.initialize()
+        assert client.is_alive()
+        client.close()
+
     def test_a_secret_in_the_environment(self) -> None:
         """Is what tokens are to be signed with."""
         arguments = ("--ws-auth", "signed-bearer-token", "--ws-shared-secret-env", "ITS_SECRET")
@@ -441,6 +560,15 @@ class TestSignedTokens:
             server = peer.Listening(process)
             assert upgraded(server, f"Bearer {jwt({'exp': soon()})}")[0] == 101
             assert upgraded(server, f"Bearer {jwt({'exp': soon()}, secret='x' * 32)}")[0] == 401
+
+
+def refusal(judge: Authenticator, authorization: str) -> str | None:
+    """Why a header is refused; None if it is accepted."""
+    try:
+        judge.expiry(authorization)
+    except Unauthorized as error:
+        return str(error)
+    return None
 
 
 def order(one: list[int], other: list[int]) -> float:
@@ -467,7 +595,7 @@ def distances(judge: Authenticator, headers: list[str]) -> list[float]:
         chance.shuffle(turns)
         for found, header in turns:
             start = time.perf_counter_ns()
-            judge.refusal(header)
+            refusal(judge, header)
             found.append(time.perf_counter_ns() - start)
     return [abs(order(times[0], found) - 0.5) for found in times[1:]]
 
@@ -478,10 +606,10 @@ class Naive:
     def __init__(self, token: str) -> None:
         self._expected = f"Bearer {token}"
 
-    def refusal(self, authorization: str | None) -> str | None:
+    def expiry(self, authorization: str | None) -> float | None:
         for one, other in zip(authorization or "", self._expected, strict=True):
             if one != other:
-                return WRONG_TOKEN
+                raise Unauthorized(WRONG_TOKEN)
         return None
 
 
@@ -503,7 +631,8 @@ class TestTiming:
         return [*headers, f"Bearer {right}"]
 
     def test_tokens_of_one_length(self) -> None:
-        found = distances(CapabilityToken.of(self.RIGHT), self.near(self.RIGHT))
+        wrong = self.near(self.RIGHT)[:-1]
+        found = distances(CapabilityToken.of(self.RIGHT), wrong)
         assert max(found) < self.ALIKE, found
 
     def test_signatures(self) -> None:
@@ -533,9 +662,9 @@ class TestTiming:
         tokens = (f"{self.RIGHT}{end}", "x")
         judges = (CapabilityToken.of(tokens[0]), SignedToken(SECRET.encode()))
         for token in tokens:
-            judges[0].refusal(f"Bearer {token}")
+            refusal(judges[0], f"Bearer {token}")
         for secret in (SECRET, "other" * 8):
-            judges[1].refusal(f"Bearer {jwt({'exp': soon()}, secret=secret)}")
+            refusal(judges[1], f"Bearer {jwt({'exp': soon()}, secret=secret)}")
         assert compared == [(32, 32)] * 4
 
 
@@ -754,12 +883,28 @@ class TestHosts:
         found = answer(hosts, "GET /readyz HTTP/1.1", "Host: evil")
         assert (found[0], found[2]) == (403, "Host header names another server")
 
-    def test_who_has_a_token(self) -> None:
-        """May call the server by any name."""
-        digest = hashlib.sha256(b"t").hexdigest()
-        with peer.listening("--ws-auth", "capability-token", "--ws-token-sha256", digest) as server:
-            lines = (UPGRADE[0], "Host: evil", *UPGRADE[2:], "Authorization: Bearer t")
-            assert answer(server, *lines)[0] == 101
+    @pytest.mark.parametrize(
+        "arguments",
+        [
+            ("--listen", "ws://127.0.0.1:0"),
+            ("--listen", "ws://127.0.0.1:0", *TOKEN_OF_T),
+            ("--listen", "ws://0.0.0.0:0", *TOKEN_OF_T),
+            ("--listen", "ws://0.0.0.0:0", "--allow-unauthenticated"),
+        ],
+    )
+    def test_it_is_checked_however_clients_are_let_in(self, arguments: tuple[str, ...]) -> None:
+        """And wherever the server listens; the machine's own name is one of its names."""
+        own = os.uname().nodename
+        with peer.running(*arguments) as process:
+            server = peer.Listening(process)
+            for host, status in (("evil.example", 403), (own, 101), (f"{own.upper()}:80", 101)):
+                lines = (UPGRADE[0], f"Host: {host}", *UPGRADE[2:], "Authorization: Bearer t")
+                assert answer(server, *lines)[0] == status, host
+
+    def test_any_name(self) -> None:
+        """Does if the server is told so."""
+        with peer.listening("--allow-host", "*") as server:
+            assert answer(server, UPGRADE[0], "Host: evil.example", *UPGRADE[2:])[0] == 101
 
 
 class TestPending:

@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import base64
+import contextlib
 import os
+import resource
 import socket
 import ssl
 import subprocess
+import time
 from contextlib import contextmanager
+from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 import peer
@@ -18,8 +22,7 @@ from exec_server.cli import main
 from exec_server.transports.tls import server_context
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-    from pathlib import Path
+    from collections.abc import Callable, Iterator
 
 
 class Secured(NamedTuple):
@@ -198,6 +201,147 @@ def test_the_time_until_a_client_is_let_in_is_limited(files: Files, handshake: b
         else:
             with socket.create_connection(secured.address, timeout=peer.PATIENCE) as plain:
                 assert receive(plain) == b""
+
+
+def test_the_time_is_limited_however_much_is_sent(files: Files) -> None:
+    """It is one time for TLS and the request together."""
+    with secured_by(files, "--handshake-seconds", "3") as secured:
+        begin = time.monotonic()
+        with socket.create_connection(secured.address, timeout=peer.PATIENCE) as plain:
+            plain.settimeout(0.1)
+            incoming, outgoing = ssl.MemoryBIO(), ssl.MemoryBIO()
+            encrypted = secured.trust.wrap_bio(incoming, outgoing, server_hostname="127.0.0.1")
+            assert not advances(encrypted.do_handshake)
+            # Byte by byte, for about half of the time, and then the rest of it at once.
+            hello = outgoing.read()
+            for at in range(15):
+                plain.sendall(hello[at : at + 1])
+                assert waits(plain)
+            plain.sendall(hello[15:])
+            plain.settimeout(peer.PATIENCE)
+            while not advances(encrypted.do_handshake):
+                incoming.write(plain.recv(65536))
+            plain.settimeout(0.1)
+            while True:
+                encrypted.write(b"G")
+                try:
+                    plain.sendall(outgoing.read())
+                    if not waits(plain):
+                        break
+                except OSError:
+                    break
+        assert time.monotonic() - begin < 5
+
+
+def advances(step: Callable[[], object]) -> bool:
+    """Take a step of TLS; False if the other side has to be heard first."""
+    try:
+        step()
+    except ssl.SSLWantReadError:
+        return False
+    return True
+
+
+def waits(connection: socket.socket) -> bool:
+    """Whether a connection stays open, with nothing to be read, for its time."""
+    try:
+        return bool(connection.recv(65536))
+    except TimeoutError:
+        return True
+    except ConnectionResetError:
+        return False
+
+
+STRANGERS = 60
+
+
+def test_a_stranger_takes_one_descriptor_and_little_memory(files: Files) -> None:
+    """Whether it only connects, or agrees on TLS and then says nothing."""
+    with secured_by(files) as secured:
+        pid = secured.server.process.pid
+        with secured.connect() as first:
+            assert first.version()
+        folder = f"/proc/{pid}/fd"
+        before, memory = len(os.listdir(folder)), resident_kib(pid)
+        with contextlib.ExitStack() as exits:
+            for number in range(STRANGERS):
+                if number % 2:
+                    exits.enter_context(secured.connect())
+                else:
+                    exits.enter_context(socket.create_connection(secured.address))
+            assert len(os.listdir(folder)) <= before + STRANGERS
+            assert resident_kib(pid) - memory < STRANGERS * 100
+            secured.client().close()
+        assert peer.eventually(lambda: len(os.listdir(folder)) <= before)
+
+
+def resident_kib(pid: int) -> int:
+    status = Path(f"/proc/{pid}/status").read_text()
+    return int(status.partition("VmRSS:")[2].split()[0])
+
+
+def test_strangers_take_no_descriptors_from_clients(files: Files, tmp_path: Path) -> None:
+    """However many agree on TLS and then say nothing; nothing is said of them."""
+    arguments = ("--listen", "wss://127.0.0.1:0", "--max-pending-connections", "100")
+    trust = ssl.create_default_context()
+    files.authority.configure_trust(trust)
+    with (
+        open(tmp_path / "log", "wb") as log,
+        peer.running(
+            *(*arguments, *files.options), stderr=log, preexec_fn=with_few_descriptors
+        ) as process,
+    ):
+        secured = Secured(peer.Listening(process), trust)
+        with contextlib.ExitStack() as exits:
+            for number in range(300):
+                exits.enter_context(secured.connect())
+                if number % 100 == 50:
+                    client = secured.client()
+                    client.initialize()
+                    client.start("p", "true")
+                    client.closed("p")
+                    client.close()
+    (line,) = (tmp_path / "log").read_text().splitlines()
+    assert line.startswith("codex-exec-server listening on wss://")
+
+
+def with_few_descriptors() -> None:
+    resource.setrlimit(resource.RLIMIT_NOFILE, (150, 150))
+
+
+@pytest.mark.parametrize("end", ["reset", "shut"])
+def test_a_stranger_that_leaves_in_the_middle(files: Files, end: str) -> None:
+    """Of its handshake is forgotten at once."""
+    with secured_by(files, "--handshake-seconds", "1000") as secured:
+        folder = f"/proc/{secured.server.process.pid}/fd"
+        before = len(os.listdir(folder))
+        incoming, outgoing = ssl.MemoryBIO(), ssl.MemoryBIO()
+        encrypted = secured.trust.wrap_bio(incoming, outgoing, server_hostname="127.0.0.1")
+        assert not advances(encrypted.do_handshake)
+        hello = outgoing.read()
+        for size in (0, 1, len(hello) // 2, len(hello)):
+            with socket.create_connection(secured.address, timeout=peer.PATIENCE) as plain:
+                plain.sendall(hello[:size])
+                if size == len(hello):
+                    assert plain.recv(1)
+                if end == "reset":
+                    plain.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, b"\1\0\0\0\0\0\0\0")
+                    plain.close()
+                else:
+                    plain.shutdown(socket.SHUT_WR)
+                assert peer.eventually(lambda: len(os.listdir(folder)) <= before)
+
+
+def test_the_end_is_told_in_tls_too(secured: Secured) -> None:
+    """So that a client knows that nothing was cut off."""
+    with secured.connect() as encrypted:
+        strict = ssl.SSLSocket.read
+        encrypted.sendall(b"GET /readyz HTTP/1.1\r\n\r\n")
+        encrypted.suppress_ragged_eofs = False
+        answer = b""
+        while piece := strict(encrypted, 65536):  # which raises if TLS was not ended
+            answer += piece
+        assert answer.startswith(b"HTTP/1.1 200 OK")
 
 
 def test_the_door_is_the_same(secured: Secured) -> None:

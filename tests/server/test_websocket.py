@@ -13,6 +13,7 @@ import pytest
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+    from pathlib import Path
 
 UPGRADE = {
     "Host": "127.0.0.1",
@@ -80,6 +81,17 @@ def without(name: str) -> dict[str, str]:
         ("GET / HTTP/1.1", {**UPGRADE, "Sec-WebSocket-Version": "8"}, 400),
         ("nonsense", {}, 400),
         ("GET / HTTP/1.1", {"X": "y" * 20_000}, 431),
+        ("GET / HTTP/1.1", {**UPGRADE, "X": "y" * 16_000}, 101),
+        ("GET / HTTP/1.1", {**UPGRADE, **{f"X{number}": "y" for number in range(1500)}}, 101),
+        (f"GET /?{'x' * 16_000} HTTP/1.1", UPGRADE, 101),
+        ("GET / HTTP/1.1", {**UPGRADE, "X": "a\nb"}, 400),
+        ("GET / HTTP/1.1", {**UPGRADE, "X": "a\0b"}, 400),
+        ("GET / HTTP/1.1", {**UPGRADE, "X Y": "z"}, 400),
+        ("GET / HTTP/1.1", {**UPGRADE, "Sec-WebSocket-Key": "short"}, 400),
+        ("GET / HTTP/1.1", {**UPGRADE, "Sec-WebSocket-Extensions": ',;="'}, 101),
+        ("GET / HTTP/1.1", {**UPGRADE, "Content-Length": "1"}, 400),
+        ("GET / HTTP/1.1", {**UPGRADE, "Content-Length": "0"}, 101),
+        ("GET / HTTP/1.1", {**UPGRADE, "Transfer-Encoding": "chunked"}, 400),
     ],
 )
 def test_the_door_answers_with_the_status(
@@ -89,6 +101,47 @@ def test_the_door_answers_with_the_status(
     assert found == status
     assert b"sec-websocket-protocol" not in answer.lower()
     assert b"sec-websocket-extensions" not in answer.lower()
+
+
+def test_a_head_of_exactly_the_limit_is_read(server: peer.Listening) -> None:
+    """One byte more is not; its size alone counts, and not how lines share it."""
+    for size, status in ((16 * 1024, b"101"), (16 * 1024 + 1, b"431")):
+        whole = head("GET / HTTP/1.1", {**UPGRADE, "X": ""})
+        whole = whole.replace(b"X: ", b"X: " + b"y" * (size - len(whole)))
+        assert len(whole) == size
+        with raw(server) as connection:
+            connection.sendall(whole)
+            assert received(connection, 12) == b"HTTP/1.1 " + status
+
+
+FORGED = "\nforged\r\x1b[2J\x9b2J\u2028\u202e\0" + "x" * 100_000
+
+
+@pytest.mark.parametrize(
+    "message",
+    [
+        {"method": f"m{FORGED}"},
+        {"id": f"i{FORGED}", "result": {}},
+        {"id": f"i{FORGED}", "error": {"code": 1, "message": f"e{FORGED}"}},
+    ],
+)
+def test_what_a_client_sends_forges_no_lines_of_the_log(
+    tmp_path: Path, message: dict[str, object]
+) -> None:
+    """However long it is: one line for each connection that ends badly, of printable text."""
+    with open(tmp_path / "log", "wb") as log:
+        arguments = ("--listen", "ws://127.0.0.1:0", "--verbose")
+        with peer.running(*arguments, stderr=log) as process:
+            client = peer.Listening(process).client()
+            client.send(message)
+            client.wait_for_end()
+            client.close()
+    text = (tmp_path / "log").read_bytes().decode()
+    (line,) = (line for line in text.split("\n") if "forged" in line)
+    assert line.startswith("codex-exec-server: exec-server websocket 127.0.0.1:")
+    assert line.isprintable()
+    assert "\\nforged\\r\\x1b[2J\\x9b2J\\u2028\\u202e\\x00" in line
+    assert len(line) < 2000
 
 
 @pytest.mark.parametrize("start", [b"\x16\x03\x01\x02\x00\x01", b"\x00", b"{"])

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import socket
 import sys
-from typing import TYPE_CHECKING, Any, ClassVar, Final, cast
+from typing import TYPE_CHECKING, Any, ClassVar, Final, Protocol, cast
 
 from websockets.frames import CloseCode, Frame, Opcode
 
@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from websockets.protocol import Protocol as WebSocketProtocol
 
     from exec_server.transports.channel import Receiver
+    from exec_server.transports.stream import StreamOwner
 
 CLOSE_SECONDS: Final = 2.0
 """How long the peer may take for its half of the closing handshake."""
@@ -52,6 +53,27 @@ apply_mask: Final[Callable[[memoryview | bytes, memoryview | bytes], bytes]] = c
 """Mask or unmask a payload with a key of four bytes."""
 
 
+class OpenStream(Protocol):
+    """Opens the byte stream of a connected socket."""
+
+    def __call__(
+        self,
+        loop: asyncio.AbstractEventLoop,
+        sock: socket.socket,
+        owner: StreamOwner,
+        max_unsent_bytes: int,
+    ) -> ByteStream:
+        """Make the stream; the socket stays the caller's."""
+        ...
+
+
+def open_stream(
+    loop: asyncio.AbstractEventLoop, sock: socket.socket, owner: StreamOwner, max_unsent_bytes: int
+) -> ByteStream:
+    """Open the stream of a socket that is not encrypted."""
+    return ByteStream(loop, sock.fileno(), sock.fileno(), owner, max_unsent_bytes)
+
+
 class WebSocketEndpoint:
     """One side of a connection, from the connected socket to the closed one.
 
@@ -69,6 +91,8 @@ class WebSocketEndpoint:
         protocol: WebSocketProtocol,
         on_closed: Callable[[], None],
         max_unsent_bytes: int = sys.maxsize,
+        *,
+        open_stream: OpenStream = open_stream,
     ) -> None:
         self._loop = loop
         self._sock = sock
@@ -86,7 +110,7 @@ class WebSocketEndpoint:
         if sock.family != socket.AF_UNIX:
             # Without this, the second small message in a row waits for the peer's delayed ACK.
             sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        self._stream = ByteStream(loop, sock.fileno(), sock.fileno(), self, max_unsent_bytes)
+        self._stream = open_stream(loop, sock, self, max_unsent_bytes)
         self._consume: Callable[[memoryview], int] = self._consume_frames
 
     # StreamOwner: what the socket brings
@@ -122,6 +146,7 @@ class WebSocketEndpoint:
 
     def all_sent(self) -> None:
         """The last byte is with the kernel: end our side."""
+        self._stream.send_goodbye()
         if self._peer_ended or self._protocol.close_rcvd is not None:
             self._abort()
             return
@@ -230,7 +255,7 @@ class WebSocketEndpoint:
 
     # Ending
 
-    def _close(self, code: CloseCode, reason: str) -> None:
+    def _close(self, code: int, reason: str) -> None:
         """Send what is queued, then the closing handshake."""
         if self._closing or self._closed:
             return

@@ -185,7 +185,7 @@ class ByteStream:
 
     def _readable(self) -> None:
         try:
-            count = os.readv(self._read_fd, (_read_buffer,))
+            count = self._read(_read_buffer)
         except (BlockingIOError, InterruptedError):
             return
         except OSError:
@@ -196,6 +196,10 @@ class ByteStream:
         else:
             self.stop_reading()
             self._deliver(None)
+
+    def _read(self, buffer: memoryview) -> int:
+        """Read once; 0 at the end. Raises BlockingIOError if there is nothing, else OSError."""
+        return os.readv(self._read_fd, (buffer,))
 
     def _deliver(self, data: memoryview | None) -> None:
         """Give the owner what was read, or the end; what it answers leaves in one call."""
@@ -337,10 +341,7 @@ class ByteStream:
                 current.clear()
                 current.append(joined)
             try:
-                if len(current) == 1:
-                    written = os.write(self._write_fd, current[0])
-                else:
-                    written = os.writev(self._write_fd, tuple(current))
+                written = self._write(current)
             except (BlockingIOError, InterruptedError):
                 self._start_writing()
                 break
@@ -374,6 +375,18 @@ class ByteStream:
         if self._notify_when_empty and is_empty:
             self._notify_when_empty = False
             self._owner.all_sent()
+
+    def _write(self, pieces: deque[bytes | memoryview]) -> int:
+        """Write some of the pieces and return how many bytes.
+
+        After BlockingIOError it is called again with the same bytes, and possibly more behind them.
+        """
+        if len(pieces) == 1:
+            return os.write(self._write_fd, pieces[0])
+        return os.writev(self._write_fd, tuple(pieces))
+
+    def send_goodbye(self) -> None:
+        """Send what this kind of stream sends at its end, if anything, behind all that was sent."""
 
     def _start_writing(self) -> None:
         if not self._writing:

@@ -6,17 +6,19 @@ are never copied.
 
 from __future__ import annotations
 
+import time
 from typing import TYPE_CHECKING, Final
 
 from websockets.frames import CloseCode
 from websockets.http11 import Request
 from websockets.server import ServerProtocol
 
-from exec_server.transports import door
+from exec_server.transports import handshake
 from exec_server.transports.endpoint import (
     CLOSE_SECONDS,
     TEXT_FINAL,
     WebSocketEndpoint,
+    open_stream,
     socket_address,
 )
 
@@ -27,9 +29,26 @@ if TYPE_CHECKING:
 
     from exec_server.settings import Settings
     from exec_server.transports.channel import LongMessage, Receiver
+    from exec_server.transports.endpoint import OpenStream
 
 PING_SECONDS: Final = 30.0
 """An idle connection gets an empty ping this often, which keeps middleboxes from forgetting it."""
+
+CLOCK_CHECK_SECONDS: Final = 30.0
+"""Interval at which the expiry of credentials is compared with the wall clock, which may jump."""
+
+UNAUTHORIZED: Final = 3000
+"""Close code of a connection whose credentials have expired (IANA: Unauthorized)."""
+
+EXPIRED: Final = "expired websocket jwt"
+"""Its reason: the text with which such credentials are refused."""
+
+_CHECKED_REQUEST: Final = (
+    b"GET / HTTP/1.1\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n"
+    b"Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: %b\r\n\r\n"
+)
+"""A request for the WebSocket core, which has a parser and limits of its own: with this in place of
+what the client sent, nothing is judged twice, and by two standards."""
 
 
 def frame_header(length: int) -> bytes:
@@ -45,9 +64,8 @@ class WebSocketTransport(WebSocketEndpoint):
     """One accepted connection, from its first byte to the closed socket.
 
     ``on_open`` is called when the handshake is done and returns the receiver of the messages;
-    ``on_closed`` when the socket is closed, whether the handshake was ever done or not. ``gate``
-    decides who is let in, ``refusal`` may turn them away all the same; ``peer`` names who is,
-    where the socket does not.
+    ``on_closed`` when the socket is closed, whether the handshake was ever done or not. ``policy``
+    decides on the request, ``overload`` may reject it all the same.
     """
 
     _peer_masks = True
@@ -61,20 +79,29 @@ class WebSocketTransport(WebSocketEndpoint):
         on_closed: Callable[[WebSocketTransport], None],
         settings: Settings,
         *,
-        gate: door.Gate = door.OPEN,
-        refusal: Callable[[], door.Answer | None] = lambda: None,
-        peer: str | None = None,
+        policy: handshake.AdmissionPolicy = handshake.OPEN,
+        overload: Callable[[], handshake.HttpRejection | None] = lambda: None,
+        open_stream: OpenStream = open_stream,
     ) -> None:
         message_bytes = settings.max_message_bytes
         self._max_frame_bytes = min(settings.max_frame_bytes, message_bytes)
         protocol = ServerProtocol(max_size=(message_bytes, self._max_frame_bytes))
-        super().__init__(loop, sock, protocol, lambda: on_closed(self), settings.max_unsent_bytes)
+        super().__init__(
+            loop,
+            sock,
+            protocol,
+            lambda: on_closed(self),
+            settings.max_unsent_bytes,
+            open_stream=open_stream,
+        )
         self._on_open = on_open
-        self._gate = gate
-        self._refusal = refusal
-        self.peer = f"exec-server websocket {peer or socket_address(sock)}"
+        self._policy = policy
+        self._overload = overload
+        self._expires_at: float | None = None
+        self._expiry_check: asyncio.TimerHandle | None = None
+        self.peer = f"exec-server websocket {socket_address(sock)}"
         self._consume = self._consume_head
-        self._set_timer(gate.handshake_seconds, self._abort)
+        self._set_timer(policy.handshake_seconds, self._abort)
         self._stream.start_reading()
 
     # Channel: what the connection sends
@@ -124,39 +151,56 @@ class WebSocketTransport(WebSocketEndpoint):
     # The HTTP head
 
     def _consume_head(self, data: memoryview) -> int:
-        head = bytes(data[: door.MAX_HEAD_BYTES])
-        end = head.find(door.END_OF_HEAD)
+        head = bytes(data[: handshake.MAX_HEAD_BYTES])
+        end = head.find(handshake.END_OF_HEAD)
         if end < 0:
-            hopeless = door.examine_beginning(head)
+            hopeless = handshake.check_beginning(head)
             if hopeless is None:
                 return 0
-            self._answer(hopeless.encode())
+            self._reject(hopeless)
             return len(data)
-        end += len(door.END_OF_HEAD)
-        refusal = door.examine(head[:end], self._gate) or self._refusal()
-        if refusal is not None:
-            self._answer(refusal.encode())
+        end += len(handshake.END_OF_HEAD)
+        verdict = handshake.check_upgrade(head[:end], self._policy)
+        rejection = verdict if isinstance(verdict, handshake.HttpRejection) else self._overload()
+        if rejection is not None:
+            self._reject(rejection)
             return len(data)
-        self._protocol.receive_data(head[:end])
-        for event in self._protocol.events_received():
-            if isinstance(event, Request):
-                self._protocol.send_response(self._protocol.accept(event))
-        answer = b"".join(self._protocol.data_to_send())
-        if self._protocol.handshake_exc is not None:
-            self._answer(answer)
-            return len(data)
-        self._stream.queue_reply((answer,))
+        assert isinstance(verdict, handshake.Admission)
+        self._protocol.receive_data(_CHECKED_REQUEST % verdict.key.encode())
+        (request,) = self._protocol.events_received()
+        assert isinstance(request, Request)
+        self._protocol.send_response(self._protocol.accept(request))
+        self._stream.queue_reply(self._protocol.data_to_send())
         self._receiver = self._on_open(self)
         self._consume = self._consume_frames
         self._set_timer(PING_SECONDS, self._ping)
-        return end + self._consume_frames(data[end:])
+        self._expires_at = verdict.expires_at
+        self._check_expiry()
+        return end + self._consume(data[end:])
 
-    def _answer(self, answer: bytes) -> None:
+    def _reject(self, rejection: handshake.HttpRejection) -> None:
         self._closing = True
         self._consume = _ignore
-        self._stream.queue_reply((answer,))
+        self._stream.queue_reply((rejection.encode(),))
         self._set_timer(CLOSE_SECONDS, self._abort)
         self._stream.notify_when_empty()
+
+    def _check_expiry(self) -> None:
+        """Close the connection once its credentials have expired; its session can be resumed."""
+        if self._expires_at is None:
+            return
+        left = self._expires_at - time.time()
+        if left > 0:
+            self._expiry_check = self._loop.call_later(
+                min(left, CLOCK_CHECK_SECONDS), self._check_expiry
+            )
+        else:
+            self._close(UNAUTHORIZED, EXPIRED)
+
+    def _abort(self) -> None:
+        if self._expiry_check is not None:
+            self._expiry_check.cancel()
+        super()._abort()
 
     def _ping(self) -> None:
         self._protocol.send_ping(b"")

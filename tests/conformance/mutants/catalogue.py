@@ -1181,15 +1181,16 @@ def any_method_accepted() -> None:
 
 @patch("an upgrade is taken for granted", "v1/door/root_without_upgrade", "ws")
 def upgrade_granted() -> None:
-    from exec_server.transports import door  # noqa: PLC0415
+    from exec_server.transports import handshake  # noqa: PLC0415
 
-    examine = door.examine
+    check_upgrade = handshake.check_upgrade
 
     def tampered(head: bytes, *rest: Any, **options: Any) -> Any:
-        refusal = examine(head, *rest, **options)
-        return door.Answer(200) if refusal is not None and refusal.status == 400 else refusal
+        found = check_upgrade(head, *rest, **options)
+        is_bad = isinstance(found, handshake.HttpRejection) and found.status == 400
+        return handshake.HttpRejection(200) if is_bad else found
 
-    door.examine = tampered
+    handshake.check_upgrade = tampered
 
 
 @patch("there is no /readyz", "v1/door/readyz", "ws")
@@ -1198,14 +1199,14 @@ def readyz_missing() -> None:
 
 
 def _patch_head(change: Callable[[bytes], bytes]) -> None:
-    from exec_server.transports import door  # noqa: PLC0415
+    from exec_server.transports import handshake  # noqa: PLC0415
 
-    examine = door.examine
+    check_upgrade = handshake.check_upgrade
 
     def tampered(head: bytes, *rest: Any, **options: Any) -> Any:
-        return examine(change(bytes(head)), *rest, **options)
+        return check_upgrade(change(bytes(head)), *rest, **options)
 
-    door.examine = tampered
+    handshake.check_upgrade = tampered
 
 
 # The draft

@@ -10,13 +10,15 @@ import asyncio
 import contextlib
 import socket
 import ssl
-from typing import TYPE_CHECKING, Self, TypeAlias
+from typing import TYPE_CHECKING, Final, Self, TypeAlias
 
 from exec_server.client.errors import ConnectFailed
-from exec_server.transports.tls import PIECE_BYTES, pass_on
 
 if TYPE_CHECKING:
     import os
+
+PIECE_BYTES: Final = 64 * 1024
+"""Most that is passed on at once, and about what is held of each direction."""
 
 Streams: TypeAlias = tuple[asyncio.StreamReader, asyncio.StreamWriter]
 
@@ -84,13 +86,33 @@ class TlsRelay:
 
     async def _pass_on(self, source: asyncio.StreamReader, sink: asyncio.StreamWriter) -> None:
         # Noted before the other end can see that this one has ended.
-        self.failure = await pass_on(source, sink) or self.failure
+        self.failure = await _pass_on(source, sink) or self.failure
 
     def _release(self, passing: asyncio.Future[tuple[None, None]]) -> None:
         if not passing.cancelled():
             passing.exception()
         for writer in self._writers:
             writer.transport.abort()
+
+
+async def _pass_on(source: asyncio.StreamReader, sink: asyncio.StreamWriter) -> OSError | None:
+    """Pass data on until the source ends or one of the two breaks; then end the sink's side too.
+
+    Returns the failure of the one that broke.
+    """
+    failure = None
+    try:
+        while data := await source.read(PIECE_BYTES):
+            sink.write(data)
+            await sink.drain()
+    except OSError as error:
+        failure = error
+    if sink.can_write_eof():
+        with contextlib.suppress(OSError):
+            sink.write_eof()
+    else:
+        sink.close()
+    return failure
 
 
 def describe(error: OSError) -> str:
