@@ -1,25 +1,44 @@
-"""Text from outside, made fit for a log or a terminal."""
+"""Text from outside, made fit for a log or a terminal.
+
+Names and messages of a peer may hold terminal escapes, line feeds and characters that reverse the
+direction of text.
+"""
 
 from __future__ import annotations
 
 import logging
+import re
 from typing import Final
 
 MAX_LINE_CHARS: Final = 1000
-"""Longest line of a log: what a peer sends may have millions of characters."""
+"""Longest text of a log line: what a peer sends may have millions of characters."""
+
+UNSAFE: Final = re.compile(
+    "["
+    "\x00-\x1f\x7f-\x9f"  # C0, DEL and C1 controls, which terminals obey
+    "\u061c\u200e\u200f\u202a-\u202e\u2066-\u2069"  # bidirectional controls
+    "\u2028\u2029"  # line and paragraph separators
+    "\ud800-\udfff"  # undecodable bytes
+    "]"
+)
+"""The characters that a terminal obeys instead of showing them, or that cannot be encoded."""
 
 
-def printable(text: str) -> str:
-    """Return text on one line, with an escape in place of each character that is not printable.
+def printable(text: str, limit: int | None = None) -> str:
+    """The text with everything escaped that a terminal would not show as a character.
 
-    Nothing in it can begin another line, move a terminal's cursor or reverse the order of letters.
+    Undecodable bytes appear as ``\\xff``. Beyond ``limit`` characters the text is cut.
     """
-    if text.isprintable():
-        return text
-    return "".join(
-        char if char.isprintable() else char.encode("unicode_escape").decode("ascii")
-        for char in text
-    )
+    if limit is not None and len(text) > limit:
+        text = f"{text[:limit]}… ({len(text)} characters)"
+    return UNSAFE.sub(_escape, text)
+
+
+def _escape(match: re.Match[str]) -> str:
+    code = ord(match[0])
+    if 0xDC80 <= code <= 0xDCFF:
+        return f"\\x{code - 0xDC00:02x}"
+    return f"\\x{code:02x}" if code < 0x100 else f"\\u{code:04x}"
 
 
 class OneLineFormatter(logging.Formatter):
@@ -34,6 +53,4 @@ class OneLineFormatter(logging.Formatter):
         text = record.getMessage()
         if record.exc_info is not None and record.exc_info[1] is not None:
             text += f": {record.exc_info[1]!r}"
-        if len(text) > MAX_LINE_CHARS:
-            text = f"{text[:MAX_LINE_CHARS]}... ({len(text)} characters)"
-        return self._prefix + printable(text)
+        return self._prefix + printable(text, MAX_LINE_CHARS)

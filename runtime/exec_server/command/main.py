@@ -13,7 +13,7 @@ import traceback
 from typing import TYPE_CHECKING, Final, NoReturn
 
 from exec_server.client import ClientError
-from exec_server.client.display import TEXT_CHARACTERS, printable
+from exec_server.client.display import TEXT_CHARACTERS
 from exec_server.command import files, info, printing, run, sessions, terminal
 from exec_server.command.failures import (
     FAILED,
@@ -23,6 +23,7 @@ from exec_server.command.failures import (
     describe,
 )
 from exec_server.command.reaching import TOKEN_VARIABLE, add_options, reach
+from exec_server.printable import printable
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

@@ -11,8 +11,9 @@ from typing import Any, Final
 
 import msgspec
 
-from exec_server.client.display import TEXT_CHARACTERS, json_printable, printable
+from exec_server.client.display import TEXT_CHARACTERS, json_printable
 from exec_server.command import terminal
+from exec_server.printable import printable
 
 ENCODING_ERRORS: Final = "exec-server"
 """Name of the error handler for standard output: names that are not UTF-8 keep their bytes, and

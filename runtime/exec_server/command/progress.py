@@ -6,7 +6,7 @@ import sys
 import time
 from typing import Final
 
-from exec_server.client.display import printable
+from exec_server.printable import printable
 
 LARGE_BYTES: Final = 8 * 1024 * 1024
 """Files below this are copied without a word."""

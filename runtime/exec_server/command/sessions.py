@@ -9,12 +9,12 @@ import signal
 from typing import TYPE_CHECKING, Any, Final
 
 from exec_server.client import ServerError, Unsupported
-from exec_server.client.display import printable
 from exec_server.command import terminal
 from exec_server.command.failures import FAILED, SIGNALLED, CommandError
 from exec_server.command.printing import print_json, print_line
 from exec_server.command.reaching import SESSION_VARIABLE, session_of
 from exec_server.command.run import GRACE_SECONDS, Joint
+from exec_server.printable import printable
 
 if TYPE_CHECKING:
     import argparse

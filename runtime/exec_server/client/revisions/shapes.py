@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, Final, Protocol
 
-from exec_server.client.display import printable
 from exec_server.client.errors import BadAnswer, InputRefused, ServerError
 from exec_server.client.events import Closed, Exited, Output, Snapshot
 from exec_server.client.revisions.base import (
@@ -14,6 +13,7 @@ from exec_server.client.revisions.base import (
     HttpHead,
 )
 from exec_server.client.tolerance import decoder
+from exec_server.printable import printable
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping, Sequence

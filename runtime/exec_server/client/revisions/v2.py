@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, Any, ClassVar, Final
 import msgspec
 import pybase64
 
-from exec_server.client.display import printable
 from exec_server.client.errors import BadAnswer, MethodUnknown, ServerError
 from exec_server.client.paths import from_uri, to_uri
 from exec_server.client.revisions import shapes
@@ -24,6 +23,7 @@ from exec_server.client.revisions.base import (
     TreeError,
 )
 from exec_server.client.tolerance import decoder
+from exec_server.printable import printable
 from exec_server_protocol.v2.client import Client
 from exec_server_protocol.v2.environment import EnvironmentInfoResult
 from exec_server_protocol.v2.filesystem import (
