@@ -8,26 +8,11 @@ from typing import TYPE_CHECKING, Any
 
 import peer
 import pytest
-
-from exec_server.engine import bubblewrap
-from exec_server.errors import InvalidRequest
+from sandboxes import READ_ALL, entry, glob, needs_sandbox, place, plain, sandbox
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
-
-
-def why_not() -> str:
-    try:
-        bubblewrap.require()
-    except InvalidRequest as error:
-        return str(error)
-    return ""
-
-
-needs_sandbox = pytest.mark.skipif(
-    not bubblewrap.is_available(), reason=f"CONFINEMENT IS NOT TESTED HERE: {why_not()}"
-)
 
 
 @pytest.fixture(params=["stdio", "ws"])
@@ -45,35 +30,6 @@ def root(tmp_path: Path) -> Path:
     for name in ("file", "sub/file", "key.pem"):
         (root / name).write_text(name)
     return root
-
-
-def entry(path: Any, access: str, **more: Any) -> dict[str, Any]:
-    return {"path": path, "access": access, **more}
-
-
-def plain(path: Path) -> dict[str, Any]:
-    return {"type": "path", "path": path.as_uri()}
-
-
-def place(kind: str, **more: Any) -> dict[str, Any]:
-    return {"type": "special", "value": {"kind": kind, **more}}
-
-
-def glob(pattern: str) -> dict[str, Any]:
-    return {"type": "glob_pattern", "pattern": pattern}
-
-
-READ_ALL = entry(place("root"), "read")
-
-
-def sandbox(*entries: dict[str, Any], network: str = "restricted", **more: Any) -> dict[str, Any]:
-    """Managed permissions."""
-    file_system = {"type": "restricted", "entries": list(entries)}
-    return {
-        "permissions": {"type": "managed", "file_system": file_system, "network": network},
-        "windowsSandboxLevel": "disabled",
-        **more,
-    }
 
 
 UNRESTRICTED = {

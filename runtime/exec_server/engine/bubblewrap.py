@@ -19,6 +19,7 @@ import sysconfig
 from typing import TYPE_CHECKING, Final
 
 from exec_server.engine import pty, sandbox_entry
+from exec_server.engine.live_views import LIVE_VIEWS
 from exec_server.engine.memory_file import memory_file
 from exec_server.engine.sandbox_placeholders import PLACEHOLDERS
 from exec_server.engine.sandbox_sources import expectation, open_source
@@ -36,6 +37,7 @@ from exec_server.errors import InvalidRequest, OperationFailed
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
+    from exec_server.engine.live_views import Places
     from exec_server.engine.sandbox_policy import SandboxPolicy
     from exec_server.engine.sandbox_view import Purpose
     from exec_server.engine.spawn import Child
@@ -76,11 +78,17 @@ _LIBRARIES: Final = ("/lib", "/lib32", "/lib64", "/usr/lib", "/usr/lib32", "/usr
 class Confinement:
     """What one confined program is started through, and what it needs as long as it lives."""
 
-    def __init__(self, view: View) -> None:
+    def __init__(self, view: View, *, runs_program: bool = True) -> None:
         """Raises OSError for lack of resources, InvalidRequest if the view cannot be kept."""
         self.descriptors: list[int] = []
         self.go_ahead = -1
+        self._places: Places | None = None
         self._held, self.impossible = PLACEHOLDERS.hold(view)
+        try:
+            self._places = LIVE_VIEWS.enter(view, self.impossible, runs_program=runs_program)
+        except BaseException:
+            self.close()
+            raise
 
     def passed_on(self) -> None:
         """The program has been started; see spawn.Confinement."""
@@ -94,6 +102,9 @@ class Confinement:
         if self.go_ahead >= 0:
             os.close(self.go_ahead)
             self.go_ahead = -1
+        if self._places is not None:
+            LIVE_VIEWS.leave(self._places)
+            self._places = None
         held, self._held = self._held, ()
         PLACEHOLDERS.release(held)
 

@@ -23,6 +23,7 @@ import exec_server
 from exec_server.engine import bubblewrap, confined_files_worker
 from exec_server.engine.bubblewrap import Bubblewrap, Confinement
 from exec_server.engine.file_operations import OpenForRead, OpenRegular
+from exec_server.engine.live_views import LIVE_VIEWS
 from exec_server.engine.packets import Failure, receive_packet, send_packet
 from exec_server.engine.spawn import INTERPRETER, SpawnSpec, spawn
 from exec_server.errors import OperationFailed
@@ -31,6 +32,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from exec_server.engine.file_operations import Operation
+    from exec_server.engine.live_views import Places
     from exec_server.engine.packets import Packet
     from exec_server.engine.sandbox_policy import SandboxPolicy
     from exec_server.engine.sandbox_view import Purpose, View
@@ -39,6 +41,9 @@ if TYPE_CHECKING:
 IDLE_SECONDS: Final = 2.0
 """How long a worker waits for more to do. Not long: the placeholders of one that writes are there
 for all to see."""
+
+_ATTEMPTS: Final = 5
+"""At an operation whose worker has lost a mount: one that is new has lost it to a race."""
 
 MAX_WORKERS: Final = 4
 """Of one client; the one that was idle for longest makes room."""
@@ -59,6 +64,14 @@ class ConfinedFiles:
         Raises what the operation raises; InvalidRequest if the policy cannot be kept here;
         OperationFailed if the worker fails.
         """
+        for _ in range(_ATTEMPTS):
+            with contextlib.suppress(_Stale):
+                return await self._run_once(policy, operation)
+        raise OperationFailed(
+            "sandbox: files that it protects are replaced all the time; try again later"
+        )
+
+    async def _run_once(self, policy: SandboxPolicy, operation: Operation[R]) -> R:
         wrapper = bubblewrap.require()
         purpose: Purpose = "write" if operation.changes_files() else "read"
         view = await asyncio.to_thread(wrapper.plan, policy, _package_paths(), purpose=purpose)
@@ -70,8 +83,8 @@ class ConfinedFiles:
         self._workers[view] = worker  # the last one is the one that was used last
         try:
             return await worker.run(operation)
-        except asyncio.CancelledError:
-            # Its answer would be taken for that of the next.
+        except (asyncio.CancelledError, _Stale):
+            # The answer to what was cancelled would be taken for that to the next.
             self._end(view)
             raise
         finally:
@@ -101,6 +114,10 @@ class ConfinedFiles:
             await next(iter(self._ending)).ended.wait()
 
 
+class _Stale(Exception):
+    """The mounts of a worker are not those that its view was planned with."""
+
+
 class _Worker:
     """One confined process that carries out one operation at a time."""
 
@@ -114,7 +131,8 @@ class _Worker:
         self._on_ended = on_ended
         self._waiting: asyncio.Future[Packet] | None = None
         self._expiry: asyncio.TimerHandle | None = None
-        self._confinement = Confinement(view)
+        self._generation = -1
+        self._confinement = Confinement(view, runs_program=False)
         self._channel, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         try:
             with theirs:
@@ -141,22 +159,31 @@ class _Worker:
         )
 
     async def run(self, operation: Operation[R]) -> R:
-        """Carry out one operation; see ConfinedFiles."""
+        """Carry out one operation; see ConfinedFiles. Raises _Stale if it has to be another's."""
         if self._expiry is not None:
             self._expiry.cancel()
         self._waiting = self._loop.create_future()
         try:
             # With an empty buffer and one packet at a time, sending never has to wait.
-            send_packet(self._channel, msgspec.msgpack.encode(operation))
+            send_packet(self._channel, msgspec.msgpack.encode((operation, self._changed_places())))
             packet = await self._waiting
         except OSError as error:
             raise self._failed() from error
         finally:
             self._waiting = None
+        if packet.content == confined_files_worker.STALE:
+            raise _Stale
         try:
             return _result_of(operation, packet)
         except msgspec.MsgspecError as error:
             raise OperationFailed(f"sandbox: the worker answers nonsense: {error}") from error
+
+    def _changed_places(self) -> Places | None:
+        """What it has to know about other sandboxes, unless it knows already."""
+        if self._generation == LIVE_VIEWS.generation:
+            return None
+        self._generation = LIVE_VIEWS.generation
+        return LIVE_VIEWS.snapshot(self.view)
 
     def expire_in(self, seconds: float, expire: Callable[[], None]) -> None:
         """Call ``expire`` if nothing is to be done for some seconds."""

@@ -10,14 +10,19 @@ from __future__ import annotations
 import os
 import socket
 import sys
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from exec_server.engine.file_operations import Operation
 
 SOCKET_FD: Final = 3
 VIEW_FD: Final = 4
 PROC_FD: Final = 5
+
+STALE: Final = b"\2"
+"""Reply instead of a result: the view has fallen apart, and nothing was done."""
 
 
 def main() -> None:
@@ -27,6 +32,7 @@ def main() -> None:
     from exec_server import late_modules  # noqa: PLC0415
     from exec_server.engine.sandbox_entry import check_view  # noqa: PLC0415
 
+    mounts = Mounts(PROC_FD)
     wrong = check_view(VIEW_FD, PROC_FD)
     if wrong is not None:
         sys.exit(os.fsdecode(wrong))
@@ -40,18 +46,24 @@ def main() -> None:
         OpenForRead,
         OpenRegular,
     )
+    from exec_server.engine.live_views import LIVE_VIEWS, Places  # noqa: PLC0415
     from exec_server.engine.packets import Failure, receive_packet, send_packet  # noqa: PLC0415
     from exec_server.engine.root_discovery import DiscoverRoot, FindPlugins  # noqa: PLC0415
 
-    decode = msgspec.msgpack.Decoder(AnyOperation | DiscoverRoot | FindPlugins).decode
+    requests = tuple[AnyOperation | DiscoverRoot | FindPlugins, Places | None]
+    decode: Callable[[bytes], Any] = msgspec.msgpack.Decoder(requests).decode
     encode = msgspec.msgpack.encode
     # All that Python would ask the kernel about it, which does not answer in here.
     with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET, 0, SOCKET_FD) as channel:
         while (packet := receive_packet(channel)) is not None:
             descriptors: list[int] = []
             try:
-                operation = decode(packet.content)
-                if isinstance(operation, OpenForRead | OpenRegular):
+                operation, places = decode(packet.content)
+                if places is not None:
+                    LIVE_VIEWS.load(places)
+                if mounts.have_changed():
+                    reply = STALE
+                elif isinstance(operation, OpenForRead | OpenRegular):
                     descriptors.append(operation.run())
                     reply = b"\0"
                 else:
@@ -61,6 +73,26 @@ def main() -> None:
             send_packet(channel, reply, descriptors)
             for descriptor in descriptors:
                 os.close(descriptor)
+
+
+class Mounts:
+    """The mounts of this process, as they are when it starts.
+
+    One is gone when another program removes or replaces the file or directory below it. Its own
+    number, inode or mode may then be those of another; but the list of all mounts tells.
+    """
+
+    def __init__(self, proc_fd: int) -> None:
+        self._file = os.open("self/mountinfo", os.O_RDONLY | os.O_CLOEXEC, dir_fd=proc_fd)
+        self._before = self._read()
+
+    def have_changed(self) -> bool:
+        """True once anything is mounted in another place, or not any more."""
+        return self._read() != self._before
+
+    def _read(self) -> bytes:
+        os.lseek(self._file, 0, os.SEEK_SET)
+        return b"".join(iter(lambda: os.read(self._file, 1 << 16), b""))
 
 
 def _carry_out(operation: Operation[object]) -> object:

@@ -12,6 +12,7 @@ from typing import Final
 from exec_server.engine.cancellation import check_cancelled
 from exec_server.engine.file_replace import Contents, put
 from exec_server.engine.file_tree import make_directories
+from exec_server.engine.live_views import LIVE_VIEWS
 from exec_server.engine.paths import to_native
 from exec_server.errors import InvalidRequest
 
@@ -61,7 +62,7 @@ def copy(source: str, destination: str, recursive: bool, *, durable: bool = Fals
     status = os.lstat(from_path)
     kind = stat.S_IFMT(status.st_mode)
     if kind == stat.S_IFLNK:
-        os.symlink(os.readlink(from_path), to_path)
+        _copy_link(from_path, to_path)
     elif kind == stat.S_IFREG:
         _copy_file(from_path, to_path, durable)
     elif kind != stat.S_IFDIR:
@@ -93,17 +94,23 @@ def _copy_tree(source: bytes, destination: bytes, durable: bool) -> None:
     pending = [(source, destination)]
     while pending:
         from_directory, to_directory = pending.pop()
+        LIVE_VIEWS.check_creating(to_directory)
         make_directories(to_directory)
         with os.scandir(from_directory) as entries:
             for entry in entries:
                 check_cancelled()
                 target = os.path.join(to_directory, entry.name)
                 if entry.is_symlink():
-                    os.symlink(os.readlink(entry.path), target)
+                    _copy_link(entry.path, target)
                 elif entry.is_dir(follow_symlinks=False):
                     pending.append((entry.path, target))
                 elif entry.is_file(follow_symlinks=False):
                     _copy_file(entry.path, target, durable)
+
+
+def _copy_link(source: bytes, destination: bytes) -> None:
+    LIVE_VIEWS.check_creating(destination, is_link=True)
+    os.symlink(os.readlink(source), destination)
 
 
 def _copy_file(source: bytes, destination: bytes, durable: bool) -> None:

@@ -6,12 +6,12 @@ half a file, and no reader ever sees one. Owner, permissions and extended attrib
 file are kept, but not its capabilities: new contents have not been granted them.
 
 Some files must stay the file they are, because somebody would notice: one with several names, one
-that is a mount point, one whose owner or attributes this process may not give to another, one in
-a directory where it may create nothing, one with the set-user-ID or set-group-ID bit. Those are
-overwritten in place, and so is a file that the disk has no room for twice. The space is reserved
-first, so that a full disk is told before anything is changed; only an end of this process while
-it writes leaves such a file half old, half new. Emptying a file happens in place too: it is one
-step, and whoever goes on appending to a log does not lose sight of it.
+that is a mount point, also of a running sandbox, one whose owner or attributes this process may not
+give to another, one in a directory where it may create nothing, one with the set-user-ID or set-
+group-ID bit. Those are overwritten in place, and so is a file that the disk has no room for twice.
+The space is reserved first, so that a full disk is told before anything is changed; only an end of
+this process while it writes leaves such a file half old, half new. Emptying a file happens in place
+too: it is one step, and whoever goes on appending to a log does not lose sight of it.
 """
 
 from __future__ import annotations
@@ -26,6 +26,7 @@ import msgspec
 
 from exec_server.engine import no_follow
 from exec_server.engine.cancellation import uninterrupted
+from exec_server.engine.live_views import LIVE_VIEWS
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -81,8 +82,9 @@ def put(
 
     A link that leads nowhere gets its target created; one not followed is OSError ELOOP. What is
     no regular file is opened for writing without waiting; its descriptor is returned, for the
-    caller to use and close, nothing written. Raises OSError; what was there is still there then,
-    but for an error of the device while a file is overwritten in place.
+    caller to use and close, nothing written. Raises OSError, or InvalidRequest for a file that a
+    sandbox denies and could no longer (see ``live_views``); what was there is still there then, but
+    for an error of the device while a file is overwritten in place.
     """
     for last_try in (False,) * _TRIES + (True,):
         with contextlib.ExitStack() as stack:
@@ -92,6 +94,7 @@ def put(
             existing = _open_existing(path, place)
             if existing is None:
                 place = place or stack.enter_context(_opened_place(_resolved(path)))
+                LIVE_VIEWS.check_writing(place.directory, place.name)
                 try:
                     _create(place, contents, durable=durable)
                 except FileExistsError:  # made by somebody else meanwhile
@@ -103,11 +106,13 @@ def put(
             if not stat.S_ISREG(status.st_mode):
                 return existing
             stack.callback(os.close, existing)
+            LIVE_VIEWS.check_writing(existing)
             if contents.source is not None and os.path.samestat(contents.source, status):
                 return None
             if place is None and (name := _name_of(path, existing)) is not None:
                 place = stack.enter_context(_opened_place(name))
-            if contents.size == 0 or not _try_replace(existing, place, contents, durable):
+            stays = contents.size == 0 or LIVE_VIEWS.has_mount_on(status)
+            if stays or not _try_replace(existing, place, contents, durable):
                 _overwrite(existing, contents, durable=durable)
             return None
     raise AssertionError

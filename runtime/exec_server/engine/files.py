@@ -26,6 +26,7 @@ from exec_server.engine.file_copy import copy
 from exec_server.engine.file_replace import Contents, put
 from exec_server.engine.file_source import READ_LIMIT_BYTES, ReadSource, open_for_read
 from exec_server.engine.file_tree import make_directories, remove_tree
+from exec_server.engine.live_views import LIVE_VIEWS
 from exec_server.engine.paths import (
     displayable,
     from_native,
@@ -196,6 +197,7 @@ def create_directory(path: str, recursive: bool = True, *, follow_symlinks: bool
     followed is ENOTDIR; else anything that exists is OSError EEXIST, a missing parent ENOENT.
     """
     native = to_native(path)
+    LIVE_VIEWS.check_creating(native)
     if recursive:
         (make_directories if follow_symlinks else no_follow.make_directories)(native)
     elif follow_symlinks:
@@ -287,6 +289,7 @@ def remove(
     native = to_native(path)
     if recursive and not follow_symlinks:
         raise OperationFailed("recursive no-follow removal is unsupported")
+    LIVE_VIEWS.check_removing(native)
     try:
         if not follow_symlinks:
             _remove_no_follow(native)

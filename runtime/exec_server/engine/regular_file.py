@@ -7,6 +7,7 @@ import stat
 from typing import Final, Literal
 
 from exec_server.engine import no_follow
+from exec_server.engine.live_views import LIVE_VIEWS
 from exec_server.engine.paths import displayable, normalize, to_native
 from exec_server.errors import InvalidRequest
 
@@ -26,6 +27,8 @@ def open_regular(path: str, mode: OpenMode, *, follow_symlinks: bool = True) -> 
     ELOOP for a link that is not followed.
     """
     native = to_native(path)
+    if mode == "replace":
+        LIVE_VIEWS.check_creating(native)
     if follow_symlinks:
         descriptor = os.open(native, _FLAGS[mode], 0o666)
     else:

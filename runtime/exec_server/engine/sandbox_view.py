@@ -89,6 +89,8 @@ class View(msgspec.Struct, frozen=True):
     placeholders: tuple[Placeholder, ...]
     sources: tuple[tuple[int, int], ...]
     """Device and inode of what is shown, in the order of the mounts, without placeholders."""
+    absent: tuple[str, ...] = ()
+    """Denied paths where nothing is, in directories that are shown but cannot be written."""
 
 
 def plan_view(
@@ -110,6 +112,7 @@ class _Plan:
         self._links: dict[str, str] = {}
         self._placeholders: dict[str, bool] = {}
         self._pins: set[str] = set()
+        self._absent: list[str] = []
         self._only_reads = purpose == "read"
         named = self._take_rules(policy)
         self._take_patterns(policy)
@@ -147,6 +150,7 @@ class _Plan:
                 for mount in mounts
                 if mount.kind in SHOWING and mount.path not in self._placeholders
             ),
+            absent=tuple(self._absent),
         )
 
     def _at(self, path: str) -> Access | None:
@@ -219,7 +223,10 @@ class _Plan:
     def _keep_missing(self, path: str, access: Access) -> None:
         """See to it that a path which does not exist cannot come to exist."""
         above = next(above for above in _ancestors(path) if os.path.lexists(to_native(above)))
-        if self._at(above) != "write":
+        shown = self._at(above)
+        if shown == "read" and access == "deny":
+            self._absent.append(path)
+        if shown != "write":
             return
         if not os.path.isdir(to_native(above)):
             # It is in the way, and stays there.
