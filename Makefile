@@ -111,8 +111,11 @@ bench-library: $(STAMP) ## measure the client library: imports, echo, output, pr
 
 SOAK_SECONDS ?= 600
 
-soak: $(STAMP) ## load and faults for SOAK_SECONDS; reports what was lost, leaked and spent
+SOAK_KILLS ?= 1000
+
+soak: $(STAMP) ## load and faults for SOAK_SECONDS, SOAK_KILLS killed servers; reports what was lost, left and spent
 	$(BIN)/python -m tests.soak --seconds $(SOAK_SECONDS)
+	$(BIN)/python -m tests.soak.kills --kills $(SOAK_KILLS)
 
 FUZZ ?= --messages 1000000
 

@@ -220,6 +220,41 @@ def test_only_groups_that_are_still_listed_are_killed(
         assert first.poll() is None
 
 
+def test_a_child_that_was_not_reported_is_killed() -> None:
+    """The server may be killed as soon as it has forked."""
+    program = """
+        import os, signal
+        from exec_server.engine.spawn import SpawnSpec, spawn
+        from exec_server.engine.watchdog import Watchdog
+        watchdog = Watchdog()
+        watchdog.arm()
+        child = spawn(SpawnSpec(["sleep", "1000"], "/", {}), watchdog.tags.new())
+        print(watchdog.pid, child.pid, flush=True)
+        input()
+        os.kill(os.getpid(), signal.SIGKILL)
+    """
+    with running(program) as server, end_of(*numbers(server)):
+        assert server.stdin is not None
+        server.stdin.write("\n")
+        server.stdin.flush()
+
+
+def test_a_sweep_spares_the_process_group_of_the_server() -> None:
+    """A child that has just been forked still belongs to it."""
+    program = """
+        import os, subprocess
+        from exec_server.engine.process_tags import Sweep, Tagging, Tags
+        tags = Tags()
+        with Tagging(tags.new()):
+            child = subprocess.Popen(["sleep", "1000"])
+        for _ in Sweep(tags.__contains__, session=os.getsid(0)).steps():
+            child.poll()
+        print(-child.wait(), flush=True)
+    """
+    with running(program) as server:
+        assert numbers(server) == [signal.SIGKILL]
+
+
 def test_a_server_without_a_shell_has_no_watchdog_and_says_so() -> None:
     """What it starts runs as ever."""
     program = """

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import base64
+import fcntl
 import json
 import os
 import signal
+import subprocess
+import sys
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -25,6 +28,26 @@ ESCAPES = {
     "family": "setsid -f sh -c 'setsid sleep 1000 & echo $! $$ >>{}; wait'",
 }
 """Shell commands that leave processes behind; each writes their numbers to a file."""
+
+
+CHAIN = """
+import fcntl, os, sys, time
+
+lock = os.open(sys.argv[1], os.O_CREAT | os.O_WRONLY)
+fcntl.flock(lock, fcntl.LOCK_EX)
+end = time.monotonic() + 60
+if os.fork():
+    os._exit(0)
+os.setsid()
+while time.monotonic() < end:
+    if os.fork():
+        os._exit(0)
+    if sys.argv[2] == "own sessions":
+        os.setsid()
+    os.write(lock, b".")
+    time.sleep(float(sys.argv[3]))
+"""
+"""A program whose processes start the next one and exit. All of them hold the lock on a file."""
 
 
 @contextmanager
@@ -53,6 +76,16 @@ def escape(client: peer.Client, folder: Path, *names: str) -> list[int]:
         pids += map(int, file.read_text().split())
     assert not any(map(peer.is_gone, pids))
     return pids
+
+
+def is_unlocked(file: Path) -> bool:
+    """True if no process holds the lock on a file."""
+    with file.open() as opened:
+        try:
+            fcntl.flock(opened, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return False
+        return True
 
 
 def all_gone(pids: list[int]) -> bool:
@@ -125,6 +158,39 @@ def test_a_server_that_dies_leaves_nothing(tmp_path: Path, how: signal.Signals) 
             server.process.send_signal(how)
             assert server.process.wait(peer.PATIENCE) == -how
             assert all_gone(pids)
+
+
+@pytest.mark.parametrize("pause", [0, 0.002])
+@pytest.mark.parametrize("sessions", ["one session", "own sessions"])
+@pytest.mark.parametrize("end", ["session", signal.SIGTERM, signal.SIGKILL])
+def test_a_chain_of_processes_is_ended(
+    tmp_path: Path, end: str | signal.Signals, sessions: str, pause: float
+) -> None:
+    """Although each process has exited, with another one started, before it can be looked up."""
+    file = tmp_path / "lock"
+    with peer.listening("--detached-seconds", "0", "--grace-seconds", "0") as server:
+        client = server.client()
+        client.initialize()
+        client.start(
+            "chain", sys.executable, "-I", "-S", "-c", CHAIN, str(file), sessions, str(pause)
+        )
+        assert peer.eventually(lambda: file.exists() and file.stat().st_size > 10)
+        assert not is_unlocked(file)
+        if isinstance(end, signal.Signals):
+            server.process.send_signal(end)
+        else:
+            client.close()
+        assert peer.eventually(lambda: is_unlocked(file))
+
+
+def test_servers_killed_at_random_moments_leave_nothing() -> None:
+    """A short run of the soak; with pipes and terminals, sandboxes, and users."""
+    kills = [sys.executable, "-m", "tests.soak.kills", "--kills", "40"]
+    run = subprocess.run(
+        kills, cwd=Path(__file__).parents[2], capture_output=True, text=True, timeout=300
+    )
+    assert (run.returncode, run.stderr) == (0, ""), run.stdout
+    assert "processes left                   0" in run.stdout
 
 
 def test_a_server_within_a_session_is_ended_with_all_of_its_own(tmp_path: Path) -> None:
