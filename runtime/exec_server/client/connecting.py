@@ -73,6 +73,7 @@ def connect(
     connect_timeout: float = CONNECT_SECONDS,
     initialize_timeout: float = INITIALIZE_SECONDS,
     resume_timeout: float = RESUME_SECONDS,
+    max_message_bytes: int | None = None,
 ) -> Connecting:
     """Connect to ``ws://HOST:PORT``, ``wss://…``, ``unix:///PATH``, ``stdio:…`` or ``in-process:``.
 
@@ -94,6 +95,7 @@ def connect(
             connect_timeout=connect_timeout,
             initialize_timeout=initialize_timeout,
             resume_timeout=resume_timeout,
+            max_message_bytes=max_message_bytes,
         )
     if target.startswith("stdio:"):
         try:
@@ -107,6 +109,7 @@ def connect(
             client_name=client_name,
             revision=revision,
             initialize_timeout=initialize_timeout,
+            max_message_bytes=max_message_bytes,
         )
     if target == "in-process:":
         return connect_in_process(client_name=client_name, revision=revision)
@@ -128,6 +131,7 @@ def connect_websocket(
     connect_timeout: float = CONNECT_SECONDS,
     initialize_timeout: float = INITIALIZE_SECONDS,
     resume_timeout: float = RESUME_SECONDS,
+    max_message_bytes: int | None = None,
 ) -> Connecting:
     """Connect to a server that listens: ``ws://HOST:PORT``, ``wss://HOST`` or ``unix:///PATH``.
 
@@ -140,6 +144,8 @@ def connect_websocket(
     session_id: take up this session, which another client has left.
     connect_timeout, initialize_timeout: seconds for the connection, and for the handshake.
     resume_timeout: how many seconds resuming a lost connection is tried; 0 does not try.
+    max_message_bytes: longest message taken from the server; beyond it the session ends. By default
+        64 MiB, and 684 MiB for an answer that holds a whole file or HTTP body.
 
     Raises ConnectFailed, or ConnectTimedOut, when awaited.
     """
@@ -156,6 +162,7 @@ def connect_websocket(
         connect_timeout=connect_timeout,
         initialize_timeout=initialize_timeout,
         resume_timeout=resume_timeout,
+        max_message_bytes=max_message_bytes,
     )
     return Connecting(dialer, options)
 
@@ -168,11 +175,13 @@ def connect_stdio(
     client_name: str = CLIENT_NAME,
     revision: RevisionName = "auto",
     initialize_timeout: float = INITIALIZE_SECONDS,
+    max_message_bytes: int | None = None,
 ) -> Connecting:
     """Start a server that speaks on its standard streams, and end it with the client.
 
     argv: the server's program and arguments, such as ``["codex-exec-server"]``.
     cwd, env: its working directory, and variables laid over those of this process.
+    max_message_bytes: longest message taken from the server; see ``connect_websocket``.
 
     It is ended with SIGTERM to its process group, and with SIGKILL two seconds later. What it
     writes on standard error is logged, and quoted when it fails. Raises ConnectFailed when awaited.
@@ -183,7 +192,8 @@ def connect_stdio(
 
         return StdioDialer(argv, cwd=cwd, env=env)
 
-    return Connecting(dialer, _local_options(client_name, revision, initialize_timeout))
+    options = _local_options(client_name, revision, initialize_timeout, max_message_bytes)
+    return Connecting(dialer, options)
 
 
 def connect_in_process(
@@ -217,7 +227,12 @@ def _own_server() -> Server:
     return Server(revisions_of("auto"))
 
 
-def _local_options(client_name: str, revision: RevisionName, initialize_timeout: float) -> Options:
+def _local_options(
+    client_name: str,
+    revision: RevisionName,
+    initialize_timeout: float,
+    max_message_bytes: int | None = None,
+) -> Options:
     return Options(
         client_name=client_name,
         revision=revision,
@@ -225,4 +240,5 @@ def _local_options(client_name: str, revision: RevisionName, initialize_timeout:
         connect_timeout=CONNECT_SECONDS,
         initialize_timeout=initialize_timeout,
         resume_timeout=0,
+        max_message_bytes=max_message_bytes,
     )

@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, Final, Protocol
 
 import msgspec
 
-from exec_server.client.events import UNPLACED, Closed, Exited
+from exec_server.client.events import UNPLACED, Closed, Exited, Output
+from exec_server.client.limits import HELD_BYTES, HELD_EVENTS
 
 if TYPE_CHECKING:
     from exec_server.client.events import PlacedEvent, Snapshot
@@ -68,6 +69,9 @@ class Feed:
         self.failure: Exception | None = None
         """Why no more events will come, if the connection was lost for good."""
         self._held: dict[int, PlacedEvent] = {}
+        self._held_bytes = 0
+        self._dropped_seq = 0
+        """The highest number of an event that could not be kept."""
         self._subscriptions: list[Subscription] = []
         self._watchers: list[asyncio.Future[None]] = []
         self._exit_known = asyncio.Event()
@@ -98,11 +102,27 @@ class Feed:
             self._apply(event)
             self._apply_held()
         elif seq > self.next_seq:
-            self._held[seq] = event
-            if len(self._held) == 1:
-                asyncio.get_running_loop().call_later(HOLD_SECONDS, self._look_for, self.next_seq)
-            if len(self._held) == MAX_HELD:
-                self.source.reorder(self)
+            self._hold(event)
+
+    def _hold(self, event: PlacedEvent) -> None:
+        """Keep an event until those before it have come."""
+        size = _size(event)
+        if len(self._held) >= HELD_EVENTS or self._held_bytes + size > HELD_BYTES:
+            self._dropped_seq = max(self._dropped_seq, event.seq)
+            return
+        self._unhold(event.seq)
+        self._held[event.seq] = event
+        self._held_bytes += size
+        if len(self._held) == 1:
+            asyncio.get_running_loop().call_later(HOLD_SECONDS, self._look_for, self.next_seq)
+        if len(self._held) == MAX_HELD:
+            self.source.reorder(self)
+
+    def _unhold(self, seq: int) -> PlacedEvent | None:
+        event = self._held.pop(seq, None)
+        if event is not None:
+            self._held_bytes -= _size(event)
+        return event
 
     def _look_for(self, seq: int) -> None:
         """Ask for the state of the process if this event is still missing."""
@@ -115,7 +135,7 @@ class Feed:
 
     def _apply_held(self) -> None:
         while self._held:
-            event = self._held.pop(self.next_seq, None)
+            event = self._unhold(self.next_seq)
             if event is None:
                 return
             self._apply(event)
@@ -140,11 +160,16 @@ class Feed:
                 watcher.set_result(None)
         self._watchers.clear()
 
-    def resynchronise(self, state: Snapshot) -> None:
-        """Take the state of the process, read with SEQ_BEYOND, for what was missed."""
+    def resynchronise(self, state: Snapshot) -> bool:
+        """Take the state of the process, read with SEQ_BEYOND, for what was missed.
+
+        Returns true if the state has advanced, but not beyond all events that were dropped here.
+        """
+        known = self.next_seq
         if state.next_seq > self.next_seq:
             self.next_seq = state.next_seq
-            self._held = {seq: event for seq, event in self._held.items() if seq >= self.next_seq}
+            for seq in [seq for seq in self._held if seq < self.next_seq]:
+                self._unhold(seq)
             for subscription in self._subscriptions:
                 subscription.fall_behind()
         if state.exit_code is not None and self.exited is None:
@@ -157,6 +182,7 @@ class Feed:
         self._tell_watchers()
         for subscription in self._subscriptions:
             subscription.wake()
+        return known < self.next_seq <= self._dropped_seq and not self.is_over
 
     def fail(self, error: Exception) -> None:
         """No more events will come."""
@@ -192,3 +218,7 @@ class Feed:
         if self.closed is None:
             assert self.failure is not None
             raise self.failure
+
+
+def _size(event: PlacedEvent) -> int:
+    return len(event.data) if type(event) is Output else 0

@@ -15,6 +15,7 @@ from collections import deque
 from typing import TYPE_CHECKING, Any, Final, Self, TypeAlias, TypeVar
 
 from exec_server.client.errors import (
+    BadAnswer,
     ClientError,
     ConnectionLost,
     ServerError,
@@ -315,7 +316,10 @@ class FileReader:
     async def _read_block(self, offset: int) -> bytes:
         assert self._handle is not None
         with _open_on(self._session, self._generation, self._path):
-            return await self._session.revision.read_block(self._handle, offset, BLOCK_BYTES)
+            block = await self._session.revision.read_block(self._handle, offset, BLOCK_BYTES)
+        if len(block) > BLOCK_BYTES:
+            raise BadAnswer(f"fs/readBlock: {len(block)} bytes instead of up to {BLOCK_BYTES}")
+        return block
 
     async def aclose(self) -> None:
         """Close the file."""

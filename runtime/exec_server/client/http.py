@@ -10,6 +10,12 @@ from typing import TYPE_CHECKING, Final, Literal, Self, TypeAlias
 import msgspec
 
 from exec_server.client.errors import BodyTooFast, ClientError, ServerError
+from exec_server.client.limits import (
+    BLOCKED_BYTES,
+    HELD_BYTES,
+    HELD_EVENTS,
+    PIECE_OVERHEAD_BYTES,
+)
 from exec_server.client.revisions.base import HttpExchange
 from exec_server.client.session import BodyReceiver
 
@@ -208,6 +214,7 @@ class Body(BodyReceiver):
         self._blocks = blocks
         self._pieces: deque[bytes] = deque()
         self._held: dict[int, BodyPiece] = {}
+        self._held_bytes = 0
         self._next_seq = 1
         self._queued_bytes = 0
         self._is_over = False
@@ -224,17 +231,23 @@ class Body(BodyReceiver):
             self._news.clear()
             await self._news.wait()
         piece = self._pieces.popleft()
-        self._queued_bytes -= len(piece)
+        self._queued_bytes -= len(piece) + PIECE_OVERHEAD_BYTES
         if self._blocks and 2 * self._queued_bytes <= (self._buffer_bytes or 0):
             self._session.release(self)
         return piece
 
     def take(self, piece: BodyPiece) -> None:
         """Take the next piece, in whatever order they come."""
+        if self._is_over or self._failure is not None or piece.seq < self._next_seq:
+            return
         self._held[piece.seq] = piece
+        self._held_bytes += len(piece.data)
         while (following := self._held.pop(self._next_seq, None)) is not None:
+            self._held_bytes -= len(following.data)
             self._next_seq += 1
             self._take_following(following)
+        if len(self._held) > HELD_EVENTS or self._held_bytes > HELD_BYTES:
+            self.fail(ClientError("the body broke off: a piece of it never came"))
         self._news.set()
 
     def _take_following(self, piece: BodyPiece) -> None:
@@ -242,13 +255,13 @@ class Body(BodyReceiver):
             return
         if piece.data:
             self._pieces.append(piece.data)
-            self._queued_bytes += len(piece.data)
+            self._queued_bytes += len(piece.data) + PIECE_OVERHEAD_BYTES
         if piece.error is not None:
             self.fail(ClientError(f"the body broke off: {piece.error}"))
         elif piece.is_last:
             self._is_over = True
         elif self._buffer_bytes is not None and self._queued_bytes > self._buffer_bytes:
-            if self._blocks:
+            if self._blocks and self._queued_bytes <= self._buffer_bytes + BLOCKED_BYTES:
                 self._session.hold(self)
             else:
                 self.fail(BodyTooFast(f"{self._queued_bytes} bytes came without being read"))
@@ -257,12 +270,14 @@ class Body(BodyReceiver):
         """No more pieces will come."""
         if not self._is_over:
             self._failure = self._failure or error
+        self._held.clear()
         self._news.set()
 
     def end(self) -> None:
         """Nobody reads any more."""
         self._is_over = True
         self._pieces.clear()
+        self._held.clear()
         self._session.release(self)
 
 

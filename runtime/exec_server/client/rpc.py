@@ -15,7 +15,14 @@ from typing import TYPE_CHECKING, Any, Final, Protocol, TypeAlias, TypeVar
 
 import msgspec
 
+from exec_server.client.display import printable
 from exec_server.client.errors import METHOD_NOT_FOUND, BadAnswer, ConnectionLost, server_error
+from exec_server.client.limits import (
+    BULK_MESSAGE_BYTES,
+    BULK_METHODS,
+    MESSAGE_BYTES,
+    REFUSED_REQUESTS,
+)
 from exec_server.client.tolerance import decoder
 
 if TYPE_CHECKING:
@@ -98,7 +105,14 @@ class Owner(Protocol):
 class RpcConnection:
     """The messages of one transport; a Receiver for it, and a Caller for the generated stubs."""
 
-    def __init__(self, owner: Owner) -> None:
+    def __init__(self, owner: Owner, max_message_bytes: int | None = None) -> None:
+        """``max_message_bytes``: longest message taken; by default as in ``limits``."""
+        self._max_bytes = max_message_bytes or MESSAGE_BYTES
+        self._max_bulk_bytes = max_message_bytes or BULK_MESSAGE_BYTES
+        self._bulk: set[int | str] = set()
+        """Requests with long answers that have not come, also those that nobody waits for."""
+        self._refused = 0
+        self._has_violated = False
         self._loop = asyncio.get_running_loop()
         self._owner = owner
         self._transport: Transport | None = None
@@ -113,6 +127,12 @@ class RpcConnection:
     def attach(self, transport: Transport) -> None:
         """Send through this transport from now on."""
         self._transport = transport
+        transport.limit_messages(self._max_bytes)
+
+    @property
+    def has_violated(self) -> bool:
+        """True if the server broke the protocol or a limit, so that it may do so again."""
+        return self._has_violated or (self._transport is not None and self._transport.has_violated)
 
     @property
     def transport(self) -> Transport:
@@ -143,7 +163,7 @@ class RpcConnection:
                 self._pass_turn()
         try:
             decoded: ResultT = decoder(result)(raw)
-        except msgspec.DecodeError as error:
+        except (msgspec.DecodeError, RecursionError) as error:
             raise BadAnswer(f"{method}: {error}") from None
         return decoded if content is None else msgspec.structs.replace(decoded, **content)
 
@@ -155,6 +175,9 @@ class RpcConnection:
         answer: asyncio.Future[_Answer] = self._loop.create_future()
         self._answers[identifier] = answer
         self._methods[identifier] = method
+        if method in BULK_METHODS:
+            self._bulk.add(identifier)
+            self.transport.limit_messages(self._max_bulk_bytes)
         is_alone = len(self._answers) == 1
         self.transport.send(_encode(_Request(identifier, method, params)), at_once=is_alone)
         if self._is_paused:
@@ -219,8 +242,8 @@ class RpcConnection:
             content = {attribute: member}
         try:
             message = _decode(data)
-        except (msgspec.DecodeError, UnicodeDecodeError) as error:
-            self._give_up(f"the server sent something that is no message: {error}")
+        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+            self.give_up(f"the server sent something that is no message: {error}")
             return
         identifier = message.id
         if message.method:
@@ -235,9 +258,15 @@ class RpcConnection:
             # It names no request, so any of them may be the one without an answer.
             self._fail_requests(message.error)
             return
+        if self._bulk and identifier in self._bulk:
+            self._bulk.discard(identifier)
+            if not self._bulk:
+                self.transport.limit_messages(self._max_bytes)
         answer = self._answers.get(identifier) if identifier is not None else None
         if answer is None or answer.done():
-            log.debug("ignoring an answer that nobody waits for: id %r", identifier)
+            log.debug(
+                "ignoring an answer that nobody waits for: id %s", printable(str(identifier), 80)
+            )
         elif message.error is not None:
             method = self._methods[identifier]  # type: ignore[index]  # None has no answer
             answer.set_exception(server_error(method, message.error.code, message.error.message))
@@ -245,8 +274,13 @@ class RpcConnection:
             answer.set_result((message.result, content))
 
     def _refuse(self, identifier: int | str, method: str) -> None:
-        log.debug("refusing a request of the server: %s", method)
-        text = f"exec-server client does not implement `{method}`"
+        self._refused += 1
+        if self._refused > REFUSED_REQUESTS:
+            self.give_up(f"the server sent more than {REFUSED_REQUESTS} requests")
+            return
+        name = printable(method, 80)
+        log.debug("refusing a request of the server: %s", name)
+        text = f"exec-server client does not implement `{name}`"
         self.transport.send(_encode(_Refusal(_ErrorObject(METHOD_NOT_FOUND, text), identifier)))
 
     def _fail_requests(self, error: _ErrorObject) -> None:
@@ -257,7 +291,7 @@ class RpcConnection:
 
     def refuse(self, detail: str) -> None:
         """The transport met something that is no message; see Receiver."""
-        self._give_up(f"the server sent something that is no message: {detail}")
+        self.give_up(f"the server sent something that is no message: {detail}")
 
     def congested(self, is_congested: bool) -> None:
         """Nothing: a client that sends much waits for answers; see Receiver."""
@@ -281,8 +315,10 @@ class RpcConnection:
         if self._transport is not None:
             self._transport.abort()
 
-    def _give_up(self, reason: str) -> None:
-        log.warning("%s: %s", self.transport.peer, reason)
+    def give_up(self, reason: str) -> None:
+        """End the connection because of what the server sent."""
+        self._has_violated = True
+        log.warning("%s: %s", self.transport.peer, printable(reason))
         self._end(reason)
         self.transport.close()
 

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, Final, Literal, TypeAlias, TypeVar
 
 import msgspec
 
+from exec_server.client.display import printable
 from exec_server.client.errors import (
     ClientError,
     ConnectFailed,
@@ -26,6 +27,7 @@ from exec_server.client.errors import (
 )
 from exec_server.client.events import UNPLACED, Closed, Exited, Output
 from exec_server.client.feed import SEQ_BEYOND, Feed
+from exec_server.client.limits import EARLY_BYTES, EARLY_EVENTS
 from exec_server.client.revisions import make_revision, newest_with
 from exec_server.client.rpc import RpcConnection
 
@@ -73,6 +75,7 @@ class Options(msgspec.Struct, frozen=True, kw_only=True):
     connect_timeout: float
     initialize_timeout: float
     resume_timeout: float
+    max_message_bytes: int | None = None
 
 
 class _InitializeParams(msgspec.Struct, rename="camel"):
@@ -142,6 +145,9 @@ class Session:
         self._feeds: dict[str, Feed] = {}
         self._reordering: set[Feed] = set()
         self._early_events: dict[str, list[PlacedEvent]] = {}
+        self._leaving: set[asyncio.Task[None]] = set()
+        """Connections that have ended, until nothing of them is left."""
+        self._early_count = self._early_bytes = 0
         self._unnamed_starts = 0
         self._bodies: dict[str, BodyReceiver] = {}
         self._holders: set[object] = set()
@@ -173,7 +179,7 @@ class Session:
 
     async def open(self) -> None:
         """Connect and shake hands. Raises ConnectFailed."""
-        connection = RpcConnection(self)
+        connection = RpcConnection(self, self._options.max_message_bytes)
         try:
             await self._dial(connection)
             await self._shake_hands(connection)
@@ -288,9 +294,11 @@ class Session:
         try:
             told = revision.event(method, params)
             piece = revision.body_piece(method, params) if told is None else None
-        except msgspec.DecodeError as error:
+        except (msgspec.DecodeError, RecursionError) as error:
             # Its sequence number will be missed, and the process asked for.
-            log.warning("ignoring an unreadable %s: %s", method, error)
+            log.warning(
+                "ignoring an unreadable %s: %s", printable(method, 80), printable(str(error))
+            )
             return
         if told is not None:
             process_id, event = told
@@ -299,7 +307,7 @@ class Session:
             feed = self._feeds.get(process_id)
             if feed is None:
                 if self._unnamed_starts:
-                    self._early_events.setdefault(process_id, []).append(event)
+                    self._keep_early(process_id, event)
                 return
             if revision.numbers_events:
                 feed.take(event)
@@ -314,7 +322,18 @@ class Session:
             if receiver is not None:
                 receiver.take(piece)
         else:
-            log.debug("ignoring a notification: %s", method)
+            log.debug("ignoring a notification: %s", printable(method, 80))
+
+    def _keep_early(self, process_id: str, event: PlacedEvent) -> None:
+        """Keep an event for a process that the server may be about to name."""
+        self._early_count += 1
+        self._early_bytes += len(process_id)
+        if type(event) is Output:
+            self._early_bytes += len(event.data)
+        if self._early_count <= EARLY_EVENTS and self._early_bytes <= EARLY_BYTES:
+            self._early_events.setdefault(process_id, []).append(event)
+        elif self._connection is not None:
+            self._connection.give_up("the server sent too much about processes it has not named")
 
     def _take_unnumbered(self, feed: Feed, event: PlacedEvent) -> None:
         feed.take_unnumbered(event)
@@ -335,9 +354,14 @@ class Session:
         if connection is not self._connection:
             return
         self._connection = None
+        leaving = self._loop.create_task(connection.aclose())
+        self._leaving.add(leaving)
+        leaving.add_done_callback(self._leaving.discard)
         for body in list(self._bodies.values()):
             body.fail(ConnectionLost(reason))
-        if self.can_resume and self._options.resume_timeout > 0:
+        # What broke the protocol once would do so again, for as long as it is resumed.
+        may_resume = self.can_resume and not connection.has_violated
+        if may_resume and self._options.resume_timeout > 0:
             self._reconnected = self._loop.create_future()
             self.spawn(self._resume(reason))
         else:
@@ -346,11 +370,11 @@ class Session:
     # Resuming
 
     async def _resume(self, reason: str) -> None:
-        log.info("%s; resuming the session", reason)
+        log.info("%s; resuming the session", printable(reason))
         give_up_at = self._loop.time() + self._options.resume_timeout
         seconds = ATTEMPT_SECONDS
         while True:
-            connection = RpcConnection(self)
+            connection = RpcConnection(self, self._options.max_message_bytes)
             try:
                 async with asyncio.timeout_at(min(give_up_at, self._loop.time() + seconds)):
                     await self._attach(connection)
@@ -419,15 +443,16 @@ class Session:
 
     async def _resynchronise(self, feed: Feed) -> None:
         try:
-            state = await self.read(feed.process_id, SEQ_BEYOND, None)
+            is_behind = True
+            while is_behind:
+                state = await self.read(feed.process_id, SEQ_BEYOND, None)
+                is_behind = feed.resynchronise(state)
         except ServerError as error:
             feed.fail(
                 ConnectionLost(f"events of process {feed.process_id} were missed: {error.message}")
             )
         except ClientError:
             return  # the session is over, which the feed has been told
-        else:
-            feed.resynchronise(state)
         finally:
             self._reordering.discard(feed)
         if feed.is_over:
@@ -457,6 +482,7 @@ class Session:
                 self._take_unnumbered(feed, event)
             if not self._unnamed_starts:
                 self._early_events.clear()
+                self._early_count = self._early_bytes = 0
         feed.is_started = True
         if self.generation != generation:
             self.reorder(feed)
@@ -537,3 +563,5 @@ class Session:
             await asyncio.wait(self._tasks)
         if connection is not None:
             await connection.aclose()
+        if self._leaving:
+            await asyncio.wait(self._leaving)

@@ -8,7 +8,8 @@ bound is dealt with as the caller chose:
 ``drop``     the queue takes no more until there is room; what came meanwhile is a Gap. (What was
              missed with a lost connection is read again nevertheless.)
 ``block``    nothing is read from the server until there is room, on the whole connection, so that
-             in the end the process itself has to wait. Nothing is lost.
+             in the end the process itself has to wait. Nothing is lost, unless so much output
+             comes ahead of an answer that somebody waits for that it is read again as above.
 
 However slow, it delays no other consumer (but with ``block``, which says so).
 """
@@ -21,6 +22,7 @@ from typing import TYPE_CHECKING, Final, Literal, TypeAlias
 
 from exec_server.client.errors import ServerError
 from exec_server.client.events import UNPLACED, Closed, Exited, Gap, Output, Snapshot
+from exec_server.client.limits import BLOCKED_BYTES, BLOCKED_EVENTS, QUEUED_EVENTS
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Sequence
@@ -107,16 +109,22 @@ class Subscription:
         if type(event) is Output:
             if self._streams is not None and event.stream not in self._streams:
                 return
-            if not self._has_room(len(event.data)):
-                if self._overflow == "reread":
+            size = len(event.data)
+            if not self._has_room(size):
+                overflow = self._overflow
+                if overflow == "block" and self._is_flooded(size):
+                    overflow = "reread" if self._feed.source.can_read else "drop"
+                if overflow == "reread":
                     self._cursor = seq
                     self._is_behind = True
                     return
-                if self._overflow == "drop":
+                if overflow == "drop":
                     self._gap = Gap(seq if self._gap is None else self._gap.first_seq, seq)
                     self.wake()
                     return
                 self._hold()
+        elif type(event) is Exited and self._exit_queued:
+            return
         self._close_gap()
         self._append(event)
         self.wake()
@@ -140,11 +148,18 @@ class Subscription:
         self._queue.append(event)
 
     def _has_room(self, size: int) -> bool:
-        if self._buffer_bytes is None or not self._queued_bytes:
+        if self._buffer_bytes is None or not self._queue:
             return True
+        if len(self._queue) >= QUEUED_EVENTS:
+            return False
         # A gap is closed only when much of the queue is free, so that there are few of them.
         limit = self._buffer_bytes if self._gap is None else self._buffer_bytes // 2
         return self._queued_bytes + size <= limit
+
+    def _is_flooded(self, size: int) -> bool:
+        """True if more has come than may be queued while the connection should not be read."""
+        allowed = (self._buffer_bytes or 0) + BLOCKED_BYTES
+        return self._queued_bytes + size > allowed or len(self._queue) >= BLOCKED_EVENTS
 
     def _close_gap(self) -> None:
         if self._gap is not None:
@@ -178,7 +193,8 @@ class Subscription:
         event = self._queue.popleft()
         if type(event) is Output:
             self._queued_bytes -= len(event.data)
-            if self._holds_connection and 2 * self._queued_bytes <= (self._buffer_bytes or 0):
+            has_room = 2 * self._queued_bytes <= (self._buffer_bytes or 0)
+            if self._holds_connection and has_room and 2 * len(self._queue) <= QUEUED_EVENTS:
                 self._release()
         return event
 

@@ -777,6 +777,7 @@ def connect(
     connect_timeout: float = CONNECT_SECONDS,
     initialize_timeout: float = INITIALIZE_SECONDS,
     resume_timeout: float = RESUME_SECONDS,
+    max_message_bytes: int | None = None,
 ) -> Client:
     """Connect to ``ws://HOST:PORT``, ``wss://…``, ``unix:///PATH``, ``stdio:…`` or ``in-process:``.
 
@@ -802,6 +803,7 @@ def connect(
                     connect_timeout=connect_timeout,
                     initialize_timeout=initialize_timeout,
                     resume_timeout=resume_timeout,
+                    max_message_bytes=max_message_bytes,
                 )
             ),
         )
@@ -822,6 +824,7 @@ def connect_websocket(
     connect_timeout: float = CONNECT_SECONDS,
     initialize_timeout: float = INITIALIZE_SECONDS,
     resume_timeout: float = RESUME_SECONDS,
+    max_message_bytes: int | None = None,
 ) -> Client:
     """Connect to a server that listens: ``ws://HOST:PORT``, ``wss://HOST`` or ``unix:///PATH``.
 
@@ -834,6 +837,8 @@ def connect_websocket(
     session_id: take up this session, which another client has left.
     connect_timeout, initialize_timeout: seconds for the connection, and for the handshake.
     resume_timeout: how many seconds resuming a lost connection is tried; 0 does not try.
+    max_message_bytes: longest message taken from the server; beyond it the session ends. By default
+        64 MiB, and 684 MiB for an answer that holds a whole file or HTTP body.
 
     Raises ConnectFailed, or ConnectTimedOut.
     """
@@ -853,6 +858,7 @@ def connect_websocket(
                     connect_timeout=connect_timeout,
                     initialize_timeout=initialize_timeout,
                     resume_timeout=resume_timeout,
+                    max_message_bytes=max_message_bytes,
                 )
             ),
         )
@@ -869,11 +875,13 @@ def connect_stdio(
     client_name: str = CLIENT_NAME,
     revision: RevisionName = "auto",
     initialize_timeout: float = INITIALIZE_SECONDS,
+    max_message_bytes: int | None = None,
 ) -> Client:
     """Start a server that speaks on its standard streams, and end it with the client.
 
     argv: the server's program and arguments, such as ``["codex-exec-server"]``.
     cwd, env: its working directory, and variables laid over those of this process.
+    max_message_bytes: longest message taken from the server; see ``connect_websocket``.
 
     It is ended with SIGTERM to its process group, and with SIGKILL two seconds later. What it
     writes on standard error is logged, and quoted when it fails. Raises ConnectFailed.
@@ -890,6 +898,7 @@ def connect_stdio(
                     client_name=client_name,
                     revision=revision,
                     initialize_timeout=initialize_timeout,
+                    max_message_bytes=max_message_bytes,
                 )
             ),
         )

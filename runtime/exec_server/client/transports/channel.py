@@ -21,6 +21,15 @@ class Transport(Protocol):
         """Why the connection ended, in words, once it has."""
         ...
 
+    @property
+    def has_violated(self) -> bool:
+        """True if the server broke the framing of the transport, or a limit of this client."""
+        ...
+
+    def limit_messages(self, max_bytes: int) -> None:
+        """Take no messages of more than this many bytes from now on."""
+        ...
+
     def send(self, message: bytes, *, at_once: bool = False) -> None:
         """Queue one message; ``at_once``: others are not likely to follow in the same turn."""
         ...

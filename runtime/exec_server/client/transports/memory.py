@@ -42,6 +42,7 @@ class MemoryTransport:
     """Both ends at once: the server's Channel and the client's Transport."""
 
     peer = "in-process"
+    has_violated = False
 
     def __init__(self, server: Server, receiver: Receiver, *, owns_server: bool) -> None:
         self._loop = asyncio.get_running_loop()
@@ -79,6 +80,9 @@ class MemoryTransport:
         self._serving = False
         while self._to_server and self._connection is not None and not self._is_held:
             self._connection.receive(self._to_server.popleft())
+
+    def limit_messages(self, max_bytes: int) -> None:
+        """Do nothing: the server is this program's own, and has its own limits; see Transport."""
 
     def pause(self) -> None:
         """Take nothing from the server; see Transport."""

@@ -17,6 +17,7 @@ import subprocess
 import weakref
 from typing import TYPE_CHECKING, Final
 
+from exec_server.client.display import printable
 from exec_server.client.errors import ConnectFailed
 
 if TYPE_CHECKING:
@@ -140,7 +141,7 @@ class ServerProcess:
             return
         *lines, self._line = (self._line + data).split(b"\n")
         for line in lines:
-            log.debug("server: %s", line.decode(errors="replace"))
+            log.debug("server: %s", printable(line.decode(errors="replace")))
         self._line = self._line[-_KEPT_STDERR_BYTES:]
         self._stderr += data
         del self._stderr[:-_KEPT_STDERR_BYTES]

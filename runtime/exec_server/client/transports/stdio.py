@@ -6,6 +6,7 @@ import asyncio
 import shlex
 from typing import TYPE_CHECKING, Final
 
+from exec_server.client.limits import MESSAGE_BYTES
 from exec_server.client.transports.server_process import ServerProcess
 from exec_server.transports.stdio import StdioTransport
 
@@ -40,6 +41,8 @@ class StdioDialer:
 class StdioClientTransport(StdioTransport):
     """The pipes of one server process; the server's end and the connection's are one."""
 
+    has_violated = False  # what it breaks is reported by Receiver.refuse
+
     def __init__(self, server: ServerProcess, target: str, receiver: Receiver) -> None:
         self._server = server
         loop = asyncio.get_running_loop()
@@ -47,7 +50,12 @@ class StdioClientTransport(StdioTransport):
         self._gone: asyncio.Future[None] = loop.create_future()
         self._was_closed_here = False
         super().__init__(
-            loop, server.stdout_fd, server.stdin_fd, lambda _: receiver, self._end_server
+            loop,
+            server.stdout_fd,
+            server.stdin_fd,
+            lambda _: receiver,
+            self._end_server,
+            max_line_bytes=MESSAGE_BYTES,
         )
         self.peer = target
 
@@ -55,6 +63,10 @@ class StdioClientTransport(StdioTransport):
     def end_reason(self) -> str:
         """How the server ended; see Transport."""
         return "it was closed here" if self._was_closed_here else self._server.end_reason
+
+    def limit_messages(self, max_bytes: int) -> None:
+        """Refuse longer lines; see Transport."""
+        self._max_line_bytes = max_bytes
 
     def send(self, message: bytes, *, at_once: bool = False) -> None:
         """Queue one line; see Transport."""

@@ -9,7 +9,6 @@ from __future__ import annotations
 import asyncio
 import os
 import socket
-import sys
 from typing import TYPE_CHECKING, Any, Final
 
 from websockets.client import ClientProtocol
@@ -19,6 +18,7 @@ from websockets.http11 import Response
 from websockets.uri import parse_uri
 
 from exec_server.client.errors import ConnectFailed
+from exec_server.client.limits import CONTROL_BYTES, HEAD_BYTES, MESSAGE_BYTES
 from exec_server.transports.endpoint import MASKED, WebSocketEndpoint, apply_mask
 
 if TYPE_CHECKING:
@@ -35,9 +35,6 @@ UNIX: Final = "unix://"
 FRAME_BYTES: Final = 8 * 1024 * 1024
 """Payload of one frame; the real servers refuse frames of more than 16 MiB."""
 
-MESSAGE_BYTES: Final = 64 * 1024 * 1024
-"""The longest message that the real servers take."""
-
 KEEPALIVE_SECONDS: Final = 20.0
 """A connection without traffic is pinged this often; after two pings without any answer it is
 lost. The server's own pings, every 30 seconds, are not in every release."""
@@ -45,6 +42,16 @@ lost. The server's own pings, every 30 seconds, are not in every release."""
 _JOIN_BELOW: Final = 4096
 _END_OF_HEAD: Final = b"\r\n\r\n"
 _FINAL: Final = 0x80
+
+_VIOLATIONS: Final = frozenset(
+    (
+        CloseCode.PROTOCOL_ERROR,
+        CloseCode.UNSUPPORTED_DATA,
+        CloseCode.INVALID_DATA,
+        CloseCode.MESSAGE_TOO_BIG,
+    )
+)
+"""Codes that this client closes with when the server is at fault."""
 
 
 class WebSocketDialer:
@@ -132,7 +139,6 @@ class WebSocketClientTransport(WebSocketEndpoint):
     """One connection to a server, from its connected socket to its end."""
 
     _peer_masks = False
-    _max_frame_bytes = sys.maxsize
     _protocol: ClientProtocol
 
     def __init__(
@@ -147,7 +153,8 @@ class WebSocketClientTransport(WebSocketEndpoint):
     ) -> None:
         """``relay`` is what ``sock`` leads to, if it is not the server itself."""
         loop = asyncio.get_running_loop()
-        super().__init__(loop, sock, ClientProtocol(uri, max_size=None), self._note_closed)
+        super().__init__(loop, sock, ClientProtocol(uri, max_size=MESSAGE_BYTES), self._note_closed)
+        self._max_frame_bytes = MESSAGE_BYTES
         self.peer = target
         self._relay = relay
         self._reason = ""
@@ -175,11 +182,31 @@ class WebSocketClientTransport(WebSocketEndpoint):
     @property
     def end_reason(self) -> str:
         """Why the connection ended; see Transport."""
+        if self.has_violated and self._protocol.close_sent is not None:
+            return f"the server broke the protocol: {self._protocol.close_sent.reason}"
         close = self._protocol.close_rcvd
         if close is not None:
             name = f"close code {close.code}"
             return f"the server closed it: {close.reason or name}"
         return self._reason or "the server ended it without a word"
+
+    @property
+    def has_violated(self) -> bool:
+        """True if this side ended the connection because of what the server sent."""
+        sent = self._protocol.close_sent
+        was_first = not self._protocol.close_rcvd_then_sent
+        return sent is not None and was_first and sent.code in _VIOLATIONS
+
+    def limit_messages(self, max_bytes: int) -> None:
+        """Refuse longer messages by the header of the frame that exceeds it; see Transport."""
+        self._max_frame_bytes = max_bytes
+        self._protocol.max_message_size = max_bytes
+
+    def _send_control(self) -> None:
+        """Queue pongs, but not for a server that does not read them (RFC 6455, 5.5.3)."""
+        pieces = self._protocol.data_to_send()
+        if pieces and self._stream.unsent_bytes <= CONTROL_BYTES:
+            self._stream.queue_reply(pieces)
 
     def send(self, message: bytes, *, at_once: bool = False) -> None:
         """Queue one message, in as many frames as it needs; see Transport."""
@@ -228,8 +255,11 @@ class WebSocketClientTransport(WebSocketEndpoint):
 
     def _consume_head(self, data: memoryview) -> int:
         head = bytes(data)
-        end = head.find(_END_OF_HEAD)
+        end = head.find(_END_OF_HEAD, 0, HEAD_BYTES)
         if end < 0:
+            if len(head) >= HEAD_BYTES:
+                self._settle(_HeadTooLong())
+                self._abort()
             return 0
         end += len(_END_OF_HEAD)
         if not head.startswith(b"HTTP/1.1 101 "):
@@ -321,6 +351,10 @@ class WebSocketClientTransport(WebSocketEndpoint):
             self._gone.set_result(None)
 
 
+class _HeadTooLong(Exception):
+    """The answer to the handshake has no end within the limit."""
+
+
 def _frame(first: int, payload: bytes | memoryview) -> tuple[bytes, ...]:
     """A masked frame: its header and its payload."""
     length = len(payload)
@@ -342,6 +376,8 @@ def _refusal_text(refusal: Exception) -> str:
         return f"{response.status_code} {body or response.reason_phrase}"
     if isinstance(refusal, InvalidHandshake):
         return str(refusal)
+    if isinstance(refusal, _HeadTooLong):
+        return f"the head of its answer exceeds {HEAD_BYTES} bytes"
     if isinstance(refusal, OSError):
         from exec_server.client.transports.tls import describe  # noqa: PLC0415
 
