@@ -15,7 +15,6 @@ from typing import TYPE_CHECKING, Any, Final, Protocol, TypeAlias, TypeVar
 
 import msgspec
 
-from exec_server.client.display import printable
 from exec_server.client.errors import METHOD_NOT_FOUND, BadAnswer, ConnectionLost, server_error
 from exec_server.client.limits import (
     BULK_MESSAGE_BYTES,
@@ -24,6 +23,7 @@ from exec_server.client.limits import (
     REFUSED_REQUESTS,
 )
 from exec_server.client.tolerance import decoder
+from exec_server.printable import printable
 
 if TYPE_CHECKING:
     from exec_server.client.transports.channel import Transport

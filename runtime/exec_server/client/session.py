@@ -15,7 +15,6 @@ from typing import TYPE_CHECKING, Any, Final, Literal, TypeAlias, TypeVar
 
 import msgspec
 
-from exec_server.client.display import printable
 from exec_server.client.errors import (
     ClientError,
     ConnectFailed,
@@ -30,6 +29,7 @@ from exec_server.client.feed import SEQ_BEYOND, Feed
 from exec_server.client.limits import EARLY_BYTES, EARLY_EVENTS
 from exec_server.client.revisions import make_revision, newest_with
 from exec_server.client.rpc import RpcConnection
+from exec_server.printable import printable
 
 if TYPE_CHECKING:
     from collections.abc import Coroutine, Iterator

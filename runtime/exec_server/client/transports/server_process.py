@@ -17,8 +17,8 @@ import subprocess
 import weakref
 from typing import TYPE_CHECKING, Final
 
-from exec_server.client.display import printable
 from exec_server.client.errors import ConnectFailed
+from exec_server.printable import printable
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
