@@ -174,6 +174,21 @@ class TestSkills:
         found = machine.discover()
         assert (found.skills[0].policy, found.warnings) == (None, [METADATA_WARNING])
 
+    def test_more_than_may_be_read(self, machine: Machine) -> None:
+        """Is left out, and said; what is read is only what is between the dashes."""
+        for number in range(5):
+            fields = f"description: {'d' * 10}\npad: {'p' * 1000}"
+            machine.write(
+                f"home/.codex/skills/{number}/SKILL.md", f"---\n{fields}\n---\n{'b' * 10_000}"
+            )
+        machine.write_skill("home/.agents/skills/a", "a")
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(capabilities, "MAX_METADATA_CHARACTERS", 3500)
+            found = machine.discover()
+        assert [skill.name for skill in found.skills] == ["0", "1", "2", "a"]
+        assert found.warnings == [SIZE_WARNING]
+        assert machine.discover().warnings == []
+
     def test_a_place_that_is_no_directory(self, machine: Machine) -> None:
         """Is like none; one that cannot be looked at is worth a warning."""
         machine.write("home/.codex/skills")

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import contextlib
+
 import pytest
+from growth import assert_grows_linearly
 from hypothesis import given
 from hypothesis import strategies as st
 
 from exec_server.engine.skill_metadata import (
+    MAX_YAML_ALIASES,
     MAX_YAML_CHARACTERS,
+    MAX_YAML_DEPTH,
     FrontMatter,
     MetadataError,
     SkillDependencies,
@@ -174,6 +179,64 @@ class TestFrontMatter:
         with pytest.raises(MetadataError):
             description("d" * MAX_YAML_CHARACTERS)
 
+    @pytest.mark.parametrize(
+        ("before", "unit", "after"),
+        [
+            ("", "a", ""),
+            ("k: [", " ", "x"),
+            ("k: a", "\t", "x"),
+            ("k: a", " ", "# c: d"),
+            ("k: a", " #", ""),
+            ("k", " ", ": ["),
+            ("", "a: b: ", ""),
+            ("k: ", "[", ""),
+            ("k: ", "{a: ", ""),
+            ("", "- ", ""),
+            ("", "? ", ""),
+            ("k: ", "[a, ", ""),
+            ("", "a: [\n", ""),
+            ("a: &a b\nk: [", "*a, ", "]"),
+            ("k: [", "&a b, ", "]"),
+            ("k: ", "!", ""),
+            ('k: "', "\\", ""),
+            ("", "---", ""),
+            ("", "\n", ""),
+        ],
+    )
+    def test_the_effort_grows_with_the_length(self, before: str, unit: str, after: str) -> None:
+        """Whatever is in it."""
+
+        def read(size: int) -> None:
+            with contextlib.suppress(MetadataError):
+                front_matter(before + unit * (size // len(unit)) + after)
+
+        assert_grows_linearly(read, (1000, 4000, 16000))
+
+    def test_a_long_file(self) -> None:
+        """Counts as malformed if its front matter is too long; what follows may have any length."""
+        text = "---\ndescription: d\n---\n"
+        assert read_front_matter(text + "---\n" * 100_000, "d").description == "d"
+        for unit in ("a", "\n", "a: b\n"):
+            with pytest.raises(MetadataError, match=f"more than {MAX_YAML_CHARACTERS} characters"):
+                read_front_matter(f"---\n{unit * MAX_YAML_CHARACTERS}\n---\n", "d")
+
+    def test_depth_and_aliases(self) -> None:
+        """Are bounded."""
+        for depth, is_read in ((MAX_YAML_DEPTH - 1, True), (MAX_YAML_DEPTH + 1, False)):
+            nested = "k: " + "[" * depth + "]" * depth + "\ndescription: d"
+            if is_read:
+                assert front_matter(nested).description == "d"
+            else:
+                with pytest.raises(MetadataError, match="levels"):
+                    front_matter(nested)
+        for count in (MAX_YAML_ALIASES, MAX_YAML_ALIASES + 1):
+            aliases = "description: &a d\nk:\n" + "- *a\n" * count
+            if count == MAX_YAML_ALIASES:
+                assert front_matter(aliases).description == "d"
+            else:
+                with pytest.raises(MetadataError, match="aliases"):
+                    front_matter(aliases)
+
     @given(st.text(alphabet=" \t\n:-#|>'\"[]{}&*!@`%?abné~,\\x1", max_size=60))
     def test_any_text_is_read_or_refused(self, value: str) -> None:
         """No other error; what is read is one line."""
@@ -304,6 +367,9 @@ class TestMetadata:
             "dependencies: {tools: [{type: t, value: v, oauth: {callback_port: '5'}}]}",
             "dependencies: {tools: [{type: t, value: v, oauth: {callback_port: 65536}}]}",
             "dependencies: {tools: [{type: t, value: v, oauth: {callback_port: -1}}]}",
+            "dependencies: {tools: [{type: t, value: v, oauth: {callback_port: N}}]}".replace(
+                "N", "1" * 5000
+            ),
             "dependencies: {tools: [{type: t, value: v, oauth: {callback_port: 1.0}}]}",
             "dependencies: {tools: [{type: t, value: v, oauth: {callback_port: 017}}]}",
             "dependencies:\n  tools: [{type: t, value: v, "

@@ -9,13 +9,12 @@ Paths are file URIs, as in ``capability_roots``.
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
 from typing import TYPE_CHECKING, Any, Final, Protocol, TypeVar
 
 import msgspec
 
-from exec_server.engine import path_uri, paths
+from exec_server.engine import background, path_uri, paths
 from exec_server.engine.capability_roots import (
     CapabilityRoot,
     CapabilityRootDiscovery,
@@ -29,6 +28,8 @@ from exec_server.engine.file_operations import GetMetadata
 from exec_server.engine.root_discovery import DiscoverRoot, FindPlugins
 from exec_server.engine.skill_metadata import (
     MAX_NAME_CHARACTERS,
+    Effort,
+    EffortExceeded,
     MetadataError,
     SkillDependencies,
     SkillMetadata,
@@ -49,6 +50,10 @@ MAX_LOCATIONS: Final = 512
 MAX_CAPABILITIES: Final = 2048
 MAX_RESPONSE_BYTES: Final = 4 * 1024 * 1024
 """Most skills and plugins together that are told, and most of the bytes that it takes."""
+
+MAX_METADATA_CHARACTERS: Final = 2 * 1024 * 1024
+"""Most YAML that is read, of all skills together: five seconds' work at worst, 1,000 characters for
+each skill that is told."""
 
 MAX_WARNINGS: Final = 64
 
@@ -125,6 +130,8 @@ class _Findings(msgspec.Struct):
     plugin: Plugin | None = None
     skills: list[Skill] = msgspec.field(default_factory=list)
     is_complete: bool = True
+    is_truncated: bool = False
+    """Whether there would have been too much to read."""
 
 
 class _Interface(msgspec.Struct):
@@ -177,8 +184,9 @@ async def discover_capabilities(
             locations.append(_Location(CapabilityRoot(root_id, path_uri.format(directory))))
     are_all = installed.is_complete and len(locations) <= MAX_LOCATIONS
     admitted = _Admission([] if are_all else [LOCATIONS_WARNING])
+    effort = Effort(MAX_METADATA_CHARACTERS)
     for location in locations[:MAX_LOCATIONS]:
-        admitted.admit(await _look_into(location, look))
+        admitted.admit(await _look_into(location, look, effort))
     return admitted.result()
 
 
@@ -197,6 +205,7 @@ class _Admission:
         """Take over what there is room for."""
         if not findings.is_complete:
             self._warnings.append(METADATA_WARNING)
+        self._is_truncated |= findings.is_truncated
         if findings.plugin is not None and self._has_room(
             findings.plugin, 1 + len(findings.plugin.skills)
         ):
@@ -221,7 +230,7 @@ class _Admission:
         return Capabilities(self._plugins, self._skills, warnings[:MAX_WARNINGS])
 
 
-async def _look_into(location: _Location, look: Look) -> _Findings:
+async def _look_into(location: _Location, look: Look, effort: Effort) -> _Findings:
     path = paths.to_native(path_uri.parse(location.root.path))
     try:
         if not (await look(GetMetadata(path))).is_directory:
@@ -231,32 +240,37 @@ async def _look_into(location: _Location, look: Look) -> _Findings:
     except OSError:
         return _Findings(is_complete=False)
     discovery = await look(DiscoverRoot(location.root))
-    # Malformed YAML can take long.
-    return await asyncio.to_thread(_read, location, discovery)
+    return await background.compute(_read, location, discovery, effort)
 
 
-def _read(location: _Location, discovery: CapabilityRootDiscovery) -> _Findings:
+def _read(location: _Location, discovery: CapabilityRootDiscovery, effort: Effort) -> _Findings:
     findings = _Findings(is_complete=not discovery.warnings and discovery.error is None)
-    skills = _Skills(location, discovery)
+    skills = _Skills(location, discovery, effort)
     if location.plugin is None:
         findings.skills = [*skills.read()]
     else:
         findings.plugin = _plugin(location.plugin, discovery, skills)
         findings.is_complete &= findings.plugin is not None
     findings.is_complete &= skills.are_complete
+    findings.is_truncated = skills.are_truncated
     return findings
 
 
 class _Skills:
     """The skills of a location."""
 
-    def __init__(self, location: _Location, discovery: CapabilityRootDiscovery) -> None:
+    def __init__(
+        self, location: _Location, discovery: CapabilityRootDiscovery, effort: Effort
+    ) -> None:
         root = location.root
+        self._effort = effort
         self._root = None if location.plugin is not None else DiscoveryRoot(root.id, root.path)
         self._files = discovery.skills
         self._namespaces = _namespaces(discovery.namespace_manifests)
         self.are_complete = True
         """Whether all that have been read were well-formed."""
+        self.are_truncated = False
+        """Whether some have not been read, because that would have been too much."""
 
     def read(self) -> Iterator[Skill]:
         """Those that are well-formed."""
@@ -265,16 +279,18 @@ class _Skills:
                 yield self._skill(files)
             except MetadataError:
                 self.are_complete = False
+            except EffortExceeded:
+                self.are_truncated = True
 
     def _skill(self, files: SkillFiles) -> Skill:
         path = files.instructions.path
         directory = path.rpartition("/")[0]
         parent = path_uri.parse(directory or "file:///").rpartition("/")[2]
-        front_matter = read_front_matter(files.instructions.contents, parent)
+        front_matter = read_front_matter(files.instructions.contents, parent, self._effort)
         metadata = SkillMetadata()
         if files.metadata is not None:
             with contextlib.suppress(MetadataError):
-                metadata = read_metadata(files.metadata.contents)
+                metadata = read_metadata(files.metadata.contents, self._effort)
         return Skill(
             self._qualified(front_matter.name, directory),
             front_matter.description,

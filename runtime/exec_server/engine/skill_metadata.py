@@ -7,7 +7,7 @@ Both are YAML, of which only mappings, lists and scalars count. A scalar is text
 from __future__ import annotations
 
 import re
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import msgspec
 import yaml
@@ -18,7 +18,13 @@ if TYPE_CHECKING:
 MAX_NAME_CHARACTERS: Final = 64
 
 MAX_YAML_CHARACTERS: Final = 32 * 1024
-"""Longer YAML counts as malformed: reading it takes 50 µs a character at worst."""
+"""Longer YAML counts as malformed: reading it takes 3 µs a character at worst."""
+
+MAX_YAML_DEPTH: Final = 128
+"""Most nested lists and mappings; as in codex's reader."""
+
+MAX_YAML_ALIASES: Final = 100
+"""Most aliases of a document: what they stand for is read as often as they occur."""
 
 PRODUCTS: Final = ("chatgpt", "codex", "atlas")
 """What a skill may be limited to; also in capitals."""
@@ -39,17 +45,34 @@ _INTERFACE_TEXTS: Final = (
 _NULL: Final = "tag:yaml.org,2002:null"
 _BOOLEAN: Final = "tag:yaml.org,2002:bool"
 _INTEGER: Final = "tag:yaml.org,2002:int"
-_NUMBER: Final = re.compile(r"\+?(0|[1-9]\d*|0x[0-9a-fA-F]+)")
+_PORT: Final = re.compile(r"\+?(0|[1-9][0-9]{0,4}|0x0*[0-9a-fA-F]{1,4})")
 
-_FIELD: Final = re.compile(
-    r"(?P<key>[^:]*[^:\s][^:]*:\s+)(?P<value>(?!#)\S(?:(?!\s#).)*?)(?P<rest>\s*(?:\s#.*)?)"
-)
-_INNER_TABS: Final = re.compile(r"(?<=\S)([^\S\n]*\t[^\S\n]*)")
+_COMMENT: Final = re.compile(r"\s#")
 _NEEDS_QUOTES: Final = re.compile(r":\s")
+
+_LOADER: Final = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
+"""Twenty times as fast where PyYAML has been built with libyaml, as its wheels are. libyaml is also
+what codex reads YAML with."""
 
 
 class MetadataError(ValueError):
     """The metadata is malformed, or lacks what every skill must say."""
+
+
+class EffortExceeded(Exception):
+    """All of the effort that may be spent has been spent."""
+
+
+class Effort(msgspec.Struct):
+    """The effort that may still be spent on metadata, as characters of YAML."""
+
+    characters_left: int
+
+    def spend(self, characters: int) -> None:
+        """Raise EffortExceeded if there is not enough left."""
+        if characters > self.characters_left:
+            raise EffortExceeded
+        self.characters_left -= characters
 
 
 class FrontMatter(msgspec.Struct, frozen=True):
@@ -96,14 +119,16 @@ class SkillMetadata(msgspec.Struct, frozen=True):
     policy: SkillPolicy | None = None
 
 
-def read_front_matter(text: str, directory: str) -> FrontMatter:
+def read_front_matter(text: str, directory: str, effort: Effort | None = None) -> FrontMatter:
     """Read what SKILL.md begins with, between two lines of three dashes.
 
     A skill without a name is called like its directory. Values that YAML would not take but people
     write, such as ``description: Build for AWS: ECS``, are read as they are meant. Raises
-    MetadataError.
+    MetadataError, and EffortExceeded.
     """
     lines = _front_matter_lines(text)
+    if effort is not None:
+        effort.spend(sum(map(len, lines)))
     try:
         fields = _fields(_compose("\n".join(lines)), ("name", "description", "metadata"))
         return _front_matter(fields, directory)
@@ -115,8 +140,13 @@ def read_front_matter(text: str, directory: str) -> FrontMatter:
     return _front_matter(fields, directory)
 
 
-def read_metadata(text: str) -> SkillMetadata:
-    """Read agents/openai.yaml. Raises MetadataError if any part that counts has the wrong form."""
+def read_metadata(text: str, effort: Effort | None = None) -> SkillMetadata:
+    """Read agents/openai.yaml.
+
+    Raises MetadataError if any part that counts has the wrong form, and EffortExceeded.
+    """
+    if effort is not None and len(text) <= MAX_YAML_CHARACTERS:
+        effort.spend(len(text))
     fields = _fields(_compose(text), ("interface", "dependencies", "policy"))
     interface = _fields(fields["interface"], _INTERFACE_TEXTS)
     for node in interface.values():
@@ -125,14 +155,16 @@ def read_metadata(text: str) -> SkillMetadata:
 
 
 def _front_matter_lines(text: str) -> list[str]:
-    lines = (line.removesuffix("\r") for line in text.split("\n"))
-    if next(lines).strip() != "---":
+    first, _, after = text.partition("\n")
+    if first.strip() != "---":
         raise MetadataError("missing YAML frontmatter delimited by ---")
     kept: list[str] = []
-    for line in lines:
+    for line in after[:MAX_YAML_CHARACTERS].split("\n"):
         if line.strip() == "---":
             return kept
-        kept.append(line)
+        kept.append(line.removesuffix("\r"))
+    if len(after) > MAX_YAML_CHARACTERS:
+        raise MetadataError(f"YAML of more than {MAX_YAML_CHARACTERS} characters")
     raise MetadataError("missing YAML frontmatter delimited by ---")
 
 
@@ -157,18 +189,34 @@ def _repair(lines: Sequence[str]) -> Iterator[str]:
                 yield line
                 continue
             block_indent = None
-        field = _FIELD.fullmatch(line)
+        field = _split_field(line)
         if field is None:
             yield line
             continue
-        value = field["value"]
+        key, value, rest = field
         if value[0] in "|>":
             block_indent = indent
         if value[0] not in "|>'\"" and (_NEEDS_QUOTES.search(value) or _is_broken_flow(value)):
             quoted = value.replace("'", "''")
-            yield f"{field['key']}'{quoted}'{field['rest']}"
+            yield f"{key}'{quoted}'{rest}"
         else:
             yield line
+
+
+def _split_field(line: str) -> tuple[str, str, str] | None:
+    """Split a line into a key with the colon and the space behind it, a value, and what follows:
+    space and a comment. None if it does not have that form.
+    """
+    name, _, after = line.partition(":")
+    value = after.lstrip()
+    if not name.strip() or value[:1] in ("", "#") or len(value) == len(after):
+        return None
+    key = line[: len(line) - len(value)]
+    comment = _COMMENT.search(value)
+    rest = "" if comment is None else value[comment.start() :]
+    value = value.removesuffix(rest)
+    stripped = value.rstrip()
+    return key, stripped, value[len(stripped) :] + rest
 
 
 def _is_broken_flow(value: str) -> bool:
@@ -221,7 +269,7 @@ def _port(oauth: yaml.Node | None) -> int | None:
     if (
         not isinstance(node, yaml.ScalarNode)
         or node.tag != _INTEGER
-        or not _NUMBER.fullmatch(node.value)
+        or not _PORT.fullmatch(node.value)
         or (port := int(node.value, 0)) > 0xFFFF
     ):
         raise MetadataError("callback_port must be a port number")
@@ -266,14 +314,63 @@ def _compose(text: str) -> yaml.Node | None:
     """The document as nodes; None if it is empty. Raises MetadataError."""
     if len(text) > MAX_YAML_CHARACTERS:
         raise MetadataError(f"YAML of more than {MAX_YAML_CHARACTERS} characters")
-    # Behind the first word of a line a tab is a space like others, but not to PyYAML.
-    text = _INNER_TABS.sub(" ", text)
     try:
-        # In Python: the parser in C recurses without a limit and crashes on deep nesting.
-        node: yaml.Node | None = yaml.compose(text, Loader=yaml.SafeLoader)
-    except (yaml.YAMLError, RecursionError, ValueError) as error:
+        return _Composer(text).document()
+    except (yaml.YAMLError, ValueError) as error:
         raise MetadataError(f"invalid YAML: {error}") from None
-    return node
+
+
+class _Composer:
+    """Makes nodes of a text that may be anything: the depth of what it nests is bounded."""
+
+    def __init__(self, text: str) -> None:
+        self._loader: Any = _LOADER(text)
+        self._anchors: dict[str, yaml.Node] = {}
+        self._aliases_left = MAX_YAML_ALIASES
+
+    def document(self) -> yaml.Node | None:
+        """Return the only document; None if there is none. Raises MetadataError and YAMLError."""
+        self._loader.get_event()  # start of the stream
+        if isinstance(self._loader.get_event(), yaml.StreamEndEvent):
+            return None
+        node = self._node(self._loader.get_event(), 0)
+        self._loader.get_event()  # end of the document
+        if not isinstance(self._loader.get_event(), yaml.StreamEndEvent):
+            raise MetadataError("more than one YAML document")
+        return node
+
+    def _node(self, event: yaml.Event, depth: int) -> yaml.Node:
+        if depth > MAX_YAML_DEPTH:
+            raise MetadataError(f"YAML with more than {MAX_YAML_DEPTH} levels")
+        if isinstance(event, yaml.AliasEvent):
+            return self._alias(event.anchor or "")
+        node: yaml.Node
+        if isinstance(event, yaml.ScalarEvent):
+            tag = event.tag
+            if tag is None or tag == "!":
+                tag = self._loader.resolve(yaml.ScalarNode, event.value, event.implicit)
+            node = yaml.ScalarNode(tag, event.value)
+        elif isinstance(event, yaml.SequenceStartEvent):
+            node = yaml.SequenceNode(event.tag or "", [*self._children(depth)])
+        else:
+            assert isinstance(event, yaml.MappingStartEvent)
+            children = self._children(depth)
+            node = yaml.MappingNode(event.tag or "", [*zip(children, children, strict=True)])
+        if event.anchor is not None:
+            self._anchors[event.anchor] = node
+        return node
+
+    def _children(self, depth: int) -> Iterator[yaml.Node]:
+        while not isinstance(event := self._loader.get_event(), yaml.CollectionEndEvent):
+            yield self._node(event, depth + 1)
+
+    def _alias(self, anchor: str) -> yaml.Node:
+        if anchor not in self._anchors:
+            raise MetadataError(f"unknown YAML anchor {anchor}")
+        if not self._aliases_left:
+            raise MetadataError(f"more than {MAX_YAML_ALIASES} YAML aliases")
+        self._aliases_left -= 1
+        return self._anchors[anchor]
 
 
 def _fields(node: yaml.Node | None, names: Sequence[str]) -> dict[str, yaml.Node | None]:
