@@ -16,6 +16,7 @@ from exec_server.engine.environment_config import (
     EnvironmentConfig,
     read_environment_config,
 )
+from exec_server.engine.toml_text import MAX_TOML_BYTES
 from exec_server.errors import InvalidArgument, OperationFailed
 
 if TYPE_CHECKING:
@@ -245,6 +246,21 @@ class TestSelection:
             with pytest.raises(InvalidArgument) as caught:
                 machine.read(config=config, requirements=requirements)
             assert str(caught.value) == "TOML paths must contain at least one key segment"
+
+    def test_what_is_asked_for_is_bounded(self, machine: Machine) -> None:
+        """In number, in depth, and in the levels of the working directory."""
+        machine.write_user('model = "m"\n')
+        for config, problem in (
+            ([["model"]] * 1025, "at most 1024 TOML paths can be asked for, got 1025"),
+            ([["a"] * 129], "TOML paths may have at most 128 key segments, got 129"),
+        ):
+            with pytest.raises(InvalidArgument, match=problem):
+                machine.read(config=config)
+        assert machine.read(config=[["model"], ["a"] * 128] * 512).config.layers
+        below = 256 - f"{machine.folder}/project".count("/")
+        assert machine.read("project" + "/a" * below).config.layers
+        with pytest.raises(InvalidArgument, match="at most 256 levels, got 257"):
+            machine.read("project" + "/a" * (below + 1))
 
 
 class TestTrust:
@@ -517,6 +533,35 @@ class TestFailures:
         path.rmdir()
         os.mkfifo(path)
         assert machine.failure() == expected
+
+    def test_a_file_that_is_too_large(self, machine: Machine) -> None:
+        """Is not read."""
+        machine.write("home/.codex/config.toml", 'model = "m"\n'.ljust(MAX_TOML_BYTES, "#"))
+        assert machine.models() == ["m"]
+        machine.write("home/.codex/config.toml", "#" * (MAX_TOML_BYTES + 1))
+        assert machine.failure() == (
+            "Failed to read config file /home/.codex/config.toml: "
+            "the file has more than 1048576 bytes"
+        )
+
+    def test_values_that_are_nested_too_deeply(self, machine: Machine) -> None:
+        """However they are written."""
+        machine.write_user(f"{'a.' * 500}a = 1\n")
+        assert machine.failure() == ("/home/.codex/config.toml:1:1: values are nested too deeply")
+
+    def test_too_many_layers(self, machine: Machine) -> None:
+        """Of one project."""
+        machine.write_repository("project")
+        machine.write_user(project="trusted")
+        directory = "project"
+        for number in range(65):
+            if number == 64:
+                assert len(machine.models(directory)) == 64
+            directory += "/a"
+            machine.write_model(directory, "m")
+        assert machine.failure(directory) == (
+            "more than 64 directories of a project have a .codex directory"
+        )
 
     def test_a_loop_of_links(self, machine: Machine) -> None:
         """The system's reason is passed on; a link to nowhere is no file at all."""

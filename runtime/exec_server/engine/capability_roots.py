@@ -30,6 +30,9 @@ MAX_FILE_BYTES: Final = 1024 * 1024
 MAX_ROOT_BYTES: Final = 16 * 1024 * 1024
 """Largest file that is handed over, and most of all files of one directory."""
 
+MAX_RESPONSE_BYTES: Final = 16 * 1024 * 1024
+"""Most text of all directories of one request: it is held, and sent as one message."""
+
 SKILL_FILE: Final = "SKILL.md"
 SKILL_METADATA: Final = "agents/openai.yaml"
 
@@ -95,6 +98,28 @@ class CapabilityRootDiscovery(msgspec.Struct, frozen=True):
     """What could not be read."""
     error: str | None = None
     """Why the directory could not be looked into."""
+
+    @property
+    def size(self) -> int:
+        """The length of all text: of files, and of what is said of them."""
+        plugin = self.plugin
+        files = [] if plugin is None else [plugin.manifest, plugin.mcp_config, plugin.apps_config]
+        for skill in self.skills:
+            files += skill.instructions, skill.metadata
+        files += self.namespace_manifests
+        return sum(len(file.path) + len(file.contents) for file in files if file is not None) + sum(
+            map(len, self.warnings)
+        )
+
+    def within(self, size: int) -> CapabilityRootDiscovery:
+        """Return this, or an error in its place if it has more text."""
+        if self.size <= size:
+            return self
+        return CapabilityRootDiscovery(
+            self.id,
+            self.path,
+            error=f"the capability roots of a request exceed the {MAX_RESPONSE_BYTES}-byte limit",
+        )
 
 
 def check_number(roots: Sized) -> None:

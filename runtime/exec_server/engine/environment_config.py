@@ -21,21 +21,33 @@ from __future__ import annotations
 import os
 import re
 import socket
-import tomllib
 from functools import cache
 from itertools import takewhile
 from typing import TYPE_CHECKING, Any, Final, NamedTuple, TypeVar
 
 import msgspec
 
-from exec_server.engine import paths
+from exec_server.engine import paths, toml_text
 from exec_server.engine.environment import SYSTEM_DIRECTORY, codex_home_dir, user_home_dir
 from exec_server.engine.project_trust import Project, TrustLevel, ancestors, find_project
 from exec_server.engine.text_file import read_text
+from exec_server.engine.toml_text import MAX_TOML_BYTES, MAX_TOML_DEPTH, Table
 from exec_server.errors import EngineError, InvalidArgument, OperationFailed, system_text
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping, Sequence
+
+MAX_KEY_PATHS: Final = 1024
+"""Most settings that are asked for at once; clients ask for some dozen."""
+
+MAX_KEY_PATH_SEGMENTS: Final = MAX_TOML_DEPTH
+"""Most keys of one path; no file leads further."""
+
+MAX_DIRECTORY_LEVELS: Final = 256
+"""Most levels of a working directory: each of them may have a configuration."""
+
+MAX_PROJECT_LAYERS: Final = 64
+"""Most directories of a project that have a configuration; each takes some milliseconds."""
 
 DEFAULT_ROOT_MARKERS: Final = [".git"]
 """What marks the root of a project, unless ``project_root_markers`` says otherwise."""
@@ -80,7 +92,6 @@ _SANDBOX_MODES: Final = {
 
 _AT: Final = re.compile(r"(?s)(.*) \(at (?:line (\d+), column (\d+)|end of document)\)")
 
-Table = dict[str, Any]
 KeyPath = tuple[str, ...]
 
 _T = TypeVar("_T")
@@ -139,15 +150,20 @@ def read_environment_config(
     system: not for the event loop's thread. Raises InvalidArgument where nothing is asked for, and
     OperationFailed, which names the file, where one that counts cannot be read or understood.
     """
-    wanted, required = _key_paths(config_paths), _key_paths(requirements_paths)
-    if not wanted and not required:
+    if not config_paths and not requirements_paths:
         raise InvalidArgument("at least one config or requirements path is required")
+    if (count := len(config_paths) + len(requirements_paths)) > MAX_KEY_PATHS:
+        raise InvalidArgument(f"at most {MAX_KEY_PATHS} TOML paths can be asked for, got {count}")
+    wanted, required = _key_paths(config_paths), _key_paths(requirements_paths)
+    cwd = paths.normalize(cwd)
+    if (levels := cwd.count("/")) > MAX_DIRECTORY_LEVELS:
+        raise InvalidArgument(f"cwd may have at most {MAX_DIRECTORY_LEVELS} levels, got {levels}")
     try:
         codex_home = codex_home_dir()
     except OperationFailed as error:
         raise OperationFailed(f"failed to find Codex home: {error}") from None
     try:
-        config, requirements = _load(paths.normalize(cwd), codex_home, system_directory)
+        config, requirements = _load(cwd, codex_home, system_directory)
     except _ConfigError as error:
         raise OperationFailed(f"failed to load executor-local config: {error}") from None
     return EnvironmentConfig(
@@ -173,7 +189,7 @@ class _Reader(NamedTuple):
         """The file's content, empty if it does not exist."""
         shown = paths.displayable(path)
         try:
-            text = read_text(path)
+            text = read_text(path, MAX_TOML_BYTES)
         except FileNotFoundError:
             return {}
         except OSError as error:
@@ -186,9 +202,9 @@ class _Reader(NamedTuple):
         except EngineError as error:
             raise _ConfigError(f"Failed to read {self.kind} {shown}: {error}") from None
         try:
-            return tomllib.loads(text)
-        except RecursionError:
-            line, column, reason = 1, 1, "values are nested too deeply"
+            return toml_text.parse(text)
+        except toml_text.TooComplicated as error:
+            line, column, reason = 1, 1, str(error)
         except ValueError as error:
             line, column, reason = _locate(str(error), text)
         raise _ConfigError(
@@ -279,11 +295,18 @@ def _project_layers(cwd: str, project: Project, codex_home: str) -> Iterator[_La
     In a linked working tree of git, hooks are those of the main one.
     """
     directories = [*takewhile(lambda directory: directory != project.root, ancestors(cwd))]
+    real_home = _real(codex_home)
+    count = 0
     for directory in (project.root, *reversed(directories)):
         folder = paths.join(directory, ".codex")
-        if not _is_directory(folder) or _real(folder) == _real(codex_home):
+        if not _is_directory(folder):
             continue
-        if not project.trusts(directory):
+        count += 1
+        if count > MAX_PROJECT_LAYERS:
+            raise _ConfigError(
+                f"more than {MAX_PROJECT_LAYERS} directories of a project have a .codex directory"
+            )
+        if _real(folder) == real_home or not project.trusts(directory):
             continue
         document = _without_forbidden(_PROJECT.read(f"{folder}/config.toml"))
         checkout = project.checkout
@@ -337,6 +360,10 @@ def _among(known: Mapping[str, _T], setting: str, value: Any) -> _T:
 def _key_paths(given: Sequence[Sequence[str]]) -> list[KeyPath]:
     if not all(given):
         raise InvalidArgument("TOML paths must contain at least one key segment")
+    if (longest := max(map(len, given), default=0)) > MAX_KEY_PATH_SEGMENTS:
+        raise InvalidArgument(
+            f"TOML paths may have at most {MAX_KEY_PATH_SEGMENTS} key segments, got {longest}"
+        )
     return [tuple(path) for path in given]
 
 
@@ -350,7 +377,7 @@ def _select_layers(layers: Iterable[_Layer], wanted: Sequence[KeyPath]) -> Confi
             base_dir = paths.parent(layer.file)
             assert base_dir is not None
             source = layer.label.format(paths.displayable(layer.file))
-            selected.append(ConfigLayer(source, base_dir, _to_toml(document, source)))
+            selected.append(ConfigLayer(source, base_dir, toml_text.dump(document)))
             below_cloud += layer.is_system
     return ConfigLayers(selected, below_cloud)
 
@@ -370,18 +397,6 @@ def _select(table: Table, wanted: Iterable[KeyPath]) -> Table:
         elif part := _select(value, below):
             selected[key] = part
     return selected
-
-
-def _to_toml(document: Table, source: str) -> str:
-    # Loaded only where there is something to write.
-    import tomlkit  # noqa: PLC0415
-
-    try:
-        return tomlkit.dumps(document)
-    except RecursionError:
-        raise OperationFailed(
-            f"failed to serialize executor-local config: {source} is nested too deeply"
-        ) from None
 
 
 def _locate(message: str, text: str) -> tuple[int, int, str]:

@@ -9,11 +9,12 @@ from __future__ import annotations
 
 import contextlib
 import os
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Final, Literal
 
 import msgspec
 
 from exec_server.engine import files, paths
+from exec_server.engine.paths import MAX_PATH_BYTES
 from exec_server.engine.text_file import read_text
 from exec_server.errors import EngineError
 
@@ -21,6 +22,10 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
 
 TrustLevel = Literal["trusted", "untrusted"]
+
+
+_MAX_POINTER_BYTES: Final = 2 * MAX_PATH_BYTES
+"""Largest file of git that names a directory."""
 
 
 class Checkout(msgspec.Struct, frozen=True):
@@ -103,10 +108,10 @@ def _main_tree(root: str) -> str | None:
     if _is_directory(dot_git):
         return root
     try:
-        key, _, private = read_text(dot_git).strip().partition(":")
+        key, _, private = _read_pointer(dot_git).partition(":")
         private = files.canonicalize(paths.join(root, private.strip()))
-        common = files.canonicalize(paths.join(private, read_text(f"{private}/commondir").strip()))
-        known = paths.join(private, read_text(f"{private}/gitdir").strip())
+        common = files.canonicalize(paths.join(private, _read_pointer(f"{private}/commondir")))
+        known = paths.join(private, _read_pointer(f"{private}/gitdir"))
         is_known = files.canonicalize(known) == files.canonicalize(dot_git)
     except (OSError, EngineError, UnicodeDecodeError):
         return None
@@ -119,6 +124,10 @@ def _main_tree(root: str) -> str | None:
     ):
         return main
     return None
+
+
+def _read_pointer(path: str) -> str:
+    return read_text(path, _MAX_POINTER_BYTES).strip()
 
 
 def _names(path: str) -> Iterable[str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import functools
 from contextlib import aclosing
 from typing import TYPE_CHECKING
@@ -25,6 +26,7 @@ from exec_server_protocol.v2.capabilities import (
 
 if TYPE_CHECKING:
     from exec_server.engine import capabilities as engine
+    from exec_server.engine import capability_roots as engine_roots
     from exec_server_protocol.v2.capabilities import (
         CapabilitiesDiscoverV2Params,
         CapabilityRootsDiscoverV1Params,
@@ -34,12 +36,17 @@ if TYPE_CHECKING:
 class CapabilitiesV2:
     """capabilityRoots/* and capabilities/*."""
 
+    def __init__(self) -> None:
+        self._turn = asyncio.Lock()
+        """One request of a connection at a time: each can be much work."""
+
     async def discover_v1(
         self, params: CapabilityRootsDiscoverV1Params
     ) -> CapabilityRootsDiscoverV1Result:
         """What is below some directories; what is wrong with one is said in its result."""
         # Loads what only a client of codex's own kind asks for.
         from exec_server.engine.capability_roots import (  # noqa: PLC0415
+            MAX_RESPONSE_BYTES,
             CapabilityRoot,
             check_number,
         )
@@ -50,9 +57,13 @@ class CapabilitiesV2:
             for root in params.roots
         ]
         check_number(looks)
-        # Of its own, because requests of this kind run side by side.
-        async with aclosing(FileAccess()) as access:
-            found = [await access.run(look, policy) for look, policy in looks]
+        found: list[engine_roots.CapabilityRootDiscovery] = []
+        bytes_left = MAX_RESPONSE_BYTES
+        async with self._turn, aclosing(FileAccess()) as access:
+            for look, policy in looks:
+                discovery = (await access.run(look, policy)).within(bytes_left)
+                bytes_left -= discovery.size
+                found.append(discovery)
         return CapabilityRootsDiscoverV1Result(
             roots=msgspec.convert(found, list[CapabilityRootDiscovery], from_attributes=True)
         )
@@ -65,7 +76,7 @@ class CapabilitiesV2:
 
         path_uri.parse(params.cwd)
         policy = policy_for_files(params.sandbox)
-        async with aclosing(FileAccess()) as access:
+        async with self._turn, aclosing(FileAccess()) as access:
             found = await discover_capabilities(functools.partial(access.run, policy=policy))
         return CapabilitiesDiscoverV2Result(
             plugins=[_plugin(plugin) for plugin in found.plugins],

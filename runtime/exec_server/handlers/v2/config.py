@@ -16,6 +16,10 @@ if TYPE_CHECKING:
 class ConfigV2:
     """environmentConfig/*."""
 
+    def __init__(self) -> None:
+        self._turn = asyncio.Lock()
+        """One request of a connection at a time: each can be much work."""
+
     async def read(self, params: EnvironmentConfigReadParams) -> EnvironmentConfigReadResult:
         """What the configuration files of this machine say of some settings."""
         # Loads TOML readers and writers, which only a client of codex's own kind asks for.
@@ -23,12 +27,13 @@ class ConfigV2:
             read_environment_config,
         )
 
-        found = await asyncio.to_thread(
-            read_environment_config,
-            path_uri.parse(params.cwd),
-            params.config_paths,
-            params.requirements_paths,
-        )
+        async with self._turn:
+            found = await asyncio.to_thread(
+                read_environment_config,
+                path_uri.parse(params.cwd),
+                params.config_paths,
+                params.requirements_paths,
+            )
         home = found.user_home_dir
         return EnvironmentConfigReadResult(
             user_home_dir=None if home is None else path_uri.format(home),
