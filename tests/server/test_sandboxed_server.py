@@ -315,6 +315,59 @@ def test_discovery_sees_what_the_sandbox_of_a_root_lets_it_see(
     assert not found[2]["skills"]
 
 
+MANY = [f"file:///w/{number}" for number in range(30)]
+DEEP = "file:///" + "/".join("a" * 200)
+
+
+@pytest.mark.parametrize(
+    ("asked", "problem"),
+    [
+        (
+            sandbox(*[entry({"type": "path", "path": "file:///w"}, "read")] * 513),
+            "at most 512 rules are supported, got 513",
+        ),
+        (
+            sandbox(
+                *[entry(place("project_roots"), "read")] * 30, workspaceRoots=MANY, cwd="file:///w"
+            ),
+            "at most 512 rules are supported, got 513",
+        ),
+        (
+            sandbox(*[entry({"type": "path", "path": DEEP}, "read")] * 41),
+            "at most 8192 levels of paths in its rules are supported, got 8200",
+        ),
+        (
+            sandbox(entry({"type": "path", "path": DEEP + "/a" * 57}, "read")),
+            "at most 256 levels and 4095 characters, got 257 and 514",
+        ),
+        (
+            sandbox(entry(place("project_roots", subpath="a" * 4096), "read"), cwd="file:///w"),
+            "at most 4095 characters, got 4096",
+        ),
+        (
+            sandbox(READ_ALL, *[entry(glob("/w/*"), "deny")] * 1025),
+            "at most 1024 glob patterns are supported, got 1025",
+        ),
+        (
+            sandbox(READ_ALL, workspaceRoots=MANY * 20),
+            "at most 512 workspace roots are supported, got 600",
+        ),
+        (
+            sandbox(READ_ALL, temporaryDirectories=MANY * 20),
+            "at most 512 temporary directories are supported, got 600",
+        ),
+    ],
+)
+def test_more_than_a_sandbox_can_hold_is_refused(
+    client: peer.Client, root: Path, asked: dict[str, Any], problem: str
+) -> None:
+    params = {"path": (root / "file").as_uri(), "sandbox": asked}
+    assert problem in client.error("fs/getMetadata", params)["message"]
+    start = peer.start_params("p", "true", cwd=root.as_uri(), sandbox=asked)
+    assert problem in client.error("process/start", start)["message"]
+    assert client.call("fs/getMetadata", {"path": (root / "file").as_uri()})["isFile"]
+
+
 @needs_sandbox
 def test_discovery_of_what_the_user_has_sees_what_the_sandbox_lets_it_see(
     root: Path, monkeypatch: pytest.MonkeyPatch

@@ -24,6 +24,7 @@ import msgspec
 
 from exec_server.engine import wildcards
 from exec_server.engine.paths import MAX_PATH_BYTES, from_native, to_native
+from exec_server.engine.sandbox_policy import MAX_PATTERNS
 from exec_server.errors import InvalidRequest
 
 if TYPE_CHECKING:
@@ -38,9 +39,6 @@ which the lengths multiply to more than ``_CHEAP`` counts as several."""
 
 MAX_MATCHES: Final = 512
 """Matches of one policy; each costs a mount, and a descriptor of the usual 1,024."""
-
-MAX_PATTERNS: Final = 1024
-"""Patterns of one policy, each alternative of ``{…,…}`` counted; more than anybody writes."""
 
 MAX_PATTERN_CHARACTERS: Final = 64 * 1024
 """Characters of all patterns of one policy, alternatives written out: 10 ms to read."""

@@ -7,12 +7,15 @@ no rule concerns is hidden. (v2, ``sandbox`` of process/start and of fs/*.)
 
 from __future__ import annotations
 
-from typing import Final, Literal
+from typing import TYPE_CHECKING, Final, Literal
 
 import msgspec
 
-from exec_server.engine.paths import normalize
-from exec_server.errors import InvalidArgument
+from exec_server.engine.paths import MAX_PATH_BYTES, normalize
+from exec_server.errors import InvalidArgument, InvalidRequest
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
 
 Access = Literal["read", "write", "deny"]
 
@@ -25,6 +28,20 @@ MINIMAL_PATHS: Final = ("/bin", "/etc", "/lib", "/lib32", "/lib64", "/nix/store"
 """What programs need to run."""
 
 
+MAX_RULES: Final = 512
+"""Rules of one policy, each place that a rule names counted; each costs a mount, and a descriptor
+of the usual 1,024."""
+
+MAX_LEVELS: Final = 256
+"""Levels of a rule's path; far more than anybody's directories have."""
+
+MAX_TOTAL_LEVELS: Final = 8192
+"""Levels of all rules' paths: what the effort for a view grows with. 512 rules may have 16."""
+
+MAX_PATTERNS: Final = 1024
+"""Patterns of one policy, each alternative of ``{…,…}`` counted; more than anybody writes."""
+
+
 class Rule(msgspec.Struct, frozen=True):
     """What may be done with one file, or with one directory and everything below it."""
 
@@ -34,6 +51,30 @@ class Rule(msgspec.Struct, frozen=True):
     skips_missing: bool = False
     """Whether a path that does not exist may come to exist; else nobody confined can create it,
     unless the rule itself allows writing."""
+
+
+def bounded(rules: Iterable[Rule]) -> tuple[Rule, ...]:
+    """Return the rules. Raises InvalidRequest for more than a view can be made of."""
+    kept: list[Rule] = []
+    levels = 0
+    for rule in rules:
+        kept.append(rule)
+        check_number("rules", len(kept), MAX_RULES)
+        own = rule.path.count("/")
+        if own > MAX_LEVELS or len(rule.path) >= MAX_PATH_BYTES:
+            raise InvalidRequest(
+                f"sandbox: the path of a rule may have at most {MAX_LEVELS} levels and "
+                f"{MAX_PATH_BYTES - 1} characters, got {own} and {len(rule.path)}"
+            )
+        levels += own
+        check_number("levels of paths in its rules", levels, MAX_TOTAL_LEVELS)
+    return tuple(kept)
+
+
+def check_number(what: str, count: int, maximum: int) -> None:
+    """Raise InvalidRequest for more of something than a sandbox may have."""
+    if count > maximum:
+        raise InvalidRequest(f"sandbox: at most {maximum} {what} are supported, got {count}")
 
 
 class SandboxPolicy(msgspec.Struct, frozen=True):
@@ -84,6 +125,11 @@ class Places(msgspec.Struct, frozen=True):
                 found = () if self.cwd is None else (self.cwd,)
         if not subpath:
             return list(found)
+        if len(subpath) >= MAX_PATH_BYTES:
+            raise InvalidArgument(
+                f"sandbox: the subpath of {kind} may have at most {MAX_PATH_BYTES - 1} characters, "
+                f"got {len(subpath)}"
+            )
         if subpath.startswith("/") or ".." in subpath.split("/"):
             raise InvalidArgument(
                 f"sandbox: the subpath of {kind} must be relative and stay below it, "

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Literal, Protocol
 
 import msgspec
 
-from exec_server.engine.sandbox_policy import Rule
+from exec_server.engine.sandbox_policy import MAX_PATTERNS, Rule, bounded, check_number
 from exec_server_protocol.v2.sandbox import (
     GlobFileSystemPath,
     MinimalPlace,
@@ -19,7 +19,7 @@ from exec_server_protocol.v2.sandbox import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
+    from collections.abc import Callable, Iterable, Iterator
 
     from exec_server.engine.sandbox_policy import Places
     from exec_server.errors import EngineError
@@ -66,13 +66,17 @@ class EntryReader(msgspec.Struct, frozen=True):
 
         Raises what ``read_path`` raises, InvalidArgument for a part that is none, or ``no_cwd``.
         """
-        rules: list[Rule] = []
         patterns: list[str] = []
+        return bounded(self._rules(entries, patterns)), tuple(patterns)
+
+    def _rules(self, entries: Iterable[Entry], patterns: list[str]) -> Iterator[Rule]:
+        """Yield the rules one by one, and add the patterns that are met on the way."""
         for entry in entries:
             if isinstance(entry.path, GlobFileSystemPath):
                 # A pattern grants nothing, it only takes away (as in the released servers).
                 if entry.access in ("deny", "none"):
                     patterns.append(self._absolute(entry.path.pattern))
+                    check_number("glob patterns", len(patterns), MAX_PATTERNS)
                 continue
             if isinstance(entry.path, SpecialFileSystemPath):
                 paths = self._find(entry.path.value)
@@ -80,8 +84,8 @@ class EntryReader(msgspec.Struct, frozen=True):
                 paths = [self.read_path(entry.path.path)]
             access = "deny" if entry.access == "none" else entry.access
             skips_missing = entry.missing_path_behavior == "skip"
-            rules += (Rule(path, access, skips_missing) for path in paths)
-        return tuple(rules), tuple(patterns)
+            for path in paths:
+                yield Rule(path, access, skips_missing)
 
     def _find(self, place: SpecialPlace) -> list[str]:
         match place:

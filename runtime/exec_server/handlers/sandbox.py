@@ -7,13 +7,14 @@ has them (from 0.128). What restricts nothing is no policy; what does is enforce
 
 from __future__ import annotations
 
+import itertools
 import os
 from typing import TYPE_CHECKING, Any, Final, Literal, TypeAlias, TypeVar
 
 import msgspec
 
 from exec_server.engine.paths import normalize
-from exec_server.engine.sandbox_policy import MINIMAL_PATHS, Places, Rule, SandboxPolicy
+from exec_server.engine.sandbox_policy import MINIMAL_PATHS, Places, Rule, SandboxPolicy, bounded
 from exec_server.errors import InvalidArgument, InvalidRequest
 from exec_server.handlers.file_rules import EntryReader
 from exec_server_protocol.v2.sandbox import (
@@ -143,9 +144,9 @@ def _policy_of_permissions(permissions: object, cwd: object) -> SandboxPolicy | 
         return SandboxPolicy(rules, patterns, typed.file_system.glob_scan_max_depth)
     listed = _convert(permissions, _Profile, "permissions").file_system or _ListedFiles()
     rules, patterns = reader.rules(listed.entries)
-    rules += tuple(Rule(normalize(path), "read") for path in listed.read or ())
-    rules += tuple(Rule(normalize(path), "write") for path in listed.write or ())
-    return SandboxPolicy(rules, patterns)
+    reading = (Rule(normalize(path), "read") for path in listed.read or ())
+    writing = (Rule(normalize(path), "write") for path in listed.write or ())
+    return SandboxPolicy(bounded(itertools.chain(rules, reading, writing)), patterns)
 
 
 def _policy_of_policy(value: object) -> SandboxPolicy | None:
@@ -153,7 +154,7 @@ def _policy_of_policy(value: object) -> SandboxPolicy | None:
     if isinstance(policy, _OPEN):
         return None
     if isinstance(policy, _ReadOnly):
-        return SandboxPolicy(tuple(_readable(policy.access)))
+        return SandboxPolicy(bounded(_readable(policy.access)))
     # The working directory of the client is not told, so the server's own is meant.
     writable = [*policy.writable_roots, os.getcwd()]
     if not policy.exclude_slash_tmp:
@@ -161,14 +162,14 @@ def _policy_of_policy(value: object) -> SandboxPolicy | None:
     if not policy.exclude_tmpdir_env_var:
         writable += _temporary()
     rules = (Rule(normalize(path), "write") for path in writable)
-    return SandboxPolicy((*_readable(policy.read_only_access), *rules))
+    return SandboxPolicy(bounded(itertools.chain(_readable(policy.read_only_access), rules)))
 
 
 def _readable(access: _FullAccess | _SomeAccess) -> Iterable[Rule]:
     if isinstance(access, _FullAccess):
         return [Rule("/", "read")]
     defaults = MINIMAL_PATHS if access.include_platform_defaults else ()
-    return [Rule(normalize(path), "read") for path in (*access.readable_roots, *defaults)]
+    return (Rule(normalize(path), "read") for path in (*access.readable_roots, *defaults))
 
 
 def _reader(cwd: object) -> EntryReader:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Final
 
 from exec_server.engine import path_uri
 from exec_server.engine.paths import normalize
-from exec_server.engine.sandbox_policy import Places, Rule, SandboxPolicy
+from exec_server.engine.sandbox_policy import MAX_RULES, Places, Rule, SandboxPolicy, check_number
 from exec_server.errors import InvalidArgument, InvalidRequest
 from exec_server.handlers.file_rules import EntryReader
 from exec_server_protocol.v2.sandbox import (
@@ -79,6 +79,8 @@ def _policy(
 
 def _places(sandbox: Sandbox, cwd: str | None, tmpdir: str | None) -> Places:
     context = sandbox if sandbox.policy_context is None else sandbox.policy_context
+    check_number("workspace roots", len(context.workspace_roots), MAX_RULES)
+    check_number("temporary directories", len(sandbox.temporary_directories or ()), MAX_RULES)
     temporary = [path_uri.parse(uri) for uri in sandbox.temporary_directories or ()]
     if tmpdir is not None and tmpdir.startswith("/"):
         temporary.append(normalize(tmpdir))
