@@ -441,6 +441,27 @@ def upstream(*answers: bytes) -> Iterator[str]:
                 connection.close()
 
 
+class TestDiscovery:
+    """What is found below directories."""
+
+    def test_more_text_than_one_answer_takes(self, tmp_path: Path) -> None:
+        """Leaves out the directories that it does not take, and says so."""
+        for name in ("first", "second", "third"):
+            for number in range(1 if name == "third" else 9):
+                (tmp_path / name / str(number)).mkdir(parents=True)
+                (tmp_path / name / str(number) / "SKILL.md").write_text("a" * 2**20)
+        roots = [
+            {"id": name, "path": (tmp_path / name).as_uri()}
+            for name in ("first", "second", "third")
+        ]
+        with client("--protocol", "v2") as connected:
+            found = connected.call("capabilityRoots/discoverV1", {"roots": roots})["roots"]
+        assert [len(root["skills"]) for root in found] == [9, 0, 1]
+        assert found[1]["error"] == (
+            "the capability roots of a request exceed the 16777216-byte limit"
+        )
+
+
 class TestHttp:
     """What requests to other servers may take."""
 
