@@ -10,6 +10,7 @@ whatever listens on this machine, this server too.
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import os
 import select
@@ -66,10 +67,10 @@ _PROBE_VIEW: Final = View(
 )
 
 _SAFE_IN_PROC: Final = frozenset(
-    ("self", "thread-self", "mounts", "net", "pressure", "sysvipc", "tty")
+    ("bus", "irq", "net", "pressure", "self", "sysrq-trigger", "thread-self")
 )
-"""Entries of /proc that stay as they are: links, directories without writable files, and the
-triggers of pressure, which any user may set (proc(5))."""
+"""Entries of /proc that stay as they are: links to a process's own, the triggers of pressure, which
+any user may set (proc(5)), and what bubblewrap covers by itself."""
 
 _LIBRARIES: Final = ("/lib", "/lib32", "/lib64", "/usr/lib", "/usr/lib32", "/usr/lib64")
 """Where the interpreter's shared libraries are."""
@@ -316,22 +317,29 @@ class _Steps:
 
 @functools.cache
 def _kernel_settings() -> tuple[str, ...]:
-    """Entries of /proc through which the kernel is configured; found once.
+    """Entries of /proc through which the kernel is configured; found once, in some milliseconds.
 
     They belong to root, and for most of them the kernel asks for no capability, so a confined
     process of root could write them. bubblewrap covers some, but not /proc/sys.
     """
     if os.geteuid():
         return ("sys",)
-    found: list[str] = []
-    with os.scandir("/proc") as entries:
-        for entry in entries:
-            if entry.name.isdecimal() or entry.name in _SAFE_IN_PROC:
-                continue
-            mode = entry.stat(follow_symlinks=False).st_mode
-            if stat.S_ISDIR(mode) or (stat.S_ISREG(mode) and mode & 0o222):
-                found.append(entry.name)
-    return tuple(sorted(found))
+    names = (name for name in os.listdir("/proc") if not name.isdecimal())
+    others = sorted(name for name in names if name not in _SAFE_IN_PROC | {"sys"})
+    return ("sys", *(name for name in others if _has_writable_files(f"/proc/{name}")))
+
+
+def _has_writable_files(path: str) -> bool:
+    """True for a file that its owner may write, and for a directory with one below it."""
+    files = [path]
+    for directory, _, names in os.walk(path):
+        files += (os.path.join(directory, name) for name in names)
+    for file in files:
+        with contextlib.suppress(FileNotFoundError):
+            mode = os.lstat(file).st_mode
+            if stat.S_ISREG(mode) and mode & stat.S_IWUSR:
+                return True
+    return False
 
 
 def _describe(spec: SpawnSpec) -> bytes:
