@@ -98,6 +98,58 @@ class TestRequests:
         seen = sent("POST", "/", ("Content-Length", "2"), body=b"hi")
         assert (seen.body, seen.values(b"content-length")) == (b"hi", [b"2"])
 
+    @pytest.mark.parametrize(
+        ("values", "body", "wrong"),
+        [
+            (["5"], b"hi", "5"),
+            (["1"], b"hi", "1"),
+            (["x"], b"hi", "x"),
+            (["-1"], b"hi", "-1"),
+            (["2, 2"], b"hi", "2, 2"),
+            (["2", "3"], b"hi", "3"),
+            (["5"], None, "5"),
+            (["9" * 5000], b"", "9" * 5000),
+        ],
+    )
+    def test_another_length_than_that_of_the_body(
+        self, values: list[str], body: bytes | None, wrong: str
+    ) -> None:
+        """Is refused before anything is sent."""
+        peer = answering(answer())
+        headers = [("Content-Length", value) for value in values]
+        with pytest.raises(InvalidArgument) as caught:
+            exchange(peer, "POST", "/", *headers, body=body)
+        assert peer.connections == 0
+        assert str(caught.value) == (
+            f"http/request header Content-Length is `{wrong}`, but the body has "
+            f"{len(body or b'')} bytes"
+        )
+
+    @pytest.mark.parametrize(
+        "headers",
+        [
+            [("Transfer-Encoding", "gzip")],
+            [("Transfer-Encoding", "chunked"), ("Transfer-Encoding", "gzip")],
+            [("Host", "a"), ("Host", "b")],
+            [("Host", "a b\u00e9")],
+            [("Expect", "100-continue")],
+            [("Connection", "upgrade"), ("Upgrade", "websocket")],
+            [("Connection", "close, keep-alive"), ("Keep-Alive", "x")],
+            [("TE", "trailers"), ("Trailer", "x")],
+        ],
+    )
+    @pytest.mark.parametrize("method", ["GET", "HEAD", "POST", "CONNECT", "PRI"])
+    def test_headers_of_the_connection(self, method: str, headers: list[tuple[str, str]]) -> None:
+        """Are sent, or the request fails in words of its own; it is never a fault of the server."""
+        peer = answering(answer())
+        failure = None
+        try:
+            exchange(peer, method, "/", *headers, body=b"hi", timeout_ms=5000)
+        except OperationFailed as error:
+            failure = str(error)
+        failed = "http/request failed: error sending request for url ("
+        assert failure.startswith(failed) if failure else peer.requests
+
     def test_a_given_transfer_encoding_is_used(self) -> None:
         """The body goes in chunks then."""
 

@@ -6,7 +6,18 @@ import asyncio
 import os
 
 import pytest
-from http_peer import Conversation, Peer, Seen, answer, answering, exchange, make, redirect, run
+from http_peer import (
+    Conversation,
+    Peer,
+    Seen,
+    answer,
+    answering,
+    exchange,
+    fetch,
+    make,
+    redirect,
+    run,
+)
 
 from exec_server.engine.http import HttpClient
 from exec_server.engine.http_request import FORBIDDEN_VARIABLES
@@ -45,6 +56,36 @@ class TestVariables:
         exchange(peer, "GET", "/", ("X", value, "SOME_VALUE"), ("Y", "plain", None))
         assert peer.requests[0].values(b"x") == [expected]
         assert peer.requests[0].values(b"y") == [b"plain"]
+
+    @pytest.mark.parametrize("route_aware", [False, True])
+    def test_it_stays_with_the_origin_it_was_given_for(
+        self, monkeypatch: pytest.MonkeyPatch, route_aware: bool
+    ) -> None:
+        """A redirect within it takes the value along, one to another leaves it out for good."""
+        monkeypatch.setenv("SOME_VALUE", "s3cret")
+
+        async def go() -> tuple[Peer, Peer]:
+            other = answering(
+                lambda seen: redirect(307, there) if seen.target == b"/" else answer()
+            )
+            first = answering(
+                lambda seen: (
+                    redirect(307, b"/again" if seen.target == b"/" else f"{other.url}/".encode())
+                    if seen.target != b"/back"
+                    else answer()
+                )
+            )
+            async with first.listening(), other.listening():
+                there = f"{first.url}/back".encode()
+                request = make("GET", first.url, ("X", "p ", "SOME_VALUE"), ("Y", "plain"))
+                await fetch(request, route_aware=route_aware)
+            return first, other
+
+        first, other = run(go())
+        assert [seen.target for seen in first.requests] == [b"/", b"/again", b"/back"]
+        values = [seen.values(b"x") for seen in (*first.requests, *other.requests)]
+        assert values == [[b"p s3cret"], [b"p s3cret"], [], []]
+        assert other.requests[0].values(b"y") == [b"plain"]
 
     @pytest.mark.parametrize("variable", ["NO_SUCH_VARIABLE", "", "a=b", "a\0b", "NOT_TEXT"])
     def test_what_has_no_value(self, monkeypatch: pytest.MonkeyPatch, variable: str) -> None:

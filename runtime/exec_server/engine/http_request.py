@@ -68,6 +68,9 @@ class PreparedRequest(msgspec.Struct, frozen=True):
     headers: Headers
     """Without Host and Content-Length where those follow from the rest."""
     body: bytes
+    from_variables: frozenset[bytes] = frozenset()
+    """Names, in lower case, of headers with values of environment variables. They are meant for the
+    origin that the client named, and are not passed on to another."""
 
     def wire_headers(self) -> Headers:
         """All headers to send, completed."""
@@ -91,13 +94,13 @@ class PreparedRequest(msgspec.Struct, frozen=True):
             body = b""
             drop |= _BODY_HEADERS
         if url.origin != self.url.origin:
-            drop |= _ORIGIN_HEADERS
+            drop |= _ORIGIN_HEADERS | self.from_variables
         headers = [(name, value) for name, value in headers if name.lower() not in drop]
         if not (self.url.scheme == "https" and url.scheme == "http"):
             whole = whole_referer or url.origin == self.url.origin
             referer = self.url.without_fragment if whole else self.url.origin_url
             headers.append((b"referer", referer.encode()))
-        return PreparedRequest(method, url, headers, body)
+        return PreparedRequest(method, url, headers, body, self.from_variables)
 
 
 def prepare(
@@ -119,23 +122,40 @@ def prepare(
     except UrlError as error:
         raise InvalidArgument(f"http/request url is invalid: {error}") from None
     headers: Headers = []
+    from_variables: set[bytes] = set()
     for name, value, *variable in given_headers:
         if not _TOKEN.fullmatch(name):
             raise InvalidArgument("http/request header name is invalid: invalid HTTP header name")
         if variable and variable[0] is not None:
             value += _value_of(variable[0], name, environment)  # noqa: PLW2901
+            from_variables.add(name.lower().encode())
         if _BAD_VALUE.search(value):
             raise InvalidArgument(
                 f"http/request header value is invalid for {name}: failed to parse header value"
             )
         # White space around a value is no part of it, and the HTTP library refuses it.
         headers.append((name.encode(), value.strip(" \t").encode()))
+    body = body or b""
+    _check_content_length(headers, body)
     given = {name.lower() for name, _ in headers}
     if url.has_user and b"authorization" not in given:
         headers.insert(0, (b"authorization", basic_credentials(url)))
     if b"accept" not in given:
         headers.append((b"accept", b"*/*"))
-    return PreparedRequest(method.encode(), url, headers, body or b"")
+    return PreparedRequest(method.encode(), url, headers, body, frozenset(from_variables))
+
+
+def _check_content_length(headers: Headers, body: bytes) -> None:
+    """Raise InvalidArgument if the headers announce a body of another length.
+
+    Sent like that, the next bytes of the connection would pass for a part of the body.
+    """
+    for name, value in headers:
+        if name.lower() == b"content-length" and value != b"%d" % len(body):
+            raise InvalidArgument(
+                f"http/request header {name.decode()} is `{value.decode()}`, but the body has "
+                f"{len(body)} bytes"
+            )
 
 
 def _value_of(variable: str, header: str, environment: Mapping[str, str]) -> str:
