@@ -2,7 +2,7 @@
 
 Two kinds of token: one that is known to both sides beforehand, and JSON Web Tokens signed with
 HS256 by a holder of the shared secret. The accepted forms and the texts of the refusals were
-measured on codex 0.169, whose tokens in other encodings than UTF-8 are refused here as well.
+measured on codex 0.169.
 """
 
 from __future__ import annotations
