@@ -7,13 +7,14 @@ here, everything that is queued behind it would wait as well.
 
 from __future__ import annotations
 
-import asyncio
-from concurrent.futures import ThreadPoolExecutor
 from functools import cache, partial
 from typing import TYPE_CHECKING, ParamSpec, TypeVar
 
+from exec_server.engine.cancellation import run_in_thread
+
 if TYPE_CHECKING:
     from collections.abc import Callable
+    from concurrent.futures import ThreadPoolExecutor
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -22,13 +23,15 @@ R = TypeVar("R")
 async def compute(function: Callable[P, R], *args: P.args, **kwargs: P.kwargs) -> R:
     """Return what the function returns, or raise what it raises.
 
-    It must come to an end by itself within seconds. It is not called if this is cancelled before
-    its turn.
+    It must end by itself within seconds. It is not called if this is cancelled before its turn, and
+    ends early if it checks for that (see ``cancellation``).
     """
-    loop = asyncio.get_running_loop()
-    return await loop.run_in_executor(_executor(), partial(function, *args, **kwargs))
+    return await run_in_thread(partial(function, *args, **kwargs), _executor())
 
 
 @cache
 def _executor() -> ThreadPoolExecutor:
+    # Loaded when it is needed, which for most servers is never.
+    from concurrent.futures import ThreadPoolExecutor  # noqa: PLC0415
+
     return ThreadPoolExecutor(max_workers=1, thread_name_prefix="compute")

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import contextvars
 import threading
 from contextvars import ContextVar
 from typing import TYPE_CHECKING, TypeVar
@@ -16,14 +17,18 @@ from exec_server.errors import OperationFailed
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
+    from concurrent.futures import Executor
 
 R = TypeVar("R")
 
 _cancelled: ContextVar[threading.Event | None] = ContextVar("cancelled", default=None)
 
 
-async def run_in_thread(work: Callable[[], R]) -> R:
-    """Run ``work`` in a thread; a cancellation makes its next ``check_cancelled`` raise."""
+async def run_in_thread(work: Callable[[], R], executor: Executor | None = None) -> R:
+    """Run ``work`` in a thread; a cancellation makes its next ``check_cancelled`` raise.
+
+    The thread is one of the event loop's own unless another executor is given.
+    """
     cancelled = threading.Event()
 
     def run() -> R:
@@ -31,7 +36,8 @@ async def run_in_thread(work: Callable[[], R]) -> R:
         return work()
 
     try:
-        return await asyncio.to_thread(run)
+        loop = asyncio.get_running_loop()
+        return await loop.run_in_executor(executor, contextvars.copy_context().run, run)
     except asyncio.CancelledError:
         cancelled.set()
         raise

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, Final, Protocol, TypeVar
 import msgspec
 
 from exec_server.engine import background, path_uri, paths
+from exec_server.engine.cancellation import check_cancelled
 from exec_server.engine.capability_roots import (
     CapabilityRoot,
     CapabilityRootDiscovery,
@@ -275,6 +276,7 @@ class _Skills:
     def read(self) -> Iterator[Skill]:
         """Those that are well-formed."""
         for files in self._files:
+            check_cancelled()
             try:
                 yield self._skill(files)
             except MetadataError:

@@ -22,6 +22,7 @@ import msgspec
 import exec_server
 from exec_server.engine import bubblewrap, confined_files_worker
 from exec_server.engine.bubblewrap import Bubblewrap, Confinement
+from exec_server.engine.cancellation import run_in_thread
 from exec_server.engine.file_operations import OpenForRead, OpenRegular
 from exec_server.engine.live_views import LIVE_VIEWS
 from exec_server.engine.packets import Failure, receive_packet, send_packet
@@ -74,7 +75,8 @@ class ConfinedFiles:
     async def _run_once(self, policy: SandboxPolicy, operation: Operation[R]) -> R:
         wrapper = bubblewrap.require()
         purpose: Purpose = "write" if operation.changes_files() else "read"
-        view = await asyncio.to_thread(wrapper.plan, policy, _package_paths(), purpose=purpose)
+        plan = functools.partial(wrapper.plan, policy, _package_paths(), purpose=purpose)
+        view = await run_in_thread(plan)
         worker = self._workers.pop(view, None)
         if worker is None:
             while len(self._workers) >= MAX_WORKERS:

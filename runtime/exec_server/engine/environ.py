@@ -13,14 +13,16 @@ these steps are taken, in this order:
 
 from __future__ import annotations
 
+import math
 import re
 from functools import lru_cache
 from typing import TYPE_CHECKING, Final, Literal, Protocol
 
-from exec_server.engine import wildcards
+from exec_server.engine import background, wildcards
+from exec_server.errors import InvalidArgument
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Iterable, Mapping, Sequence
 
 CORE_NAMES: Final = (
     "HOME",
@@ -39,6 +41,22 @@ CORE_NAMES: Final = (
 
 DEFAULT_EXCLUDES: Final = ("*KEY*", "*SECRET*", "*TOKEN*")
 """Names that look like secrets (v1, process/start)."""
+
+MAX_PATTERNS: Final = 1024
+MAX_PATTERN_CHARACTERS: Final = 256
+"""Most patterns of one policy, and most characters of one; both more than anybody writes."""
+
+MAX_NAME_CHARACTERS: Final = 4096
+"""Longest name of ``set`` that is compared: with the longest pattern in 5 ms."""
+
+MAX_EFFORT: Final = 2**29
+"""Most effort for one policy, see ``_effort``: some seconds at worst."""
+
+_SMALL_EFFORT: Final = 2**20
+"""Up to that the event loop matches itself: 1 ms, and 5 ms for the worst of patterns."""
+
+_FIXED_EFFORT: Final = 16
+"""What one comparison takes, in characters."""
 
 
 class EnvironmentPolicy(Protocol):
@@ -69,6 +87,51 @@ class EnvironmentPolicy(Protocol):
         """Patterns of the names to keep; empty for all."""
 
 
+async def prepare_child_environment(
+    policy: EnvironmentPolicy | None, env: Mapping[str, str], inherited: Mapping[str, str]
+) -> dict[str, str]:
+    """Return what ``child_environment`` returns, away from the event loop if that takes long.
+
+    Raises InvalidArgument for a policy beyond the limits.
+    """
+    if policy is None or _effort(policy, inherited) <= _SMALL_EFFORT:
+        return child_environment(policy, env, inherited)
+    return await background.compute(child_environment, policy, env, dict(inherited))
+
+
+def _effort(policy: EnvironmentPolicy, inherited: Mapping[str, str]) -> int:
+    """Return the product of the lengths of all names and of all patterns.
+
+    Raises InvalidArgument for a policy beyond the limits.
+    """
+    patterns = [*policy.exclude, *policy.include_only]
+    if not patterns:
+        return 0
+    if len(patterns) > MAX_PATTERNS:
+        raise InvalidArgument(
+            f"envPolicy: at most {MAX_PATTERNS} patterns are supported, got {len(patterns)}"
+        )
+    longest = max(map(len, patterns))
+    if longest > MAX_PATTERN_CHARACTERS:
+        raise InvalidArgument(
+            f"envPolicy: a pattern may have at most {MAX_PATTERN_CHARACTERS} characters, "
+            f"got {longest}"
+        )
+    longest = max(map(len, policy.set), default=0)
+    if longest > MAX_NAME_CHARACTERS:
+        raise InvalidArgument(
+            f"envPolicy: a name of set may have at most {MAX_NAME_CHARACTERS} characters, "
+            f"got {longest}"
+        )
+    effort = math.prod(
+        sum(map(len, texts)) + _FIXED_EFFORT * len(texts)
+        for texts in (patterns, [*policy.set, *inherited])
+    )
+    if effort > MAX_EFFORT:
+        raise InvalidArgument("envPolicy: too many patterns for so many variables")
+    return effort
+
+
 def child_environment(
     policy: EnvironmentPolicy | None, env: Mapping[str, str], inherited: Mapping[str, str]
 ) -> dict[str, str]:
@@ -89,19 +152,32 @@ def child_environment(
     if not policy.ignore_default_excludes:
         excludes += DEFAULT_EXCLUDES
     if excludes:
-        excluded = _any_of(excludes)
-        result = {name: value for name, value in result.items() if not excluded.fullmatch(name)}
+        excluded = _Matcher(excludes)
+        result = {name: value for name, value in result.items() if not excluded.matches(name)}
     result.update(policy.set)
     if policy.include_only:
-        included = _any_of(tuple(policy.include_only))
-        result = {name: value for name, value in result.items() if included.fullmatch(name)}
+        included = _Matcher(policy.include_only)
+        result = {name: value for name, value in result.items() if included.matches(name)}
     result.update(env)
     return result
 
 
-@lru_cache(maxsize=64)  # clients send the same few policies over and over
-def _any_of(patterns: tuple[str, ...]) -> re.Pattern[str]:
-    return re.compile("|".join(map(_translate, patterns)), re.IGNORECASE | re.DOTALL)
+class _Matcher:
+    """Some patterns, of which any may match."""
+
+    def __init__(self, patterns: Iterable[str]) -> None:
+        # One expression for each: for all together it would be compiled anew for each policy, and
+        # one comparison could take long, in which no other thread gets its turn.
+        self._matches = [_compile(pattern).fullmatch for pattern in patterns]
+
+    def matches(self, name: str) -> bool:
+        """Return True if a pattern stands for this name."""
+        return any(match(name) for match in self._matches)
+
+
+@lru_cache(maxsize=256)  # clients send the same few policies over and over
+def _compile(pattern: str) -> re.Pattern[str]:
+    return re.compile(_translate(pattern), re.IGNORECASE | re.DOTALL)
 
 
 def _translate(pattern: str) -> str:

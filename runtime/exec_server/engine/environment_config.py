@@ -28,6 +28,7 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple, TypeVar
 import msgspec
 
 from exec_server.engine import paths, toml_text
+from exec_server.engine.cancellation import check_cancelled
 from exec_server.engine.environment import SYSTEM_DIRECTORY, codex_home_dir, user_home_dir
 from exec_server.engine.project_trust import Project, TrustLevel, ancestors, find_project
 from exec_server.engine.text_file import read_text
@@ -187,6 +188,7 @@ class _Reader(NamedTuple):
 
     def read(self, path: str) -> Table:
         """The file's content, empty if it does not exist."""
+        check_cancelled()
         shown = paths.displayable(path)
         try:
             text = read_text(path, MAX_TOML_BYTES)

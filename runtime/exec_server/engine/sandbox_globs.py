@@ -23,6 +23,7 @@ from typing import TYPE_CHECKING, Final, NoReturn
 import msgspec
 
 from exec_server.engine import wildcards
+from exec_server.engine.cancellation import check_cancelled
 from exec_server.engine.paths import MAX_PATH_BYTES, from_native, to_native
 from exec_server.engine.sandbox_policy import MAX_PATTERNS
 from exec_server.errors import InvalidRequest
@@ -112,6 +113,7 @@ class _Scan:
                         pending.append((below, level + 1, after))
 
     def _entries(self, directory: bytes) -> Iterator[tuple[bytes, bool]]:
+        check_cancelled()
         try:
             entries = os.scandir(directory)
         except OSError as error:

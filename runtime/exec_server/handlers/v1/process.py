@@ -6,7 +6,7 @@ import os
 from typing import TYPE_CHECKING, Final
 
 from exec_server import jsonrpc
-from exec_server.engine.environ import child_environment
+from exec_server.engine.environ import prepare_child_environment
 from exec_server.engine.spawn import SpawnSpec
 from exec_server.errors import InvalidRequest
 from exec_server.handlers.process_events import NumberedEvents, exit_code_without_signals
@@ -67,7 +67,7 @@ class ProcessV1:
         spec = SpawnSpec(
             argv=params.argv,
             cwd=params.cwd,
-            env=child_environment(params.env_policy, params.env, os.environ),
+            env=await prepare_child_environment(params.env_policy, params.env, os.environ),
             tty=params.tty,
             pipe_stdin=params.pipe_stdin,
             arg0=params.arg0,

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+from functools import partial
 from typing import TYPE_CHECKING
 
 from exec_server.engine import path_uri
+from exec_server.engine.cancellation import run_in_thread
 from exec_server_protocol.v2.config import ConfigLayer, ConfigLayers, EnvironmentConfigReadResult
 
 if TYPE_CHECKING:
@@ -28,11 +30,13 @@ class ConfigV2:
         )
 
         async with self._turn:
-            found = await asyncio.to_thread(
-                read_environment_config,
-                path_uri.parse(params.cwd),
-                params.config_paths,
-                params.requirements_paths,
+            found = await run_in_thread(
+                partial(
+                    read_environment_config,
+                    path_uri.parse(params.cwd),
+                    params.config_paths,
+                    params.requirements_paths,
+                )
             )
         home = found.user_home_dir
         return EnvironmentConfigReadResult(

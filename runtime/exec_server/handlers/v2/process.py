@@ -6,12 +6,14 @@ import asyncio
 import hashlib
 import os
 import signal
+from functools import partial
 from typing import TYPE_CHECKING, Final
 
 from exec_server import jsonrpc
 from exec_server.eager import run_until_blocked
 from exec_server.engine import bubblewrap, path_uri
-from exec_server.engine.environ import child_environment
+from exec_server.engine.cancellation import run_in_thread
+from exec_server.engine.environ import prepare_child_environment
 from exec_server.engine.sandbox_denial import looks_denied
 from exec_server.engine.spawn import SpawnSpec
 from exec_server.errors import InvalidArgument, InvalidRequest, OperationFailed
@@ -153,7 +155,7 @@ async def spawn_spec(params: ProcessStartParams, rows: int = 24, cols: int = 80)
     spec = SpawnSpec(
         argv=params.argv,
         cwd=_working_directory(params.cwd),
-        env=child_environment(params.env_policy, params.env, os.environ),
+        env=await prepare_child_environment(params.env_policy, params.env, os.environ),
         tty=params.tty,
         pipe_stdin=params.pipe_stdin,
         arg0=params.arg0,
@@ -168,7 +170,7 @@ async def spawn_spec(params: ProcessStartParams, rows: int = 24, cols: int = 80)
     if params.enforce_managed_network:
         raise InvalidRequest("enforceManagedNetwork: this server does not manage networks")
     wrapper = bubblewrap.require()
-    view = await asyncio.to_thread(wrapper.plan, policy)
+    view = await run_in_thread(partial(wrapper.plan, policy))
     return wrapper.confine(spec, view, allows_network=policy.allows_network)
 
 
