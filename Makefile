@@ -47,7 +47,7 @@ format: $(STAMP) ## apply ruff's fixes and format
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-MUTANTS := tests/conformance/test_mutants.py
+MUTANTS := tests/conformance/runner/test_mutants.py
 
 test: $(STAMP) ## the tests, without those of real codex binaries and of broken servers
 	$(BIN)/pytest -n 4 --dist worksteal --ignore tests/peers --ignore tests/packaging --ignore $(MUTANTS)
@@ -94,28 +94,25 @@ matrix: $(STAMP) ## put our server and every fetched codex release side by side 
 	$(BIN)/exec-server-conformance matrix conformance/targets.toml --html dist/matrix.html
 
 mutants: $(STAMP) ## list the sessions that notice none of the faults (takes minutes)
-	PYTHONPATH=tests/conformance $(BIN)/python -m mutants.survey
+	$(BIN)/python -m tests.support.mutants.survey
 
 screenshots: $(STAMP) ## photograph the HTML reports for docs/, with chromium
-	PYTHONPATH=tests/conformance $(BIN)/python tests/conformance/screenshots.py docs/images
+	$(BIN)/python -m tests.support.screenshots docs/images
 
 screens: $(STAMP) ## take the screens of docs/guides/terminal.md, with tmux, vim, less and htop
-	$(BIN)/python tests/command/screens.py docs/guides/terminal.md
+	$(BIN)/python -m tests.support.screens docs/guides/terminal.md
 
 bench: $(STAMP) ## measure the server beside codex binaries, in one run
 	$(BIN)/python -m exec_server_conformance.codex_binaries fetch 0.130.0 0.169.0
 	$(BIN)/python -m exec_server_conformance.bench
 
 bench-library: $(STAMP) ## measure the client library: imports, echo, output, processes
-	$(BIN)/python tests/bench/measure_client.py
+	$(BIN)/python -m tests.bench.measure_client
 
 SOAK_SECONDS ?= 600
 
-SOAK_KILLS ?= 1000
-
-soak: $(STAMP) ## load and faults for SOAK_SECONDS, SOAK_KILLS killed servers; reports what was lost, left and spent
+soak: $(STAMP) ## load and faults for SOAK_SECONDS; reports what was lost, leaked and spent
 	$(BIN)/python -m tests.soak --seconds $(SOAK_SECONDS)
-	$(BIN)/python -m tests.soak.kills --kills $(SOAK_KILLS)
 
 FUZZ ?= --messages 1000000
 

@@ -22,7 +22,7 @@ SECTIONS: Final = (
         ("connect", "connect_websocket", "connect_stdio", "connect_in_process"),
     ),
     ("The client", "client", ("Client",)),
-    ("Commands", "command", ("CompletedProcess",)),
+    ("Commands", "run", ("CompletedProcess",)),
     ("Processes", "process", ("Process",)),
     ("Reading output", "output", ("OutputReader",)),
     (

@@ -8,7 +8,8 @@ import inspect
 from typing import TYPE_CHECKING
 
 import pytest
-import targets
+
+from tests.support import targets
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

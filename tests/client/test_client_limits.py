@@ -14,7 +14,6 @@ import tracemalloc
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from fake import GREETINGS, Peer, fake_server
 
 from exec_server.client import (
     BadAnswer,
@@ -27,6 +26,7 @@ from exec_server.client import (
     connect_stdio,
     subscription,
 )
+from tests.support.fake_channel import GREETINGS, Peer, fake_server
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable

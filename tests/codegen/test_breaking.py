@@ -10,7 +10,6 @@ import copy
 import json
 import shutil
 import subprocess
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -20,11 +19,12 @@ from exec_server_codegen.breaking_rules import RULES, Severity
 from exec_server_codegen.breaking_sources import recorded
 from exec_server_codegen.cli import main
 from exec_server_codegen.schema import json_pointer, read_revision
+from tests.support.checkout import ROOT
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+    from pathlib import Path
 
-REPOSITORY = Path(__file__).parents[2]
 DIALECT = "https://json-schema.org/draft/2020-12/schema"
 
 Documents = dict[str, Any]
@@ -220,7 +220,7 @@ class Schema:
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
-        shutil.copytree(REPOSITORY / "schema/meta", folder / "meta")
+        shutil.copytree(ROOT / "schema/meta", folder / "meta")
         self.write("r1")
 
     def write(self, name: str, *edits: Callable[[Documents], object]) -> None:
@@ -1112,6 +1112,6 @@ def test_a_schema_that_breaks_a_rule_of_its_own_is_not_compared(
 def test_the_released_revisions_of_the_repository_keep_their_promise(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    folder = REPOSITORY / "schema"
+    folder = ROOT / "schema"
     assert {"v0", "v1"} <= {path.stem for path in (folder / "released").glob("*.json")}
     assert main(["breaking", "--schema", str(folder)]) == 0, capsys.readouterr()

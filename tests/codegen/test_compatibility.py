@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import re
-from pathlib import Path
 
 import pytest
 
@@ -13,10 +12,10 @@ from exec_server_codegen.cli import main
 from exec_server_codegen.compatibility import CAPABILITIES, compatibility_page
 from exec_server_codegen.reference import anchor
 from exec_server_codegen.schema import read_revision, revision_names
+from tests.support.checkout import ROOT
 
-REPOSITORY = Path(__file__).parents[2]
-SCHEMA = REPOSITORY / "schema"
-PAGE = (REPOSITORY / "docs/compatibility.md").read_text(encoding="utf-8")
+SCHEMA = ROOT / "schema"
+PAGE = (ROOT / "docs/compatibility.md").read_text(encoding="utf-8")
 REVISIONS = [read_revision(SCHEMA, name) for name in revision_names(SCHEMA)]
 
 
@@ -134,7 +133,7 @@ def test_every_rule_is_explained() -> None:
 
 def test_every_link_leads_to_a_heading() -> None:
     for target, fragment in re.findall(r"\]\(([\w./]*)#?([\w-]*)\)", PAGE):
-        path = REPOSITORY / "docs" / target if target else REPOSITORY / "docs/compatibility.md"
+        path = ROOT / "docs" / target if target else ROOT / "docs/compatibility.md"
         text = path.read_text(encoding="utf-8")
         anchors = [anchor(heading) for heading in headings(text)]
         assert not fragment or fragment in anchors, f"{target}#{fragment}"

@@ -6,7 +6,6 @@ import importlib
 import json
 import shutil
 import subprocess
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import msgspec
@@ -18,11 +17,13 @@ from exec_server_codegen.extension import Extension, united
 from exec_server_codegen.lint import lint
 from exec_server_codegen.schema import json_pointer, read_revision
 from exec_server_protocol import draft, v2
+from tests.support.checkout import ROOT
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+    from pathlib import Path
 
-SCHEMA = Path(__file__).parents[2] / "schema"
+SCHEMA = ROOT / "schema"
 
 START = ("$defs", "ProcessStartParams", "properties")
 

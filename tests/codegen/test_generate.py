@@ -13,9 +13,9 @@ from pathlib import Path
 import pytest
 
 from exec_server_codegen.cli import main
+from tests.support.checkout import ROOT
 
-REPOSITORY = Path(__file__).parents[2]
-SCHEMA = REPOSITORY / "schema"
+SCHEMA = ROOT / "schema"
 PACKAGE = Path("generated/exec_server_protocol")
 COMMAND = "import sys; from exec_server_codegen.cli import main; sys.exit(main())"
 
@@ -29,10 +29,10 @@ def workspace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A working directory with the schema and what is generated from it."""
     shutil.copytree(SCHEMA, tmp_path / "schema")
     shutil.copytree(
-        REPOSITORY / PACKAGE, tmp_path / PACKAGE, ignore=shutil.ignore_patterns("__pycache__")
+        ROOT / PACKAGE, tmp_path / PACKAGE, ignore=shutil.ignore_patterns("__pycache__")
     )
-    shutil.copytree(REPOSITORY / "docs/reference", tmp_path / "docs/reference")
-    shutil.copy(REPOSITORY / "docs/compatibility.md", tmp_path / "docs/compatibility.md")
+    shutil.copytree(ROOT / "docs/reference", tmp_path / "docs/reference")
+    shutil.copy(ROOT / "docs/compatibility.md", tmp_path / "docs/compatibility.md")
     monkeypatch.chdir(tmp_path)
     return tmp_path
 
@@ -92,7 +92,7 @@ def test_generating_twice_gives_the_same_bytes_whatever_the_hash_seed(tmp_path: 
         done = run(folder, "generate", hash_seed=seed)
         assert done.returncode == 0, done.stderr
     assert tree(tmp_path / "1") == tree(tmp_path / "2")
-    assert tree(tmp_path / "1").items() <= tree(REPOSITORY).items()
+    assert tree(tmp_path / "1").items() <= tree(ROOT).items()
 
 
 def test_generating_touches_only_what_changed(v1: Path, capsys: pytest.CaptureFixture[str]) -> None:

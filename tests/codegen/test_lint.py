@@ -13,11 +13,12 @@ import pytest
 from exec_server_codegen import lint as lint_module
 from exec_server_codegen.cli import main
 from exec_server_codegen.lint import lint
+from tests.support.checkout import ROOT
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-SCHEMA = Path(__file__).parents[2] / "schema"
+SCHEMA = ROOT / "schema"
 
 Break = tuple[str, str, "Callable[[Any], object]", str]
 

@@ -5,14 +5,18 @@ from __future__ import annotations
 import json
 import os
 import subprocess
-from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
 import yaml
-from running import PROGRAM, against
 
-ACTION = Path(__file__).parents[2] / "action.yml"
+from tests.support.checkout import ROOT
+from tests.support.suite_runs import PROGRAM, against
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+ACTION = ROOT / "action.yml"
 
 
 def step(name: str) -> dict[str, Any]:

@@ -7,7 +7,7 @@ import subprocess
 import sys
 from typing import TYPE_CHECKING
 
-from running import against
+from tests.support.suite_runs import against
 
 if TYPE_CHECKING:
     from pathlib import Path

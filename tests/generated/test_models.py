@@ -10,11 +10,11 @@ import msgspec
 import pytest
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
-from payloads import Payloads, holds, load
 
 import exec_server_protocol
 from exec_server_protocol import draft, v0, v1, v2
 from exec_server_protocol.model import UINT64_MAX, Model
+from tests.support.payloads import Payloads, holds, load
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

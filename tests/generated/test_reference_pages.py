@@ -4,21 +4,20 @@ from __future__ import annotations
 
 import json
 import re
-from pathlib import Path
 
 import pytest
 
 import exec_server_protocol
 from exec_server_codegen.reference import anchor
 from exec_server_codegen.schema import read_revision
+from tests.support.checkout import ROOT
 
-REPOSITORY = Path(__file__).parents[2]
 REVISIONS = exec_server_protocol.REVISIONS
 FENCE = re.compile(r"^```json\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 
 
 def pages(revision: str) -> dict[str, str]:
-    folder = REPOSITORY / "docs/reference" / revision
+    folder = ROOT / "docs/reference" / revision
     return {path.name: path.read_text(encoding="utf-8") for path in sorted(folder.glob("*.md"))}
 
 
@@ -47,7 +46,7 @@ def test_no_page_has_two_headings_of_one_name(revision: str) -> None:
 
 @pytest.mark.parametrize("revision", REVISIONS)
 def test_every_method_error_and_member_is_on_a_page(revision: str) -> None:
-    schema = read_revision(REPOSITORY / "schema", revision)
+    schema = read_revision(ROOT / "schema", revision)
     texts = pages(revision)
     for method in schema.methods:
         page = texts[f"{method.family}.md"]
@@ -72,7 +71,7 @@ def test_every_method_error_and_member_is_on_a_page(revision: str) -> None:
 
 @pytest.mark.parametrize("revision", REVISIONS)
 def test_every_example_on_a_page_is_a_message(revision: str) -> None:
-    schema = read_revision(REPOSITORY / "schema", revision)
+    schema = read_revision(ROOT / "schema", revision)
     messages = [
         json.loads(block) for text in pages(revision).values() for block in FENCE.findall(text)
     ]

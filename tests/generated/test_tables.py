@@ -9,21 +9,21 @@ import json
 import subprocess
 import sys
 from itertools import product
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import msgspec
 import pytest
-from payloads import Payloads, holds, load
 
 import exec_server_protocol
 from exec_server_codegen.schema import read_revision
 from exec_server_protocol.model import Model
+from tests.support.checkout import ROOT
+from tests.support.payloads import Payloads, holds, load
 
 if TYPE_CHECKING:
     from exec_server_protocol.table import Method
 
-SCHEMA = Path(__file__).parents[2] / "schema"
+SCHEMA = ROOT / "schema"
 REVISIONS = exec_server_protocol.REVISIONS
 
 ResultT = TypeVar("ResultT", bound=Model)

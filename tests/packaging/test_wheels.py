@@ -13,7 +13,8 @@ from typing import Any
 
 import pytest
 
-ROOT = Path(__file__).parents[2]
+from tests.support.checkout import ROOT
+
 DISTRIBUTIONS = ("generated", "runtime", "conformance", "codegen")
 OLDEST, NEWEST = 11, 20
 """Minor versions of Python 3 that are looked for; the upper end is only a bound of the search."""

@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import json
-from pathlib import Path
 
 import pytest
-from shapes import members
 
 from exec_server_codegen.breaking_changes import compare
 from exec_server_codegen.schema import read_revision
+from tests.support.checkout import ROOT
+from tests.support.shapes import members
 
-SCHEMA = Path(__file__).parents[2] / "schema"
+SCHEMA = ROOT / "schema"
 V2 = read_revision(SCHEMA, "v2")
 DRAFT = read_revision(SCHEMA, "draft")
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -11,11 +10,13 @@ from jsonschema import Draft202012Validator
 
 from exec_server_codegen import lint
 from exec_server_codegen.schema import read_revision, revision_names
+from tests.support.checkout import ROOT
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+    from pathlib import Path
 
-SCHEMA = Path(__file__).parents[2] / "schema"
+SCHEMA = ROOT / "schema"
 METASCHEMAS = sorted((SCHEMA / "meta").glob("*.json"))
 AREAS = [
     pytest.param(area.document, id=f"{name}/{area.file}")

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import pytest
-from shapes import members
 
 from exec_server_codegen.schema import read_revision
+from tests.support.checkout import ROOT
+from tests.support.shapes import members
 
-V0 = read_revision(Path(__file__).parents[2] / "schema", "v0")
+V0 = read_revision(ROOT / "schema", "v0")
 
 METHODS = {
     "initialize": ("request", "clientToServer", "lifecycle"),

@@ -5,17 +5,17 @@ from __future__ import annotations
 import base64
 import json
 import re
-from pathlib import Path
 from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from shapes import members
 
 from exec_server_codegen.schema import read_revision
+from tests.support.checkout import ROOT
+from tests.support.shapes import members
 
-SCHEMA = Path(__file__).parents[2] / "schema"
+SCHEMA = ROOT / "schema"
 V1 = read_revision(SCHEMA, "v1")
 BASE64 = re.compile(V1.definitions["Base64"].schema["pattern"])
 

@@ -4,18 +4,18 @@ from __future__ import annotations
 
 import re
 from itertools import pairwise
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
-from shapes import members
 
 from exec_server_codegen.schema import read_revision, release_key
+from tests.support.checkout import ROOT
+from tests.support.shapes import members
 
 if TYPE_CHECKING:
     from exec_server_codegen.schema import JsonObject
 
-SCHEMA = Path(__file__).parents[2] / "schema"
+SCHEMA = ROOT / "schema"
 V1 = read_revision(SCHEMA, "v1")
 V2 = read_revision(SCHEMA, "v2")
 PATH_URI = re.compile(V2.definitions["PathUri"].schema["pattern"])

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-import peer
 import pytest
+
+from tests.support import peer
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -17,11 +17,11 @@ from bisect import bisect_left, bisect_right
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import peer
 import pytest
 
-from exec_server.cli import main
+from exec_server.cli.server.main import main
 from exec_server.transports.auth import WRONG_TOKEN, CapabilityToken, SignedToken, Unauthorized
+from tests.support import peer
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -11,9 +11,10 @@ import os
 import shutil
 from typing import TYPE_CHECKING, Any
 
-import peer
 import pytest
-from sandboxes import READ_ALL, entry, glob, needs_sandbox, plain, sandbox
+
+from tests.support import peer
+from tests.support.sandboxes import READ_ALL, entry, glob, needs_sandbox, plain, sandbox
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator

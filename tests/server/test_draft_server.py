@@ -8,10 +8,10 @@ import signal
 import subprocess
 from typing import TYPE_CHECKING, Any
 
-import peer
 import pytest
 
-from exec_server.engine import bubblewrap
+from exec_server.engine.sandbox import bubblewrap
+from tests.support import peer
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

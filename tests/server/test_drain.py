@@ -8,8 +8,9 @@ import signal
 import socket
 from typing import TYPE_CHECKING, Any
 
-import peer
 import pytest
+
+from tests.support import peer
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

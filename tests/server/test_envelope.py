@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-import peer
 import pytest
+
+from tests.support import peer
 
 ABSENT = "/nonexistent-directory"
 

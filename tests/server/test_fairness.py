@@ -8,7 +8,7 @@ import signal
 import socket
 from typing import TYPE_CHECKING
 
-import peer
+from tests.support import peer
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

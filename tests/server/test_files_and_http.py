@@ -8,8 +8,9 @@ import os
 import threading
 from typing import TYPE_CHECKING
 
-import peer
 import pytest
+
+from tests.support import peer
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -7,10 +7,10 @@ import random
 from pathlib import Path
 from typing import Any
 
-import peer
 import pytest
 
 from exec_server_protocol.v1.methods import METHODS
+from tests.support import peer
 
 SEED = 20_261_121
 COUNT = 5_000  # on each of the two transports

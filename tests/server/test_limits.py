@@ -12,17 +12,18 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import peer
 import pytest
 from websockets.exceptions import ConnectionClosed, InvalidStatus
 
-from exec_server.options import add_setting_options, given_settings
+from exec_server.cli.server.limit_options import add_setting_options, given_settings
 from exec_server.settings import Settings
+from tests.support import peer
+from tests.support.checkout import ROOT
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-PAGE = Path(__file__).parents[2] / "docs" / "limits.md"
+PAGE = ROOT / "docs" / "limits.md"
 
 NO_LIMITS = {"--fsync", "--execution"}
 """Options of the same group that limit nothing."""

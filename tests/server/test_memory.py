@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-import peer
+from tests.support import peer
 
 CLIENTS = 6
 LEFT_BYTES = 24 * 1024 * 1024

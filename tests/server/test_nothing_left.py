@@ -13,8 +13,10 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import peer
 import pytest
+
+from tests.support import peer
+from tests.support.checkout import ROOT
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -186,9 +188,7 @@ def test_a_chain_of_processes_is_ended(
 def test_servers_killed_at_random_moments_leave_nothing() -> None:
     """A short run of the soak; with pipes and terminals, sandboxes, and users."""
     kills = [sys.executable, "-m", "tests.soak.kills", "--kills", "40"]
-    run = subprocess.run(
-        kills, cwd=Path(__file__).parents[2], capture_output=True, text=True, timeout=300
-    )
+    run = subprocess.run(kills, cwd=ROOT, capture_output=True, text=True, timeout=300)
     assert (run.returncode, run.stderr) == (0, ""), run.stdout
     assert "processes left                   0" in run.stdout
 

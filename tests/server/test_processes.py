@@ -5,8 +5,9 @@ from __future__ import annotations
 import base64
 from typing import TYPE_CHECKING, Any
 
-import peer
 import pytest
+
+from tests.support import peer
 
 if TYPE_CHECKING:
     from pathlib import Path

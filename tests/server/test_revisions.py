@@ -7,8 +7,9 @@ import os
 import select
 from typing import TYPE_CHECKING, Any
 
-import peer
 import pytest
+
+from tests.support import peer
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -6,9 +6,10 @@ import base64
 import os
 from typing import TYPE_CHECKING, Any
 
-import peer
 import pytest
-from sandboxes import READ_ALL, entry, glob, needs_sandbox, place, plain, sandbox
+
+from tests.support import peer
+from tests.support.sandboxes import READ_ALL, entry, glob, needs_sandbox, place, plain, sandbox
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -8,8 +8,9 @@ import os
 import signal
 import subprocess
 
-import peer
 import pytest
+
+from tests.support import peer
 
 
 def pid_of(client: peer.Client, process_id: str) -> int:

@@ -14,12 +14,12 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
-import peer
 import pytest
 import trustme
 
-from exec_server.cli import main
+from exec_server.cli.server.main import main
 from exec_server.transports.tls import server_context
+from tests.support import peer
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator

@@ -11,10 +11,10 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import peer
 import pytest
 
-from exec_server.cli import main
+from exec_server.cli.server.main import main
+from tests.support import peer
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

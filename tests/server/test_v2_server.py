@@ -7,8 +7,9 @@ import os
 import signal
 from typing import TYPE_CHECKING, Any
 
-import peer
 import pytest
+
+from tests.support import peer
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -9,8 +9,9 @@ import struct
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
-import peer
 import pytest
+
+from tests.support import peer
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -22,6 +22,6 @@ def _jumping_ns() -> int:
 if __name__ == "__main__":
     # Before anything can have taken hold of the real ones.
     time.time, time.time_ns = _jumping, _jumping_ns
-    from exec_server.cli import main
+    from exec_server.cli.server.main import main
 
     sys.exit(main())

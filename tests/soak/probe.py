@@ -13,10 +13,10 @@ import select
 import socket
 import sys
 import time
-from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from tests.soak.raw import HANDSHAKE, frame
+from tests.support.checkout import ROOT
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -26,8 +26,6 @@ if TYPE_CHECKING:
 PAUSE_SECONDS: Final = 0.002
 """Between an answer and the next request."""
 
-_ROOT: Final = Path(__file__).parents[2]
-
 
 @contextlib.asynccontextmanager
 async def probing(server: Server, tally: Tally) -> AsyncIterator[list[float]]:
@@ -35,7 +33,7 @@ async def probing(server: Server, tally: Tally) -> AsyncIterator[list[float]]:
     latencies: list[float] = []
     process = await asyncio.create_subprocess_exec(
         *(sys.executable, "-m", __name__, server.url),
-        cwd=_ROOT,
+        cwd=ROOT,
         stdin=asyncio.subprocess.PIPE,
         stdout=asyncio.subprocess.PIPE,
     )

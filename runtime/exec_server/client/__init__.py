@@ -10,7 +10,6 @@ client's business.
 """
 
 from exec_server.client.client import Client
-from exec_server.client.command import CompletedProcess
 from exec_server.client.connecting import (
     Connecting,
     connect,
@@ -55,6 +54,7 @@ from exec_server.client.revisions.base import (
     TreeEntry,
     TreeError,
 )
+from exec_server.client.run import CompletedProcess
 from exec_server.client.subscription import Overflow
 
 __all__ = [

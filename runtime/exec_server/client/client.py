@@ -6,9 +6,9 @@ import asyncio
 import os
 from typing import TYPE_CHECKING, Self
 
-from exec_server.client import command
+from exec_server.client import run as command
 from exec_server.client.errors import ClientError, MethodUnknown, ServerError, os_error
-from exec_server.client.feed import Feed
+from exec_server.client.event_sequencer import Feed
 from exec_server.client.process import Process
 from exec_server.client.revisions.base import Environment, Inherit, StartSpec
 from exec_server.client.subscription import BUFFER_BYTES, Overflow
@@ -17,10 +17,10 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
     from types import TracebackType
 
-    from exec_server.client.command import CompletedProcess
     from exec_server.client.events import ProcessInfo
     from exec_server.client.filesystem import FileSystem
     from exec_server.client.http import Http
+    from exec_server.client.run import CompletedProcess
     from exec_server.client.session import Session
 
 

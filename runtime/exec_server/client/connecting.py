@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from types import TracebackType
 
     from exec_server.client.transports.channel import Dialer
-    from exec_server.server import Server
+    from exec_server.server.server import Server
 
 LISTENING: Final = ("ws://", "wss://", "unix://")
 """Schemes of servers that listen."""
@@ -221,8 +221,8 @@ def connect_in_process(
 
 
 def _own_server() -> Server:
-    from exec_server.revisions import revisions_of  # noqa: PLC0415
-    from exec_server.server import Server  # noqa: PLC0415
+    from exec_server.revisions.registry import revisions_of  # noqa: PLC0415
+    from exec_server.server.server import Server  # noqa: PLC0415
 
     return Server(revisions_of("auto"))
 

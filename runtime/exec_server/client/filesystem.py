@@ -23,7 +23,7 @@ from exec_server.client.errors import (
     os_error,
 )
 from exec_server.client.paths import absolute
-from exec_server.client.tree import list_tree
+from exec_server.client.walk_fallback import list_tree
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Coroutine, Iterator

@@ -16,8 +16,8 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
     from types import TracebackType
 
+    from exec_server.client.event_sequencer import Feed
     from exec_server.client.events import Excerpts, ProcessEvent, Snapshot
-    from exec_server.client.feed import Feed
     from exec_server.client.session import Session
 
 WRITE_BYTES: Final = 256 * 1024

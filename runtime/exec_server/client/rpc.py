@@ -16,13 +16,13 @@ from typing import TYPE_CHECKING, Any, Final, Protocol, TypeAlias, TypeVar
 import msgspec
 
 from exec_server.client.errors import METHOD_NOT_FOUND, BadAnswer, ConnectionLost, server_error
+from exec_server.client.lenient_decode import decoder
 from exec_server.client.limits import (
     BULK_MESSAGE_BYTES,
     BULK_METHODS,
     MESSAGE_BYTES,
     REFUSED_REQUESTS,
 )
-from exec_server.client.tolerance import decoder
 from exec_server.printable import printable
 
 if TYPE_CHECKING:
@@ -85,7 +85,7 @@ _encode = msgspec.json.Encoder().encode
 
 
 def _cut(data: bytes) -> tuple[bytes, str, bytes] | None:
-    from exec_server.client.large_messages import cut  # noqa: PLC0415 (not every client needs it)
+    from exec_server.client.streamed_response import cut  # noqa: PLC0415 (not every client needs it)
 
     return cut(data)
 

@@ -24,8 +24,8 @@ from exec_server.client.errors import (
     ServerError,
     SessionLost,
 )
+from exec_server.client.event_sequencer import SEQ_BEYOND, Feed
 from exec_server.client.events import UNPLACED, Closed, Exited, Output
-from exec_server.client.feed import SEQ_BEYOND, Feed
 from exec_server.client.limits import EARLY_BYTES, EARLY_EVENTS
 from exec_server.client.revisions import make_revision, newest_with
 from exec_server.client.rpc import RpcConnection

@@ -27,8 +27,8 @@ from exec_server.client.limits import BLOCKED_BYTES, BLOCKED_EVENTS, QUEUED_EVEN
 if TYPE_CHECKING:
     from collections.abc import Collection, Sequence
 
+    from exec_server.client.event_sequencer import Feed
     from exec_server.client.events import ProcessEvent
-    from exec_server.client.feed import Feed
 
 Overflow: TypeAlias = Literal["reread", "drop", "block"]
 """What becomes of output that a slow consumer has no room for."""

@@ -44,7 +44,6 @@ if TYPE_CHECKING:
     from contextlib import AbstractContextManager
     from types import TracebackType
 
-    from exec_server.client.command import CompletedProcess
     from exec_server.client.events import Excerpts, ProcessEvent, ProcessInfo, Snapshot
     from exec_server.client.filesystem import Path
     from exec_server.client.revisions.base import (
@@ -54,6 +53,7 @@ if TYPE_CHECKING:
         Inherit,
         Tree,
     )
+    from exec_server.client.run import CompletedProcess
 
 
 class Client:

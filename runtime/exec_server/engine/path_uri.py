@@ -16,7 +16,7 @@ import re
 import urllib.parse
 from typing import Final
 
-from exec_server.engine import http_url
+from exec_server.engine.http import url as http_url
 from exec_server.engine.paths import from_native, normalize
 from exec_server.errors import InvalidArgument, InvalidRequest
 

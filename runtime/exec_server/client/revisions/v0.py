@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING
 
 from exec_server.client.errors import InputRefused, ServerError
 from exec_server.client.events import UNPLACED, Exited, Output
+from exec_server.client.lenient_decode import decoder
 from exec_server.client.revisions.base import Revision
-from exec_server.client.tolerance import decoder
 from exec_server_protocol.v0.client import Client
 from exec_server_protocol.v0.command import (
     CommandExecExitedParams,

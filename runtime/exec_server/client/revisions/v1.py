@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING
 import pybase64
 
 from exec_server.client.errors import ServerError, Unsupported
-from exec_server.client.revisions import shapes
+from exec_server.client.lenient_decode import decoder
+from exec_server.client.revisions import shared_models
 from exec_server.client.revisions.base import Environment, Revision
-from exec_server.client.tolerance import decoder
 from exec_server_protocol.v1.client import Client
 from exec_server_protocol.v1.filesystem import (
     FsCanonicalizeParams,
@@ -51,14 +51,16 @@ if TYPE_CHECKING:
     )
     from exec_server_protocol.caller import Caller
 
-_EVENTS = shapes.event_decoders(ProcessOutputParams, ProcessExitedParams, ProcessClosedParams)
+_EVENTS = shared_models.event_decoders(
+    ProcessOutputParams, ProcessExitedParams, ProcessClosedParams
+)
 
 
 class V1(Revision):
     """See Revision for what the methods do."""
 
     name = "v1"
-    repeatable = shapes.REPEATABLE
+    repeatable = shared_models.REPEATABLE
 
     def __init__(self, caller: Caller) -> None:
         self._client = Client(caller)
@@ -72,7 +74,7 @@ class V1(Revision):
         """http/request/bodyDelta."""
         if method != "http/request/bodyDelta":
             return None
-        return shapes.body_piece(decoder(HttpRequestBodyDeltaParams)(params))
+        return shared_models.body_piece(decoder(HttpRequestBodyDeltaParams)(params))
 
     # Processes
 
@@ -99,7 +101,7 @@ class V1(Revision):
         try:
             return (await self._client.process.start(params)).process_id
         except ServerError as error:
-            if shapes.was_started_before(error, spec.process_id):
+            if shared_models.was_started_before(error, spec.process_id):
                 return spec.process_id
             raise
 
@@ -107,7 +109,7 @@ class V1(Revision):
         self, process_id: str, after_seq: int, max_bytes: int | None, wait_ms: int
     ) -> Snapshot:
         """process/read."""
-        return shapes.snapshot(
+        return shared_models.snapshot(
             await self._client.process.read(
                 ProcessReadParams(
                     process_id=process_id,
@@ -123,7 +125,7 @@ class V1(Revision):
         result = await self._client.process.write(
             ProcessWriteParams(process_id=process_id, chunk=data)
         )
-        shapes.check_write(process_id, result.status)
+        shared_models.check_write(process_id, result.status)
 
     async def terminate(self, process_id: str, grace_ms: int | None) -> bool:
         """process/terminate."""
@@ -159,14 +161,14 @@ class V1(Revision):
 
     async def status(self, path: str) -> FileStatus:
         """fs/getMetadata, which knows no size."""
-        return shapes.file_status(
+        return shared_models.file_status(
             await self._client.filesystem.get_metadata(FsGetMetadataParams(path=path))
         )
 
     async def read_directory(self, path: str) -> list[DirEntry]:
         """fs/readDirectory."""
         result = await self._client.filesystem.read_directory(FsReadDirectoryParams(path=path))
-        return shapes.entries(result.entries)
+        return shared_models.entries(result.entries)
 
     async def remove(self, path: str, *, recursive: bool, force: bool) -> None:
         """fs/remove."""
@@ -191,7 +193,7 @@ class V1(Revision):
         """http/request, which follows redirects."""
         if not exchange.follow_redirects:
             raise Unsupported("revision v1 follows redirects")
-        return shapes.http_head(
+        return shared_models.http_head(
             await self._client.http.request(
                 HttpRequestParams(
                     method=exchange.method,

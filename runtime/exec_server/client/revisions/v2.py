@@ -10,8 +10,9 @@ import msgspec
 import pybase64
 
 from exec_server.client.errors import BadAnswer, MethodUnknown, ServerError
+from exec_server.client.lenient_decode import decoder
 from exec_server.client.paths import from_uri, to_uri
-from exec_server.client.revisions import shapes
+from exec_server.client.revisions import shared_models
 from exec_server.client.revisions.base import (
     WALK_DEPTH,
     WALK_DIRECTORIES,
@@ -22,7 +23,6 @@ from exec_server.client.revisions.base import (
     TreeEntry,
     TreeError,
 )
-from exec_server.client.tolerance import decoder
 from exec_server.printable import printable
 from exec_server_protocol.v2.client import Client
 from exec_server_protocol.v2.environment import EnvironmentInfoResult
@@ -74,7 +74,7 @@ if TYPE_CHECKING:
 FILE_WRITE_STREAMING: Final = "fileWriteStreaming"
 """The capability of writing files in blocks."""
 
-_EVENTS: Final = shapes.event_decoders(
+_EVENTS: Final = shared_models.event_decoders(
     ProcessOutputParams, ProcessExitedParams, ProcessClosedParams
 )
 
@@ -83,7 +83,7 @@ class V2(Revision):
     """See Revision for what the methods do."""
 
     name = "v2"
-    repeatable = shapes.REPEATABLE | {"process/write", "environment/status", "fs/walk"}
+    repeatable = shared_models.REPEATABLE | {"process/write", "environment/status", "fs/walk"}
     has_interrupt = True
     can_stream_reads = True
     has_tree = True
@@ -104,7 +104,7 @@ class V2(Revision):
         """http/request/bodyDelta."""
         if method != "http/request/bodyDelta":
             return None
-        return shapes.body_piece(decoder(HttpRequestBodyDeltaParams)(params))
+        return shared_models.body_piece(decoder(HttpRequestBodyDeltaParams)(params))
 
     # Processes
 
@@ -119,7 +119,7 @@ class V2(Revision):
         try:
             return (await self._client.process.start(params)).process_id
         except ServerError as error:
-            if shapes.was_started_before(error, params.process_id):
+            if shared_models.was_started_before(error, params.process_id):
                 return params.process_id
             raise
 
@@ -152,7 +152,7 @@ class V2(Revision):
         self, process_id: str, after_seq: int, max_bytes: int | None, wait_ms: int
     ) -> Snapshot:
         """process/read."""
-        return shapes.snapshot(
+        return shared_models.snapshot(
             await self._client.process.read(
                 ProcessReadParams(
                     process_id=process_id,
@@ -168,7 +168,7 @@ class V2(Revision):
         result = await self._client.process.write(
             ProcessWriteParams(process_id=process_id, chunk=data, write_id=write_id)
         )
-        shapes.check_write(process_id, result.status)
+        shared_models.check_write(process_id, result.status)
 
     async def terminate(self, process_id: str, grace_ms: int | None) -> bool:
         """process/terminate."""
@@ -212,14 +212,14 @@ class V2(Revision):
 
     async def status(self, path: str) -> FileStatus:
         """fs/getMetadata."""
-        return shapes.file_status(
+        return shared_models.file_status(
             await self._client.filesystem.get_metadata(FsGetMetadataParams(path=to_uri(path)))
         )
 
     async def read_directory(self, path: str) -> list[DirEntry]:
         """fs/readDirectory."""
         params = FsReadDirectoryParams(path=to_uri(path))
-        return shapes.entries((await self._client.filesystem.read_directory(params)).entries)
+        return shared_models.entries((await self._client.filesystem.read_directory(params)).entries)
 
     async def tree(self, path: str, *, follow_symlinks: bool, prune_hidden: bool) -> Tree:
         """fs/walk."""
@@ -299,7 +299,7 @@ class V2(Revision):
 
     async def http(self, exchange: HttpExchange) -> HttpHead:
         """http/request."""
-        return shapes.http_head(
+        return shared_models.http_head(
             await self._client.http.request(
                 HttpRequestParams(
                     method=exchange.method,
@@ -336,7 +336,7 @@ def _below(top: str, path: str) -> str:
     """The path. Raises BadAnswer unless it is below ``top`` by its names alone."""
     prefix = f"/{posixpath.normpath(top).strip('/')}/".replace("//", "/")
     names = path.removeprefix(prefix).split("/")
-    if not path.startswith(prefix) or not all(map(shapes.is_entry_name, names)):
+    if not path.startswith(prefix) or not all(map(shared_models.is_entry_name, names)):
         raise BadAnswer(f"fs/walk: '{printable(path, 80)}' is not below {top!r}")
     return path
 

@@ -16,7 +16,7 @@ from exec_server.transports.stream import HIGH_WATER, LOW_WATER
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-    from exec_server.server import Server
+    from exec_server.server.server import Server
     from exec_server.transports.channel import LongMessage, Receiver
 
 _TURN_BYTES: Final = 256 * 1024

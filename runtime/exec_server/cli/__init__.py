@@ -1,0 +1,1 @@
+"""The commands of the distribution: ``codex-exec-server`` and ``exec-server``."""

@@ -1,0 +1,1 @@
+"""The command ``codex-exec-server``."""

@@ -1,0 +1,1 @@
+"""Facts about the host and its users' configuration, skills and plugins."""

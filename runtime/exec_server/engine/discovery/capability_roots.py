@@ -1,0 +1,314 @@
+"""What a directory holds for an agent: skills, and the files of a plugin.
+
+A skill is a file ``SKILL.md`` anywhere below, with ``agents/openai.yaml`` beside it where it says
+more. A plugin is a directory with a manifest. Files are handed over as they are, for the client to
+judge (v2 capabilityRoots/discoverV1, measured on codex 0.169).
+
+Paths are file URIs here, as in the results of ``file_walk`` and in what is said of them.
+"""
+
+from __future__ import annotations
+
+import os
+import stat
+from typing import TYPE_CHECKING, Any, Final
+
+import msgspec
+
+from exec_server.engine import path_uri, paths
+from exec_server.engine.files.regular_file import open_regular
+from exec_server.engine.files.walk import WalkOptions, walk
+from exec_server.errors import EngineError, InvalidRequest, system_text
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Sized
+
+MAX_ROOTS: Final = 128
+"""Most directories that are looked into at once."""
+
+MAX_FILE_BYTES: Final = 1024 * 1024
+MAX_ROOT_BYTES: Final = 16 * 1024 * 1024
+"""Largest file that is handed over, and most of all files of one directory."""
+
+MAX_RESPONSE_BYTES: Final = 16 * 1024 * 1024
+"""Most text of all directories of one request: it is held, and sent as one message."""
+
+SKILL_FILE: Final = "SKILL.md"
+SKILL_METADATA: Final = "agents/openai.yaml"
+
+MANIFESTS: Final = (
+    ".codex-plugin/plugin.json",
+    ".claude-plugin/plugin.json",
+    ".cursor-plugin/plugin.json",
+)
+"""Where a plugin has its manifest; the first that can be read counts."""
+
+MCP_CONFIG: Final = ".mcp.json"
+APPS_CONFIG: Final = ".app.json"
+"""Where a plugin has these unless its manifest says otherwise."""
+
+_WALK: Final = WalkOptions(
+    max_depth=6, max_directories=2000, max_entries=20_000, follow_directory_symlinks=True
+)
+
+
+class CapabilityRoot(msgspec.Struct, frozen=True):
+    """A directory to look into."""
+
+    id: str
+    path: str
+
+
+class TextFile(msgspec.Struct, frozen=True):
+    """A file and its text."""
+
+    path: str
+    contents: str
+
+
+class PluginFiles(msgspec.Struct, frozen=True):
+    """The files of a plugin."""
+
+    manifest: TextFile
+    mcp_config: TextFile | None
+    apps_config: TextFile | None
+
+
+class SkillFiles(msgspec.Struct, frozen=True):
+    """The files of a skill."""
+
+    instructions: TextFile
+    metadata: TextFile | None
+
+
+class CapabilityRootDiscovery(msgspec.Struct, frozen=True):
+    """What a directory holds."""
+
+    id: str
+    path: str
+    """As in the request."""
+    plugin: PluginFiles | None = None
+    """If the directory itself is one."""
+    skills: list[SkillFiles] = msgspec.field(default_factory=list)
+    """Sorted by path."""
+    namespace_manifests: list[TextFile] = msgspec.field(default_factory=list)
+    """Manifests of the plugins that the skills belong to: that of the directory or else the
+    nearest above it, then those below, sorted by path."""
+    warnings: list[str] = msgspec.field(default_factory=list)
+    """What could not be read."""
+    error: str | None = None
+    """Why the directory could not be looked into."""
+
+    @property
+    def size(self) -> int:
+        """The length of all text: of files, and of what is said of them."""
+        plugin = self.plugin
+        files = [] if plugin is None else [plugin.manifest, plugin.mcp_config, plugin.apps_config]
+        for skill in self.skills:
+            files += skill.instructions, skill.metadata
+        files += self.namespace_manifests
+        return sum(len(file.path) + len(file.contents) for file in files if file is not None) + sum(
+            map(len, self.warnings)
+        )
+
+    def within(self, size: int) -> CapabilityRootDiscovery:
+        """Return this, or an error in its place if it has more text."""
+        if self.size <= size:
+            return self
+        return CapabilityRootDiscovery(
+            self.id,
+            self.path,
+            error=f"the capability roots of a request exceed the {MAX_RESPONSE_BYTES}-byte limit",
+        )
+
+
+def check_number(roots: Sized) -> None:
+    """Raise InvalidRequest for more directories than are looked into at once."""
+    if len(roots) > MAX_ROOTS:
+        raise InvalidRequest(f"capability root discovery accepts at most {MAX_ROOTS} roots")
+
+
+def discover_root(root: CapabilityRoot) -> CapabilityRootDiscovery:
+    """Look into one directory. Raises InvalidArgument for a path that is no file URI."""
+    try:
+        path = path_uri.parse(root.path)
+    except InvalidRequest as error:
+        return _failed(root, f"failed to inspect capability root {root.path}: {error}")
+    try:
+        if not stat.S_ISDIR(os.stat(paths.to_native(path)).st_mode):
+            return _failed(root, f"capability root {root.path} is not a directory")
+    except OSError as error:
+        reason = system_text(error.errno or 0)
+        return _failed(root, f"failed to inspect capability root {root.path}: {reason}")
+    try:
+        found = walk(path, _WALK)
+    except OSError as error:
+        reason = system_text(error.errno or 0)
+        return _failed(root, f"failed to scan capability root {root.path}: {reason}")
+    reader = _Reader()
+    reader.warnings += [
+        f"failed to scan capability path {problem.path}: {system_text(problem.errno)}"
+        for problem in found.errors
+    ]
+    if found.truncated:
+        reader.warnings.append(f"capability scan reached its traversal limit (root: {root.path})")
+    files = sorted(entry.path for entry in found.entries if entry.kind == "file")
+    base = path_uri.format(path).removesuffix("/")
+    manifest = reader.read_manifest(base)
+    namespaces = _namespaces(reader, base, manifest, files)
+    return CapabilityRootDiscovery(
+        root.id,
+        root.path,
+        plugin=None if manifest is None else _plugin(reader, path, manifest),
+        skills=_skills(reader, files),
+        namespace_manifests=namespaces,
+        warnings=reader.warnings,
+    )
+
+
+def plugin_root(manifest: str) -> str:
+    """Return the directory of the plugin that has this manifest."""
+    return manifest.rsplit("/", 2)[0]
+
+
+def _failed(root: CapabilityRoot, error: str) -> CapabilityRootDiscovery:
+    return CapabilityRootDiscovery(root.id, root.path, error=error)
+
+
+class _Reader:
+    """Reads files of one directory within its limits, and notes what cannot be read."""
+
+    def __init__(self) -> None:
+        self.warnings: list[str] = []
+        self._bytes_left = MAX_ROOT_BYTES
+
+    def read(self, uri: str) -> TextFile | None:
+        """A file; None if there is none, or none that can be handed over."""
+        try:
+            path = path_uri.parse(uri)
+            status = os.stat(paths.to_native(path))
+        except FileNotFoundError:
+            return None
+        except OSError as error:
+            reason = system_text(error.errno or 0)
+            self.warnings.append(f"failed to inspect capability file {uri}: {reason}")
+            return None
+        except EngineError as error:  # a manifest can name a file with a NUL
+            self.warnings.append(f"failed to inspect capability file {uri}: {error}")
+            return None
+        if not stat.S_ISREG(status.st_mode):
+            return None
+        if status.st_size > MAX_FILE_BYTES:
+            self.warnings.append(f"capability file {uri} exceeds the {MAX_FILE_BYTES}-byte limit")
+            return None
+        if status.st_size > self._bytes_left:
+            self.warnings.append(f"capability root bundle exceeds the {MAX_ROOT_BYTES}-byte limit")
+            return None
+        return self._read(uri, path)
+
+    def _read(self, uri: str, path: str) -> TextFile | None:
+        limit = min(MAX_FILE_BYTES, self._bytes_left)
+        try:
+            with os.fdopen(open_regular(path, "read"), "rb") as file:
+                data = file.read(limit + 1)
+            if len(data) > limit:  # it has grown meanwhile
+                self.warnings.append(f"capability file {uri} exceeded its read limit")
+                return None
+            text = data.decode()
+        except OSError as error:
+            reason = system_text(error.errno or 0)
+            self.warnings.append(f"failed to read capability file {uri}: {reason}")
+            return None
+        except EngineError as error:
+            self.warnings.append(f"failed to read capability file {uri}: {error}")
+            return None
+        except UnicodeDecodeError as error:
+            reason = (
+                f"invalid utf-8 sequence of {error.end - error.start} bytes "
+                f"from index {error.start}"
+            )
+            self.warnings.append(f"capability file {uri} is not UTF-8: {reason}")
+            return None
+        self._bytes_left -= len(data)
+        return TextFile(uri, text)
+
+    def read_manifest(self, directory: str) -> TextFile | None:
+        """The manifest of a plugin; None if the directory is none."""
+        for place in MANIFESTS:
+            manifest = self.read(f"{directory}/{place}")
+            if manifest is not None:
+                return manifest
+        return None
+
+
+def _skills(reader: _Reader, files: Iterable[str]) -> list[SkillFiles]:
+    skills: list[SkillFiles] = []
+    for file in files:
+        directory, _, name = file.rpartition("/")
+        if name != SKILL_FILE:
+            continue
+        instructions = reader.read(file)
+        if instructions is not None:
+            metadata = reader.read(f"{directory}/{SKILL_METADATA}")
+            skills.append(SkillFiles(instructions, metadata))
+    return skills
+
+
+def _namespaces(
+    reader: _Reader, root: str, manifest: TextFile | None, files: Iterable[str]
+) -> list[TextFile]:
+    """The manifests of all plugins that something in the directory belongs to."""
+    outermost = manifest
+    above = root
+    while outermost is None and above != "file://":
+        above = above.rpartition("/")[0]
+        outermost = reader.read_manifest(above)
+    manifests = [] if outermost is None else [outermost]
+    seen = {plugin_root(manifest.path) for manifest in manifests}
+    for plugin, _, file in sorted(
+        (plugin_root(file), MANIFESTS.index(place), file)
+        for file in files
+        if (place := file.removeprefix(plugin_root(file) + "/")) in MANIFESTS
+    ):
+        if plugin not in seen and (inner := reader.read(file)) is not None:
+            manifests.append(inner)
+        seen.add(plugin)
+    return manifests
+
+
+class _Declarations(msgspec.Struct):
+    """What a manifest says of where things are."""
+
+    mcp_servers: Any = msgspec.field(name="mcpServers", default=None)
+    apps: Any = None
+
+
+def _plugin(reader: _Reader, root: str, manifest: TextFile) -> PluginFiles:
+    """The files of the plugin in a directory, which is a native path here."""
+    try:
+        declared = msgspec.json.decode(manifest.contents, type=_Declarations)
+    except (msgspec.DecodeError, RecursionError):
+        declared = _Declarations()
+    mcp = _declared_path(reader, manifest, "mcpServers", declared.mcp_servers) or MCP_CONFIG
+    apps = _declared_path(reader, manifest, "apps", declared.apps) or APPS_CONFIG
+    inline = isinstance(declared.mcp_servers, dict)
+    return PluginFiles(
+        manifest,
+        None if inline else reader.read(path_uri.format(paths.normalize(f"{root}/{mcp}"))),
+        reader.read(path_uri.format(paths.normalize(f"{root}/{apps}"))),
+    )
+
+
+def _declared_path(reader: _Reader, manifest: TextFile, name: str, value: Any) -> str | None:
+    """The path below the plugin that its manifest gives; None if it gives none that can count."""
+    if not isinstance(value, str):
+        return None
+    relative = value.removeprefix("./")
+    if relative == value:
+        problem = "path must start with `./`"
+    elif not relative or ".." in relative.replace("\\", "/").split("/"):
+        problem = "path must remain below the capability root"
+    else:
+        return relative
+    reader.warnings.append(f"ignoring {name} in {manifest.path}: {problem}")
+    return None

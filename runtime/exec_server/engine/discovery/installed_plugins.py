@@ -1,0 +1,149 @@
+"""Which plugins the user has installed: the cache below the Codex home.
+
+A plugin is a directory ``plugins/cache/MARKETPLACE/NAME/VERSION``. Of several versions one counts.
+Whether the user has switched a plugin off is for the client to find out. All rules were measured
+on codex 0.169.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from functools import cmp_to_key
+from typing import TYPE_CHECKING, Final
+
+import msgspec
+
+from exec_server.engine import path_uri, paths
+from exec_server.engine.files.regular_file import open_regular
+from exec_server.errors import EngineError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+
+LOCAL_VERSION: Final = "local"
+"""The version that counts before all others."""
+
+REMOTE_METADATA_FILE: Final = ".codex-remote-plugin-install.json"
+"""Beside the versions: which plugin of a remote marketplace it is."""
+
+_MAX_METADATA_BYTES: Final = 16 * 1024
+_MAX_REMOTE_ID_BYTES: Final = 1024
+
+_MARKETPLACE: Final = re.compile(r"[A-Za-z0-9_-]+")
+_NAME: Final = re.compile(r"[A-Za-z0-9_-]+(?:\.[A-Za-z0-9_-]+)*")
+_VERSION: Final = re.compile(r"(?!\.{1,2}\Z)[A-Za-z0-9._+-]+")
+
+_NUMBER: Final = r"(0|[1-9]\d*)"
+_IDENTIFIERS: Final = r"[0-9A-Za-z-]+(?:\.[0-9A-Za-z-]+)*"
+_SEMANTIC: Final = re.compile(
+    rf"{_NUMBER}\.{_NUMBER}\.{_NUMBER}(?:-({_IDENTIFIERS}))?(?:\+({_IDENTIFIERS}))?", re.ASCII
+)
+
+
+class InstalledPlugin(msgspec.Struct, frozen=True):
+    """A plugin as it is installed."""
+
+    id: str
+    """``NAME@MARKETPLACE``."""
+    version: str
+    root: str
+    """Its directory, a file URI."""
+    remote_plugin_id: str | None
+    """Its id at a remote marketplace."""
+    is_complete: bool
+    """Whether everything about its installation could be read."""
+
+
+class _RemoteMetadata(msgspec.Struct):
+    """REMOTE_METADATA_FILE."""
+
+    schema_version: int
+    remote_plugin_id: str
+
+
+def installed_plugins(cache: str) -> Iterator[InstalledPlugin]:
+    """Find the plugins in a cache directory, which need not exist, sorted by id.
+
+    Raises OSError if a directory cannot be listed.
+    """
+    packages = {
+        f"{name}@{marketplace}": f"{cache}/{marketplace}/{name}"
+        for marketplace in _directories(cache, _MARKETPLACE)
+        for name in _directories(f"{cache}/{marketplace}", _NAME)
+    }
+    for plugin_id, package in sorted(packages.items()):
+        versions = _directories(package, _VERSION, follow_links=False)
+        if not versions:
+            continue
+        version = _active(versions)
+        remote_id, is_complete = _remote_id(f"{package}/{REMOTE_METADATA_FILE}")
+        root = path_uri.format(f"{package}/{version}")
+        yield InstalledPlugin(plugin_id, version, root, remote_id, is_complete)
+
+
+def _directories(path: str, name: re.Pattern[str], *, follow_links: bool = True) -> list[str]:
+    """Names of a directory's subdirectories that have the form; none if it does not exist."""
+    try:
+        with os.scandir(paths.to_native(path)) as entries:
+            return [
+                text
+                for entry in entries
+                if name.fullmatch(text := paths.from_native(entry.name))
+                and entry.is_dir(follow_symlinks=follow_links)
+            ]
+    except (FileNotFoundError, NotADirectoryError):
+        return []
+
+
+def _active(versions: Sequence[str]) -> str:
+    """The version that counts."""
+    if LOCAL_VERSION in versions:
+        return LOCAL_VERSION
+    return max(versions, key=cmp_to_key(_compare))
+
+
+def _compare(left: str, right: str) -> int:
+    """By the rules of semantic versioning where both have its form, else as text."""
+    left_match, right_match = _SEMANTIC.fullmatch(left), _SEMANTIC.fullmatch(right)
+    if left_match and right_match:
+        left_key, right_key = _precedence(left_match), _precedence(right_match)
+        return (left_key > right_key) - (left_key < right_key)
+    return (left > right) - (left < right)
+
+
+def _precedence(version: re.Match[str]) -> tuple[object, ...]:
+    """What versions are compared by. A pre-release comes before its release; of two that differ
+    in nothing else, the build decides.
+    """
+    numbers = tuple(int(version[group]) for group in (1, 2, 3))
+    return numbers, version[4] is None, _identifiers(version[4]), _identifiers(version[5])
+
+
+def _identifiers(text: str | None) -> list[tuple[bool, int, str]]:
+    """Numbers come before words, and are compared as numbers."""
+    return [
+        (False, int(part), part) if part.isdecimal() else (True, 0, part)
+        for part in (text or "").split(".")
+        if part
+    ]
+
+
+def _remote_id(path: str) -> tuple[str | None, bool]:
+    """The plugin's id at a remote marketplace if it has one, and whether that is certain."""
+    try:
+        with os.fdopen(open_regular(path, "read"), "rb") as file:
+            text = file.read(_MAX_METADATA_BYTES + 1)
+        metadata = msgspec.json.decode(text, type=_RemoteMetadata)
+    except FileNotFoundError:
+        return None, True
+    except (OSError, EngineError, msgspec.DecodeError, RecursionError):
+        return None, False
+    remote_id = metadata.remote_plugin_id.strip()
+    if (
+        metadata.schema_version != 1
+        or len(text) > _MAX_METADATA_BYTES
+        or not 0 < len(remote_id.encode()) <= _MAX_REMOTE_ID_BYTES
+    ):
+        return None, False
+    return remote_id, True

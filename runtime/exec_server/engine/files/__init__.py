@@ -1,0 +1,1 @@
+"""File operations: reading, atomic writing, copying, walking, handles and watches."""

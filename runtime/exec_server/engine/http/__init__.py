@@ -1,0 +1,1 @@
+"""HTTP requests on behalf of a client."""

@@ -1,0 +1,319 @@
+"""One HTTP request and its answer, over httpcore.
+
+Each is carried by a task of its own, which owns the connection from the first byte to the last;
+whoever asked only waits for it. However a request ends, its connection ends with it. There is one
+connection per request, so a server that closes an idle one at the wrong moment cannot make the
+next request fail.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import re
+import ssl
+from collections import deque
+from typing import TYPE_CHECKING, Final
+
+import httpcore
+
+from exec_server.engine.http.proxy import UnsupportedProxy, proxy_for
+from exec_server.engine.http.request import basic_credentials
+from exec_server.engine.http.url import HttpUrl, UnsupportedScheme, UrlError, resolve
+from exec_server.errors import OperationFailed
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Iterable
+
+    from exec_server.engine.http.request import PreparedRequest
+
+PIECE_BYTES: Final = 64 * 1024
+"""Largest piece of a body that is sent or handed out at once."""
+
+MAX_REDIRECTS: Final = 10
+"""Redirects followed for one request (v1 http/request)."""
+
+BODY_ERROR: Final = "error decoding response body"
+"""What is said of a body that broke off or came too late (v1 http/request/bodyDelta)."""
+
+_LOCATION: Final = re.compile(rb"[\x21-\x7e]*")
+_ROUTE_AWARE_LOCATION: Final = re.compile(rb"[\t\x20-\x7e]*")
+"""What a Location may consist of to be followed."""
+
+_REDIRECTS: Final = frozenset({301, 302, 303, 307, 308})
+
+_TRANSPORT_ERRORS: Final = (
+    httpcore.NetworkError,
+    httpcore.ProtocolError,
+    httpcore.ProxyError,
+    httpcore.TimeoutException,
+    OSError,  # among them TimeoutError and what TLS and name resolution raise
+    UnicodeError,  # a host name that the name system cannot know
+    UnsupportedProxy,
+)
+
+
+class Trust:
+    """The system's certificate store, read when the first https request needs it."""
+
+    def __init__(self) -> None:
+        self._context: ssl.SSLContext | None = None
+
+    async def context(self) -> ssl.SSLContext:
+        """Reading the store takes tens of milliseconds: not on the event loop's thread."""
+        if self._context is None:
+            self._context = await asyncio.to_thread(ssl.create_default_context)
+        return self._context
+
+
+class Exchange:
+    """One request, its redirects and its answer, carried by ``task``."""
+
+    def __init__(
+        self,
+        request: PreparedRequest,
+        timeout_ms: int | None,
+        trust: Trust,
+        *,
+        follow_redirects: bool,
+        route_aware: bool,
+    ) -> None:
+        """For HttpClient, which says what the arguments mean."""
+        loop = asyncio.get_running_loop()
+        self._url = request.url
+        self._trust = trust
+        self._follow_redirects = follow_redirects
+        self._route_aware = route_aware
+        self._pieces: deque[bytes] = deque()
+        self._changed = asyncio.Event()
+        self._failure: BaseException | None = None
+        self._ended = False
+        self._given_up = False
+        self.head: asyncio.Future[tuple[int, list[tuple[str, str]]]] = loop.create_future()
+        self.task = loop.create_task(self._run(request, timeout_ms))
+        self.task.add_done_callback(self._note_end)
+
+    async def next_piece(self) -> bytes | None:
+        """The next piece of the body, None at its end. Raises OperationFailed."""
+        while not self._pieces:
+            if self._failure is not None:
+                raise self._failure
+            if self._ended:
+                return None
+            await self._wait_for_change()
+        piece = self._pieces.popleft()
+        self._changed.set()
+        return piece
+
+    async def aclose(self) -> None:
+        """Give up what has not ended, and wait until the connection is closed."""
+        if not self._given_up:
+            # Once only: a second cancellation would cut short the closing of the connection.
+            self._given_up = True
+            self.task.cancel()
+        await asyncio.wait([self.task])
+        self._pieces.clear()
+
+    def _note_end(self, task: asyncio.Task[None]) -> None:
+        """Wake whoever waits; also if the task was cancelled before its first step."""
+        self._ended = True
+        self._failure = self._transport_failure() if task.cancelled() else task.exception()
+        self._changed.set()
+        if self._failure is not None and not self.head.done():
+            self.head.set_exception(self._failure)
+
+    def _transport_failure(self) -> OperationFailed:
+        """What there is to say when the connection failed or time ran out."""
+        if self.head.done():
+            return OperationFailed(BODY_ERROR)
+        return OperationFailed(f"http/request failed: error sending request for url ({self._url})")
+
+    async def _wait_for_change(self) -> None:
+        """Until the other side has put in or taken out a piece, or the task has ended."""
+        self._changed.clear()
+        await self._changed.wait()
+
+    async def _run(self, request: PreparedRequest, timeout_ms: int | None) -> None:
+        if timeout_ms == 0 and self._route_aware:
+            raise OperationFailed("http/request failed: route-aware request timed out")
+        try:
+            async with asyncio.timeout(None if timeout_ms is None else timeout_ms / 1000):
+                await self._converse(request)
+        except _TRANSPORT_ERRORS as error:
+            raise self._transport_failure() from error
+
+    async def _converse(self, request: PreparedRequest) -> None:
+        """Send the request, follow redirects, hand out the answer."""
+        for _ in range(MAX_REDIRECTS):
+            redirected = await self._ask(request)
+            if redirected is None:
+                return
+            request = redirected
+            if self._route_aware:
+                self._url = request.url
+        if await self._ask(request) is not None:
+            raise OperationFailed(
+                "http/request failed: too many redirects"
+                if self._route_aware
+                else f"http/request failed: error following redirect for url ({request.url})"
+            )
+
+    async def _ask(self, request: PreparedRequest) -> PreparedRequest | None:
+        """Send one request; return the next one if redirected, else hand out the answer."""
+        proxy = proxy_for(request.url, os.environ)
+        async with (
+            contextlib.aclosing(_Network()) as network,
+            await self._open_pool(request.url, proxy, network) as pool,
+        ):
+            response = await pool.handle_async_request(_wire_request(request, proxy))
+            onward = self._redirect_target(request.url, response)
+            if onward is not None:
+                return request.redirected(
+                    response.status, onward, whole_referer=not self._route_aware
+                )
+            if not self.head.done():  # it is if whoever asked was cancelled a moment ago
+                self.head.set_result((response.status, _readable_headers(response)))
+            await self._deliver(response)
+            return None
+
+    def _redirect_target(self, url: HttpUrl, response: httpcore.Response) -> HttpUrl | None:
+        """Where an answer sends the client on to; None if it is to be handed out as it is.
+
+        A Location that cannot be read makes the redirect itself the answer. Raises
+        OperationFailed for one that leads out of http and https.
+        """
+        if response.status not in _REDIRECTS or not self._follow_redirects:
+            return None
+        for name, value in response.headers:
+            if name.lower() == b"location":
+                readable = _ROUTE_AWARE_LOCATION if self._route_aware else _LOCATION
+                if not readable.fullmatch(value):
+                    return None
+                location = value.decode("ascii")
+                try:
+                    return resolve(url, location)
+                except UnsupportedScheme as error:
+                    reason = (
+                        f"redirect target uses unsupported URL scheme: {error.scheme}"
+                        if self._route_aware
+                        else f"builder error for url ({location})"
+                    )
+                    raise OperationFailed(f"http/request failed: {reason}") from None
+                except UrlError:
+                    return None
+        return None
+
+    async def _open_pool(
+        self, url: HttpUrl, proxy: HttpUrl | None, network: _Network
+    ) -> httpcore.AsyncConnectionPool:
+        """What makes the one connection for a request, and closes it."""
+        context = None
+        if url.scheme == "https" or (proxy is not None and proxy.scheme == "https"):
+            context = await self._trust.context()
+        tunnel = None
+        if proxy is not None and url.scheme == "https":
+            tunnel = httpcore.Proxy(
+                _wire_url(proxy, proxy.target),
+                auth=(proxy.username, proxy.password) if proxy.has_user else None,
+                ssl_context=context if proxy.scheme == "https" else None,
+            )
+        return httpcore.AsyncConnectionPool(
+            ssl_context=context, proxy=tunnel, network_backend=network, max_connections=1
+        )
+
+    async def _deliver(self, response: httpcore.Response) -> None:
+        """Hand out the body, one piece after the other is taken."""
+        body = response.aiter_stream()
+        try:
+            async for data in body:
+                for start in range(0, len(data), PIECE_BYTES):
+                    while self._pieces:
+                        await self._wait_for_change()
+                    self._pieces.append(data[start : start + PIECE_BYTES])
+                    self._changed.set()
+        except BaseException:
+            # Given up between two pieces. The library's nested generators would be left for the
+            # event loop to finish at some later time; reading on in a closed connection ends them.
+            await response.aclose()
+            with contextlib.suppress(Exception):
+                async for _ in body:
+                    pass
+            raise
+
+
+class _Network(httpcore.AnyIOBackend):
+    """Opens connections and sees to it that each is closed.
+
+    httpcore loses sight of one that is given up during the TLS handshake.
+    """
+
+    def __init__(self) -> None:
+        self._streams: list[httpcore.AsyncNetworkStream] = []
+
+    async def connect_tcp(
+        self,
+        host: str,
+        port: int,
+        timeout: float | None = None,
+        local_address: str | None = None,
+        socket_options: Iterable[httpcore.SOCKET_OPTION] | None = None,
+    ) -> httpcore.AsyncNetworkStream:
+        stream = await super().connect_tcp(host, port, timeout, local_address, socket_options)
+        self._streams.append(stream)
+        return stream
+
+    async def aclose(self) -> None:
+        for stream in self._streams:
+            await stream.aclose()
+
+
+class _BodyPieces:
+    """A request body in pieces, so that only little of it is copied ahead of the network."""
+
+    def __init__(self, body: bytes) -> None:
+        self._left = memoryview(body)
+
+    def __aiter__(self) -> AsyncIterator[bytes]:
+        return self
+
+    async def __anext__(self) -> bytes:
+        if not self._left:
+            raise StopAsyncIteration
+        piece, self._left = self._left[:PIECE_BYTES], self._left[PIECE_BYTES:]
+        return bytes(piece)
+
+
+def _wire_request(request: PreparedRequest, proxy: HttpUrl | None) -> httpcore.Request:
+    """The request as the HTTP library takes it."""
+    url = request.url
+    headers = request.wire_headers()
+    target = url.target if request.method != b"CONNECT" else url.authority
+    address = url
+    if proxy is not None and url.scheme == "http":
+        # A proxy for http is asked for the whole URL; one for https is only tunnelled through.
+        address, target = proxy, url.without_fragment
+        given = {name.lower() for name, _ in headers}
+        if proxy.has_user and b"proxy-authorization" not in given:
+            headers.append((b"proxy-authorization", basic_credentials(proxy)))
+    return httpcore.Request(
+        request.method,
+        _wire_url(address, target),
+        headers=headers,
+        content=_BodyPieces(request.body),
+    )
+
+
+def _wire_url(address: HttpUrl, target: str) -> httpcore.URL:
+    """Where to connect, and what to ask for there."""
+    return httpcore.URL(
+        scheme=address.scheme, host=address.host, port=address.effective_port, target=target
+    )
+
+
+def _readable_headers(response: httpcore.Response) -> list[tuple[str, str]]:
+    headers: list[tuple[str, str]] = []
+    for name, value in response.headers:
+        with contextlib.suppress(UnicodeDecodeError):
+            headers.append((name.decode("ascii").lower(), value.decode("utf-8")))
+    return headers

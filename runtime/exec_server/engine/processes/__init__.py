@@ -1,0 +1,1 @@
+"""Processes: starting, input, output, signals, and their end."""

@@ -1,0 +1,1 @@
+"""Sandboxes: policies, the views made of them, and bubblewrap."""

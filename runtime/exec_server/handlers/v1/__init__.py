@@ -1,5 +1,0 @@
-"""Revision v1 (codex 0.121 to 0.139): native absolute paths, exit code -1 or 1 for a signal."""
-
-from exec_server.handlers.v1.revision import V1
-
-__all__ = ["V1"]

@@ -1,0 +1,1 @@
+"""Handlers per protocol revision: generated params in, engine calls, generated results out."""

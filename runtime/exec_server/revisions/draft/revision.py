@@ -1,0 +1,79 @@
+"""The handshake of the draft, and its handlers put together."""
+
+from __future__ import annotations
+
+from functools import cached_property
+from typing import TYPE_CHECKING, Final
+
+from msgspec import UNSET, UnsetType
+
+from exec_server.revisions.binding import Decoders
+from exec_server.revisions.draft import process
+from exec_server.revisions.draft.environment import EnvironmentDraft, describe_environment
+from exec_server.revisions.v2.revision import (
+    ExtensibleHandlers,
+    LifecycleV2,
+    bound_revision,
+    v0_version,
+)
+from exec_server_protocol.draft.methods import METHODS
+from exec_server_protocol.draft.session import InitializeResult
+
+if TYPE_CHECKING:
+    from exec_server.server.connection import BoundRevision, Connection
+    from exec_server_protocol.draft.server import Handlers
+    from exec_server_protocol.draft.session import InitializeParams
+
+
+class EveryRevisionInitializeResult(InitializeResult, frozen=True, kw_only=True):
+    """What clients of every revision find what they need in; each ignores the rest."""
+
+    protocol_version: str | UnsetType = UNSET
+    """How v0 names itself, if it is spoken."""
+
+
+class LifecycleDraft(LifecycleV2):
+    """The handshake."""
+
+    async def initialize(self, params: InitializeParams) -> InitializeResult:
+        """Create or resume the session."""
+        session = self._connection.open_session(params.resume_session_id)
+        return EveryRevisionInitializeResult(
+            session_id=session.id,
+            environment_info=describe_environment(self._connection.settings),
+            protocol_version=v0_version(self._connection),
+        )
+
+
+class HandlersDraft(ExtensibleHandlers):
+    """The handlers of one connection."""
+
+    @cached_property
+    def lifecycle(self) -> LifecycleDraft:
+        """The handshake."""
+        return LifecycleDraft(self._connection)
+
+    @cached_property
+    def process(self) -> process.ProcessDraft:
+        """process/*."""
+        return process.ProcessDraft(self._connection)
+
+    @cached_property
+    def environment(self) -> EnvironmentDraft:
+        """environment/*."""
+        return EnvironmentDraft(self._connection)
+
+
+_DECODERS: Final = Decoders(METHODS)
+
+
+class Draft:
+    """The draft, for the server's list."""
+
+    name = "draft"
+
+    def bind(self, connection: Connection) -> BoundRevision:
+        """The handlers of one connection; see Revision."""
+        handlers = HandlersDraft(connection)
+        served: Handlers = handlers
+        return bound_revision(self.name, METHODS, _DECODERS, served, handlers.aclose)

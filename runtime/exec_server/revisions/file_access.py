@@ -1,0 +1,48 @@
+"""How the file operations of a connection are carried out: here, or confined."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, TypeVar
+
+from exec_server.engine.cancellation import run_in_thread
+from exec_server.engine.files.operations import PendingWrite
+
+if TYPE_CHECKING:
+    from exec_server.engine.files.requests import Operation
+    from exec_server.engine.sandbox.policy import SandboxPolicy
+    from exec_server.engine.sandbox.sandboxed_files import ConfinedFiles
+
+R = TypeVar("R")
+
+
+class FileAccess:
+    """The file operations of one connection."""
+
+    def __init__(self) -> None:
+        self._confined: ConfinedFiles | None = None
+
+    async def run(self, operation: Operation[R], policy: SandboxPolicy | None) -> R:
+        """Carry out an operation, under a policy if there is one, and return what it returns.
+
+        Nothing else waits for one that takes long, and it stops early if this is cancelled.
+        What a write leaves pending is written.
+        """
+        if policy is not None:
+            if self._confined is None:
+                # Loads what starts processes, which few clients need for their files.
+                from exec_server.engine.sandbox.sandboxed_files import ConfinedFiles  # noqa: PLC0415
+
+                self._confined = ConfinedFiles()
+            return await self._confined.run(policy, operation)
+        if operation.takes_long():
+            result = await run_in_thread(operation.run)
+        else:
+            result = operation.run()
+        if isinstance(result, PendingWrite):
+            await result.finish()
+        return result
+
+    async def aclose(self) -> None:
+        """Release what it holds."""
+        if self._confined is not None:
+            await self._confined.aclose()

@@ -1,0 +1,49 @@
+"""File content between the wire and the disk, in whatever revision it came."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import pybase64
+
+from exec_server.errors import InvalidRequest
+from exec_server.server.base64_fields import PIECE_BYTES, StreamedBytes
+
+if TYPE_CHECKING:
+    from exec_server.engine.files import operations as files
+    from exec_server.server.connection import Connection
+
+
+def decode_content(text: str) -> bytes:
+    """The bytes of fs/writeFile.
+
+    Raises InvalidRequest for anything but strict base64: padded, no white space, unused bits zero.
+    """
+    try:
+        data = pybase64.b64decode(text, validate=True)
+    except ValueError as error:
+        raise InvalidRequest(f"fs/writeFile requires valid base64 dataBase64: {error}") from None
+    rest = len(data) % 3
+    if rest and not text.endswith(pybase64.b64encode_as_string(data[-rest:])):
+        raise InvalidRequest(
+            "fs/writeFile requires valid base64 dataBase64: non-zero trailing bits"
+        )
+    return data
+
+
+async def read_content(connection: Connection, source: files.ReadSource) -> bytes:
+    """The content of an open file; a large one is read while it is sent. Takes the source over."""
+    try:
+        if source.size is None:
+            # A FIFO may have no writer for long; it changes nothing others could depend on.
+            connection.leave_lane()
+            await source.load(connection.session.memory)
+        assert source.size is not None
+        if source.size > PIECE_BYTES:
+            return StreamedBytes.of(source, source.size)
+        data = source.read(source.size) if source.size else b""
+    except BaseException:
+        source.close()
+        raise
+    source.close()
+    return data

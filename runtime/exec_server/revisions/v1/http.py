@@ -1,0 +1,51 @@
+"""http/request of v1: redirects are followed, header values are sent as given."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from exec_server.engine.http.client import HttpRequest
+from exec_server.revisions.http_requests import HttpRequests
+from exec_server_protocol.v1.http import (
+    HttpHeader,
+    HttpRequestBodyDeltaParams,
+    HttpRequestParams,
+    HttpRequestResult,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from exec_server.server.connection import Connection
+
+
+class HttpV1:
+    """http/request."""
+
+    def __init__(self, connection: Connection) -> None:
+        self._requests = HttpRequests(connection, _result, HttpRequestBodyDeltaParams)
+
+    async def request(self, params: HttpRequestParams) -> HttpRequestResult:
+        """Make a request; the body comes with the answer or as notifications after it."""
+        request = HttpRequest(
+            method=params.method,
+            url=params.url,
+            headers=[(header.name, header.value) for header in params.headers],
+            body=params.body_base64,
+            timeout_ms=params.timeout_ms,
+        )
+        stream_as = params.request_id if params.stream_response else None
+        return await self._requests.answer(request, stream_as)
+
+    async def aclose(self) -> None:
+        """Drop the requests that are under way."""
+        await self._requests.aclose()
+
+
+def _result(status: int, headers: Sequence[tuple[str, str]], body: bytes) -> HttpRequestResult:
+    """The answer to http/request."""
+    return HttpRequestResult(
+        status=status,
+        headers=[HttpHeader(name=name, value=value) for name, value in headers],
+        body_base64=body,
+    )

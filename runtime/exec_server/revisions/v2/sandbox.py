@@ -1,0 +1,97 @@
+"""The ``sandbox`` of a request, as a policy of the engine.
+
+What restricts nothing is no policy: permissions that are ``disabled`` or ``external``, and managed
+ones that leave everything open. What does restrict is enforced or refused.
+"""
+
+from __future__ import annotations
+
+import os
+from typing import TYPE_CHECKING, Final
+
+from exec_server.engine import path_uri
+from exec_server.engine.paths import normalize
+from exec_server.engine.sandbox.policy import MAX_RULES, Places, Rule, SandboxPolicy, check_number
+from exec_server.errors import InvalidArgument, InvalidRequest
+from exec_server.revisions.file_rules import EntryReader
+from exec_server_protocol.v2.sandbox import (
+    DisabledPermissions,
+    ExternalPermissions,
+    RestrictedFileSystem,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from exec_server_protocol.v2.sandbox import ManagedPermissions, Sandbox
+
+_OPEN: Final = (DisabledPermissions, ExternalPermissions)
+"""Permissions that are no business of this server."""
+
+
+def policy_for_files(sandbox: Sandbox | None) -> SandboxPolicy | None:
+    """What a file operation may touch; None if nothing restricts it.
+
+    Raises InvalidArgument for permissions that mean nothing, InvalidRequest for what cannot be
+    enforced here.
+    """
+    if sandbox is None or isinstance(sandbox.permissions, _OPEN):
+        return None
+    policy = _policy(sandbox, sandbox.permissions, None, os.environ.get("TMPDIR"))
+    return None if policy.leaves_files_open else _enforceable(sandbox, policy)
+
+
+def policy_for_process(sandbox: Sandbox, cwd: str, env: Mapping[str, str]) -> SandboxPolicy | None:
+    """What a process may touch that starts in ``cwd``; None if nothing restricts it.
+
+    Raises as ``policy_for_files``.
+    """
+    if isinstance(sandbox.permissions, _OPEN):
+        return None
+    policy = _policy(sandbox, sandbox.permissions, cwd, env.get("TMPDIR"))
+    is_open = policy.leaves_files_open and policy.allows_network
+    return None if is_open else _enforceable(sandbox, policy)
+
+
+def _enforceable(sandbox: Sandbox, policy: SandboxPolicy) -> SandboxPolicy:
+    if sandbox.use_legacy_landlock:
+        raise InvalidRequest("sandbox: useLegacyLandlock: this server does not use Landlock")
+    return policy
+
+
+def _policy(
+    sandbox: Sandbox, permissions: ManagedPermissions, cwd: str | None, tmpdir: str | None
+) -> SandboxPolicy:
+    """``cwd`` is what takes the place of a directory that the sandbox does not name."""
+    allows_network = permissions.network == "enabled"
+    file_system = permissions.file_system
+    if not isinstance(file_system, RestrictedFileSystem):
+        return SandboxPolicy((Rule("/", "write"),), allows_network=allows_network)
+    reader = EntryReader(
+        places=_places(sandbox, cwd, tmpdir),
+        home=_home(sandbox),
+        read_path=path_uri.parse,
+        no_cwd=InvalidArgument("file system sandbox context with dynamic permissions requires cwd"),
+    )
+    rules, patterns = reader.rules(file_system.entries)
+    return SandboxPolicy(rules, patterns, file_system.glob_scan_max_depth, allows_network)
+
+
+def _places(sandbox: Sandbox, cwd: str | None, tmpdir: str | None) -> Places:
+    context = sandbox if sandbox.policy_context is None else sandbox.policy_context
+    check_number("workspace roots", len(context.workspace_roots), MAX_RULES)
+    check_number("temporary directories", len(sandbox.temporary_directories or ()), MAX_RULES)
+    temporary = [path_uri.parse(uri) for uri in sandbox.temporary_directories or ()]
+    if tmpdir is not None and tmpdir.startswith("/"):
+        temporary.append(normalize(tmpdir))
+    return Places(
+        cwd=cwd if context.cwd is None else path_uri.parse(context.cwd),
+        project_roots=tuple(map(path_uri.parse, context.workspace_roots)),
+        temporary=tuple(dict.fromkeys(temporary)),
+    )
+
+
+def _home(sandbox: Sandbox) -> str:
+    if sandbox.user_home_dir is None:
+        return os.path.expanduser("~")
+    return path_uri.parse(sandbox.user_home_dir)

@@ -1,0 +1,1 @@
+"""The server without its I/O: connections, sessions, listeners and their settings."""

@@ -1,0 +1,234 @@
+"""The WebSocket listener: accepts any number of peers on one socket until ``aclose``."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import errno
+import logging
+import os
+import socket
+import stat
+from typing import TYPE_CHECKING, Final
+
+from exec_server.transports import handshake
+from exec_server.transports.endpoint import CLOSE_SECONDS, open_stream
+from exec_server.transports.websocket import WebSocketTransport
+
+if TYPE_CHECKING:
+    import ssl
+
+    from exec_server.server.server import Server
+    from exec_server.transports.channel import Receiver
+    from exec_server.transports.tls import TlsListener
+
+log = logging.getLogger("exec_server")
+
+BACKLOG: Final = 1024
+"""Connections the kernel may hold before they are accepted."""
+
+ACCEPT_RETRY_SECONDS: Final = 0.1
+"""Pause before accepting again when there are no descriptors left."""
+
+MAX_PENDING: Final = 256
+"""Connections that have not been let in yet; of more, the oldest is dropped. A client needs some
+milliseconds, so it is never the oldest unless somebody floods the server."""
+
+MAX_PATH_BYTES: Final = 107
+"""Longest path of a socket: unix(7) leaves 108 bytes for it and a NUL."""
+
+_OUT_OF_RESOURCES: Final = frozenset((errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM))
+
+
+def listen_on_ip(host: str, port: int) -> socket.socket:
+    """Return a socket that listens on an IP address; port 0 takes a free one.
+
+    Raises OSError when the address cannot be had.
+    """
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    listening = socket.socket(family, socket.SOCK_STREAM)
+    try:
+        listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        listening.bind((host, port))
+        listening.listen(BACKLOG)
+    except BaseException:
+        listening.close()
+        raise
+    return listening
+
+
+def listen_on_path(path: str, mode: int) -> socket.socket:
+    """Return a socket that listens at a path, which only those may use whom ``mode`` lets.
+
+    A socket that an ended server has left there is replaced. Raises OSError: EADDRINUSE for one
+    that somebody listens on, or for anything else that is there.
+    """
+    if len(os.fsencode(path)) > MAX_PATH_BYTES:
+        raise OSError(errno.ENAMETOOLONG, os.strerror(errno.ENAMETOOLONG))
+    listening = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    # The mode must hold from the first moment on. No thread runs yet whose files this could hit.
+    others = os.umask(0o777 & ~mode)
+    try:
+        try:
+            listening.bind(path)
+        except OSError as error:
+            if error.errno != errno.EADDRINUSE or not _is_left_over(path):
+                raise
+            os.unlink(path)
+            listening.bind(path)
+        listening.listen(BACKLOG)
+    except BaseException:
+        listening.close()
+        raise
+    finally:
+        os.umask(others)
+    return listening
+
+
+def _is_left_over(path: str) -> bool:
+    """Whether a path is a socket that nobody listens on."""
+    if not stat.S_ISSOCK(os.lstat(path).st_mode):
+        return False
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
+        probe.setblocking(False)  # a listener that does not accept is one all the same
+        try:
+            probe.connect(path)
+        except ConnectionRefusedError:
+            return True
+        except BlockingIOError:
+            return False
+    return False
+
+
+def _tls_listener(loop: asyncio.AbstractEventLoop, context: ssl.SSLContext) -> TlsListener:
+    # Loaded if it is used: it is slow to load.
+    from exec_server.transports.tls import TlsListener  # noqa: PLC0415
+
+    return TlsListener(loop, context)
+
+
+class WebSocketServer:
+    """Serves every peer that connects to a socket and is let in.
+
+    Takes over a listening socket; with ``tls`` everything on it is encrypted.
+    """
+
+    def __init__(
+        self,
+        server: Server,
+        listening: socket.socket,
+        *,
+        policy: handshake.AdmissionPolicy = handshake.OPEN,
+        tls: ssl.SSLContext | None = None,
+        max_pending: int = MAX_PENDING,
+    ) -> None:
+        self._server = server
+        self._socket = listening
+        self._policy = policy
+        self._max_pending = max_pending
+        self._loop = asyncio.get_running_loop()
+        self._tls = None if tls is None else _tls_listener(self._loop, tls)
+        self._transports: set[WebSocketTransport] = set()
+        self._let_in: set[WebSocketTransport] = set()
+        # Those that have not been let in yet, oldest first.
+        self._pending: dict[WebSocketTransport, None] = {}
+        self._is_out_of_resources = False
+        self._none_left = asyncio.Event()
+        self._none_left.set()
+        self._socket.setblocking(False)
+        self._path: str | None = None
+        if listening.family == socket.AF_UNIX:
+            self._path = str(listening.getsockname())
+            self._inode = os.lstat(self._path).st_ino
+        self._start_accepting()
+
+    @property
+    def url(self) -> str:
+        """Where it listens: ``ws://IP:PORT`` with the real port, ``wss://`` or ``unix://PATH``."""
+        if self._path is not None:
+            return f"unix://{self._path}"
+        host, port = self._socket.getsockname()[:2]
+        scheme = "ws" if self._tls is None else "wss"
+        return f"{scheme}://[{host}]:{port}" if ":" in host else f"{scheme}://{host}:{port}"
+
+    def _start_accepting(self) -> None:
+        if self._socket.fileno() >= 0:
+            self._loop.add_reader(self._socket.fileno(), self._accept)
+
+    def _accept(self) -> None:
+        if self._tls is not None and self._tls.handshakes.is_full:
+            self._loop.remove_reader(self._socket.fileno())
+            self._tls.handshakes.when_drained(self._start_accepting)
+            return
+        try:
+            connection, _ = self._socket.accept()
+        except OSError as error:
+            if error.errno in _OUT_OF_RESOURCES:
+                if not self._is_out_of_resources:
+                    log.warning("cannot accept a connection: %s", error.strerror)
+                self._is_out_of_resources = True
+                self._loop.remove_reader(self._socket.fileno())
+                self._loop.call_later(ACCEPT_RETRY_SECONDS, self._start_accepting)
+            return
+        self._is_out_of_resources = False
+        connection.setblocking(False)
+        if len(self._pending) >= self._max_pending:
+            next(iter(self._pending)).abort()
+        self._serve(connection)
+
+    def _serve(self, connection: socket.socket) -> None:
+        self._none_left.clear()
+        transport = WebSocketTransport(
+            self._loop,
+            connection,
+            self._open,
+            self._forget,
+            self._server.settings,
+            policy=self._policy,
+            overload=self._overload,
+            open_stream=open_stream if self._tls is None else self._tls.open_stream,
+        )
+        self._transports.add(transport)
+        self._pending[transport] = None
+
+    def _overload(self) -> handshake.HttpRejection | None:
+        allowed = self._server.settings.max_connections
+        if len(self._let_in) >= allowed:
+            return handshake.HttpRejection(
+                503, f"this server serves at most {allowed} connections at a time"
+            )
+        return None
+
+    def _open(self, transport: WebSocketTransport) -> Receiver:
+        self._pending.pop(transport, None)
+        self._let_in.add(transport)
+        return self._server.open(transport, keeps_session=True)
+
+    def _forget(self, transport: WebSocketTransport) -> None:
+        self._transports.discard(transport)
+        self._let_in.discard(transport)
+        if transport in self._pending:
+            del self._pending[transport]
+            self._server.note_end_of_stranger()
+        if not self._transports:
+            self._none_left.set()
+
+    async def aclose(self) -> None:
+        """Stop listening, drain the server, say goodbye to every peer, end every session."""
+        self._loop.remove_reader(self._socket.fileno())
+        self._socket.close()
+        if self._path is not None:
+            self._unlink(self._path)
+        await self._server.drain()
+        for transport in list(self._transports):
+            transport.close("the server is shutting down")
+        await self._server.aclose()
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(CLOSE_SECONDS):
+                await self._none_left.wait()
+
+    def _unlink(self, path: str) -> None:
+        """Remove our socket, and not one that another server has put in its place."""
+        with contextlib.suppress(OSError):
+            if os.lstat(path).st_ino == self._inode:
+                os.unlink(path)

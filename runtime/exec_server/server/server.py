@@ -1,0 +1,153 @@
+"""The server: what all connections share, and service for the one peer on a pair of descriptors."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import TYPE_CHECKING, Final
+
+from exec_server.server.connection import Connection, Revision
+from exec_server.server.session import SessionRegistry
+from exec_server.settings import Settings
+from exec_server.transports.stdio import StdioTransport
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from exec_server.engine.processes.watchdog import Watchdog
+    from exec_server.transports.channel import Channel, Receiver
+
+_POLL_SECONDS: Final = 0.01
+"""How often is looked whether everything has come to its end, once the server is told to stop."""
+
+_LAST_WORDS_SECONDS: Final = 1.0
+"""How long killed processes may take to be gone, so that their ends are told."""
+
+
+class Stop:
+    """Whether the server has been told to come to its end; there before the server is."""
+
+    def __init__(self) -> None:
+        self._told = asyncio.Event()
+        self.is_urgent = False
+        """Whether it was told twice: then nothing is waited for."""
+
+    def tell(self) -> None:
+        """Tell the server to come to its end."""
+        self.is_urgent = self.is_told
+        self._told.set()
+
+    @property
+    def is_told(self) -> bool:
+        """Whether it was told at all."""
+        return self._told.is_set()
+
+    async def wait(self) -> None:
+        """Return when it was told."""
+        await self._told.wait()
+
+
+class Server:
+    """Sessions and connections, whatever the transport."""
+
+    def __init__(
+        self,
+        revisions: Sequence[Revision],
+        *,
+        watchdog: Watchdog | None = None,
+        settings: Settings | None = None,
+        stop: Stop | None = None,
+    ) -> None:
+        self._revisions = revisions
+        self.settings = settings or Settings()
+        self._sessions = SessionRegistry(asyncio.get_running_loop(), watchdog, self.settings)
+        self._connections: set[Connection] = set()
+        self._idle = asyncio.Event()
+        self._idle.set()
+        self.stop = stop or Stop()
+
+    async def drain(self) -> None:
+        """Bring what is under way to its end, within the grace, and begin nothing new.
+
+        Processes are asked to end, and killed when the grace is over. What they write and how they
+        end is told; so is the answer to every request that is done by then.
+        """
+        for connection in self._connections:
+            connection.stop()
+        grace = self.settings.grace_seconds
+        sessions = self._sessions
+        if grace:
+            sessions.ask_to_end(grace)
+            await self._wait_until(lambda: not sessions.running and self._has_answered, grace)
+        sessions.kill_all()
+        await self._wait_until(lambda: not sessions.running, _LAST_WORDS_SECONDS)
+        # The ends of processes answer the requests that waited for them.
+        await self._wait_until(lambda: self._has_answered, 5 * _POLL_SECONDS)
+
+    @property
+    def _has_answered(self) -> bool:
+        return all(connection.is_idle for connection in self._connections)
+
+    async def _wait_until(self, condition: Callable[[], bool], seconds: float) -> None:
+        deadline = asyncio.get_running_loop().time() + seconds
+        while not condition() and asyncio.get_running_loop().time() < deadline:
+            if self.stop.is_urgent:
+                return
+            await asyncio.sleep(_POLL_SECONDS)
+
+    def open(self, channel: Channel, *, keeps_session: bool) -> Receiver:
+        """A connection for a new peer; ``keeps_session``: its session survives it for a while."""
+        connection = Connection(
+            channel,
+            self._sessions,
+            self._revisions,
+            self.settings,
+            keeps_session=keeps_session,
+            on_ended=self._forget,
+        )
+        if self.stop.is_told:
+            connection.stop()
+        self._connections.add(connection)
+        self._idle.clear()
+        return connection
+
+    def note_end_of_stranger(self) -> None:
+        """Note that a connection ended whose handshake was never complete."""
+        self._sessions.note_end()
+
+    def _forget(self, connection: Connection) -> None:
+        self._connections.discard(connection)
+        if not self._connections:
+            self._idle.set()
+
+    async def aclose(self) -> None:
+        """End every connection and session; no process is left when this returns."""
+        for connection in list(self._connections):
+            connection.ended(orderly=False)
+        await self._idle.wait()
+        await self._sessions.aclose()
+
+
+async def serve_stdio(server: Server, read_fd: int, write_fd: int) -> None:
+    """Serve the peer on two descriptors until it ends its side or the server is told to stop."""
+    closed = asyncio.Event()
+    transport = StdioTransport(
+        asyncio.get_running_loop(),
+        read_fd,
+        write_fd,
+        lambda channel: server.open(channel, keeps_session=False),
+        closed.set,
+        max_line_bytes=server.settings.max_message_bytes,
+        max_unsent_bytes=server.settings.max_unsent_bytes,
+    )
+    stopping = asyncio.ensure_future(server.stop.wait())
+    closing = asyncio.ensure_future(closed.wait())
+    try:
+        await asyncio.wait((stopping, closing), return_when=asyncio.FIRST_COMPLETED)
+        if not closed.is_set():
+            await server.drain()
+            transport.close("the server is shutting down")
+            await closed.wait()
+    finally:
+        stopping.cancel()
+        closing.cancel()
+        await server.aclose()

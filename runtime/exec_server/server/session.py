@@ -1,0 +1,265 @@
+"""Sessions: what belongs to a client rather than to one of its connections.
+
+A session owns processes. One connection at a time is attached to it and receives the processes'
+notifications. When that connection ends the session is detached: its processes go on, their
+output is retained, and it can be resumed until its time is over; then its processes are killed.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import uuid
+from collections import deque
+from typing import TYPE_CHECKING, Protocol
+
+from exec_server.engine.memory_budget import MemoryBudget
+from exec_server.engine.processes.orphan_reaper import END_SECONDS, OrphanReaper
+from exec_server.engine.processes.process import REAP_SECONDS, ProcessTable
+from exec_server.errors import InvalidRequest, SessionAttached
+from exec_server.server.memory import UnusedMemory
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from exec_server.engine.processes.process import ExitStatus, OutputChunk, Process
+    from exec_server.engine.processes.watchdog import Watchdog
+    from exec_server.settings import Settings
+
+
+class Announcer(Protocol):
+    """Turns the events of a process into the notifications of one revision."""
+
+    @property
+    def revision(self) -> str:
+        """Name of the revision that started the process."""
+        ...
+
+    def output(self, process: Process, chunk: OutputChunk) -> Sequence[bytes]:
+        """The message for a chunk of output, in pieces."""
+        ...
+
+    def exited(self, process: Process, seq: int, status: ExitStatus) -> bytes:
+        """The message for the end of the process."""
+        ...
+
+    def closed(self, process: Process, seq: int) -> bytes | None:
+        """The message for the end of its output, if the revision has one."""
+        ...
+
+
+class Attachment(Protocol):
+    """A connection, as the session it is attached to sees it."""
+
+    @property
+    def unsent_bytes(self) -> int:
+        """Bytes of memory that wait to be sent."""
+        ...
+
+    def notify(self, pieces: Sequence[bytes]) -> None:
+        """Send a notification."""
+        ...
+
+
+class AcceptedWrites:
+    """The writes to the processes of a session that were accepted; the most recent are known."""
+
+    def __init__(self, limit: int) -> None:
+        self._limit = limit
+        self._known: set[tuple[object, str | bytes]] = set()
+        self._in_order: deque[tuple[object, str | bytes]] = deque()
+
+    def __contains__(self, write: tuple[object, str | bytes]) -> bool:
+        """Return True for what stands for a process and the name of a known write to it."""
+        return write in self._known
+
+    def add(self, write: tuple[object, str | bytes]) -> None:
+        """Note a write that is not known yet, in place of the oldest one if there are too many."""
+        self._known.add(write)
+        self._in_order.append(write)
+        if len(self._known) > self._limit:
+            self._known.discard(self._in_order.popleft())
+
+
+class Session:
+    """The processes of one client, and the connection that hears of them, if any."""
+
+    def __init__(
+        self,
+        loop: asyncio.AbstractEventLoop,
+        watchdog: Watchdog | None,
+        reaper: OrphanReaper | None,
+        settings: Settings,
+        speaks: str,
+    ) -> None:
+        self.id = str(uuid.uuid4())
+        self.speaks = speaks
+        """The revision that its client spoke last."""
+        self.attachment: Attachment | None = None
+        self._reaper = reaper
+        self._tag: int | None = None
+        self.memory = MemoryBudget(settings.max_held_bytes, self._count_unsent)
+        self.accepted_writes = AcceptedWrites(settings.remembered_writes)
+        self.processes = ProcessTable(
+            self,
+            loop=loop,
+            memory=self.memory,
+            watchdog=watchdog,
+            tag=self._take_tag,
+            retained_bytes=settings.retained_bytes,
+            retained_chunks=settings.retained_chunks,
+            max_retained_bytes=settings.max_retained_bytes,
+            retention_seconds=settings.retention_seconds,
+            write_queue_bytes=settings.write_queue_bytes,
+            max_running=settings.max_processes,
+            executions=settings.executions,
+        )
+
+    def _count_unsent(self) -> int:
+        return 0 if self.attachment is None else self.attachment.unsent_bytes
+
+    def on_output(self, process: Process, chunk: OutputChunk) -> None:
+        """Tell the attached connection; see ProcessEvents."""
+        if self.attachment is not None:
+            self.attachment.notify(announcer_of(process).output(process, chunk))
+
+    def on_exited(self, process: Process, seq: int, status: ExitStatus) -> None:
+        """Tell the attached connection; see ProcessEvents."""
+        if self.attachment is not None:
+            self.attachment.notify((announcer_of(process).exited(process, seq, status),))
+
+    def on_closed(self, process: Process, seq: int) -> None:
+        """Tell the attached connection; see ProcessEvents."""
+        message = announcer_of(process).closed(process, seq)
+        if self.attachment is not None and message is not None:
+            self.attachment.notify((message,))
+
+    def _take_tag(self) -> int | None:
+        """The tag of the session's processes, once there are any."""
+        if self._tag is None and self._reaper is not None:
+            self._tag = self._reaper.new_tag()
+        return self._tag
+
+    async def aclose(self) -> None:
+        """End every process, and what they have left behind."""
+        await self.processes.aclose()
+        if self._reaper is not None and self._tag is not None:
+            await self._reaper.end(self._tag)
+
+
+def announcer_of(process: Process) -> Announcer:
+    """The revision that started a process also shapes what is told of it."""
+    announcer: Announcer = process.context  # type: ignore[assignment]  # set by every handler
+    return announcer
+
+
+class SessionRegistry:
+    """The sessions of a server."""
+
+    def __init__(
+        self, loop: asyncio.AbstractEventLoop, watchdog: Watchdog | None, settings: Settings
+    ) -> None:
+        """With a ``watchdog``, orphans are adopted and unused memory is given back.
+
+        Both concern the whole operating system process.
+        """
+        self._loop = loop
+        self._watchdog = watchdog
+        self._reaper = (
+            None if watchdog is None else OrphanReaper(loop, watchdog.groups, watchdog.tags)
+        )
+        self._unused = None if watchdog is None else UnusedMemory(loop)
+        self._settings = settings
+        self._sessions: dict[str, Session] = {}
+        self._expiries: dict[str, asyncio.TimerHandle] = {}
+        self._ending: set[asyncio.Task[None]] = set()
+
+    def create(self, attachment: Attachment, speaks: str) -> Session:
+        """A new session with a connection attached that speaks a revision.
+
+        Raises InvalidRequest if there are as many as there may be.
+        """
+        if len(self._sessions) >= self._settings.max_sessions:
+            raise InvalidRequest(
+                f"this server keeps at most {self._settings.max_sessions} sessions at a time"
+            )
+        session = Session(self._loop, self._watchdog, self._reaper, self._settings, speaks)
+        session.attachment = attachment
+        self._sessions[session.id] = session
+        return session
+
+    def resume(self, session_id: str, attachment: Attachment) -> Session:
+        """Attach a connection to a detached session.
+
+        Raises InvalidRequest if there is no such session, SessionAttached if it has a connection.
+        """
+        session = self._sessions.get(session_id)
+        if session is None:
+            raise InvalidRequest(f"unknown session id {session_id}")
+        if session.attachment is not None:
+            raise SessionAttached(session_id, session.speaks)
+        self._expiries.pop(session_id).cancel()
+        session.attachment = attachment
+        return session
+
+    def detach(self, session: Session) -> None:
+        """Take the connection away and start the time to resume."""
+        session.attachment = None
+        self.note_end()
+        session.processes.resume()
+        if session.id in self._sessions:
+            self._expiries[session.id] = self._loop.call_later(
+                self._settings.detached_seconds, self.end, session
+            )
+
+    def end(self, session: Session) -> None:
+        """Forget a session and kill its processes."""
+        if self._sessions.pop(session.id, None) is None:
+            return
+        expiry = self._expiries.pop(session.id, None)
+        if expiry is not None:
+            expiry.cancel()
+        session.attachment = None
+        session.processes.kill_all()
+        task = self._loop.create_task(session.aclose())
+        self._ending.add(task)
+        task.add_done_callback(self._has_ended)
+
+    def _has_ended(self, task: asyncio.Task[None]) -> None:
+        self._ending.discard(task)
+        self.note_end()
+
+    def note_end(self) -> None:
+        """Note that a connection or a session has ended, which may leave much memory unused."""
+        if self._unused is not None:
+            self._unused.give_back_soon()
+
+    @property
+    def running(self) -> int:
+        """How many processes run."""
+        return sum(session.processes.running for session in self._sessions.values())
+
+    def ask_to_end(self, seconds: float) -> None:
+        """Send SIGTERM to every process group, and SIGKILL some seconds later."""
+        for session in self._sessions.values():
+            for process in session.processes:
+                process.terminate_gracefully(seconds)
+
+    def kill_all(self) -> None:
+        """Kill every process; the connections still hear of it."""
+        for session in self._sessions.values():
+            session.processes.kill_all()
+
+    async def aclose(self) -> None:
+        """End every session and wait until no process is left."""
+        for session in list(self._sessions.values()):
+            self.end(session)
+        if self._ending:
+            # What cannot be ended in time is left to end_all and the watchdog.
+            await asyncio.wait(self._ending, timeout=REAP_SECONDS + END_SECONDS)
+        if self._unused is not None:
+            self._unused.close()
+        if self._reaper is not None and self._watchdog is not None:
+            is_clean = await self._reaper.end_all()
+            self._reaper.close()
+            if is_clean:
+                self._watchdog.dismiss()

@@ -1,0 +1,241 @@
+"""The suite as a judge of clients: right ones pass, and a wrong one is told what to mend."""
+
+from __future__ import annotations
+
+import json
+import re
+import select
+import shlex
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from tests.support.checkout import ROOT
+from tests.support.suite_runs import PROGRAM, run
+
+pytestmark = pytest.mark.usefixtures("nobody_is_left")
+
+WRONG_CLIENT = ROOT / "tests/support/wrong_client.py"
+OURS = str(Path(sys.executable).with_name("exec-server"))
+
+
+def judged(fault: str, *options: str | Path) -> subprocess.CompletedProcess[str]:
+    """What the suite says of a client of v2 with a fault, or of the right one."""
+    command = shlex.join([sys.executable, str(WRONG_CLIENT), fault, "{url}"])
+    return run("client", "--cmd", command, "--input-cmd", f"{command} -i", *options)
+
+
+@pytest.mark.parametrize("revision", ["v0", "v1", "v2", "draft"])
+@pytest.mark.parametrize("place", ["--url {url}", "--cmd {command}"])
+def test_our_client_passes_in_every_revision(place: str, revision: str) -> None:
+    command = f"{OURS} run {place} -- probe"
+    with_input = f"{OURS} run -i {place} -- probe"
+    options = ["--revision", revision, "--jobs", "4", "--timeout", "50"]
+    done = run("client", "--cmd", command, "--input-cmd", with_input, *options)
+    assert done.returncode == 0, done.stdout
+    *lines, summary = done.stdout.splitlines()
+    if place == "--url {url}":
+        assert lines == []
+        assert ", 0 failed, 0 known deviations, 0 n/a in " in summary
+    else:
+        assert [line.partition(": ")[2] for line in lines] == ["is about what stdio does not have"]
+
+
+def test_the_library_passes_with_the_lines_that_the_guide_shows(tmp_path: Path) -> None:
+    guide = ROOT / "docs/conformance.md"
+    (example,) = re.findall("```python\n(.*?)```", guide.read_text(), re.DOTALL)
+    program = tmp_path / "example.py"
+    program.write_text(example)
+    command = shlex.join([sys.executable, str(program), "{url}"])
+    done = run("client", "--cmd", command, "--tag", "run")
+    assert done.returncode == 0, done.stdout
+    assert ", 0 failed, 0 known deviations, 0 n/a in " in done.stdout
+
+
+def test_a_client_that_leaves_the_input_open_where_the_draft_can_end_it_is_told() -> None:
+    done = judged("none", "--revision", "draft", "--select", "*/input/end", "--timeout", "6")
+    assert "expected process/closeStdin at the end of the client's standard input" in done.stdout
+
+
+def test_the_revision_that_a_client_speaks_is_found_out() -> None:
+    done = judged("none")
+    assert done.returncode == 0, done.stdout
+    *lines, summary = done.stdout.splitlines()
+    reasons = [line.split(": ", 1)[1] for line in lines]
+    assert reasons[0].startswith("the client seems not to speak v0: expected command/exec after")
+    assert reasons[1].startswith("the client seems not to speak v1: cwd is a URI")
+    assert len(reasons) == 2
+    assert ", 0 failed, " in summary
+
+
+FAULTS = {
+    # the handshake
+    "no-initialize": ("run/simple", "process/start came before initialize: the first message"),
+    "no-initialized": ("run/simple", "process/start came before initialized: send the notificat"),
+    "initialized-twice": ("run/simple", "initialized came a second time: a connection has one h"),
+    "impatient": ("handshake/slow", "initialized came before initialize was answered: wait for"),
+    "origin": ("run/simple", "the WebSocket handshake has an Origin header, with which servers"),
+    # messages
+    "garbage": ("run/simple", "expected one JSON object as a message, got 'HELLO server'"),
+    "null-id": ("run/simple", "the id of initialize must be a string or an integer, got null"),
+    "one-id": ("run/slow", "the id 2 of environment/info is that of process/start, which has not"),
+    "answers-notifications": ("run/simple", "an answer to what is no request, which ends the con"),
+    "unknown-notification": ("run/simple", "the notification hello, which ends the connection"),
+    "schema": ("run/simple", "process/start breaks the schema at $.params: 'env' is a required"),
+    # the program
+    "always-zero": ("run/simple", "expected the client to end with the program's exit code 7, b"),
+    "ignores-errors": (
+        "run/refused",
+        "expected the client to end with an error, since process/start w",
+    ),
+    "asks-again": ("run/slow", "a second process/start, though the client was asked to run one"),
+    "goes-on": ("run/success", "expected the client to end, as its program has ended and its o"),
+    # output
+    "order-of-arrival": ("output/reordered", 'expected "one\\ntwo\\nthree\\n", got "two\\none'),
+    "ends-at-exit": ("output/after_exit", "is the program's: expected \"What the program wrote: ä"),
+    "text": ("output/bytes", "the client's standard output, which is the program's: expected"),
+    "mixes-streams": ("output/streams", 'got "one\\nnoise\\ntwo\\nnoise\\nthree\\nnoise\\n"'),
+    # what comes from the future
+    "strict-members": ("tolerance/members", "but the client ended with exit code 1: unknown mem"),
+    "strict-notifications": ("tolerance/notifications", "unknown notification suite/chatter"),
+    "any-process": ("tolerance/other_process", 'got "not yours\\n'),
+    # a lost connection
+    "end-is-success": ("lost/session", "ended with 0 as if the program had succeeded"),
+    "forgets-session": ("resume/output", "expected the client to resume its session, or to end w"),
+    "starts-again": ("resume/output", "a second process/start, though the client was asked to r"),
+    "other-session": ("resume/output", 'resumeSessionId "mine" is no session of this server; it'),
+    "no-reading": ("resume/end", "expected the client to end, as its program has ended and its "),
+    # input
+    "no-pipe": ("input/text", "started it with neither pipeStdin nor tty: the server refuses to"),
+    "one-write-id": ("input/text", 'writeId "1" was given to two writes of different bytes'),
+    "new-write-id": ("resume/write", "the write whose answer was lost once more, with its writeId"),
+}
+
+
+@pytest.mark.parametrize("fault", FAULTS)
+def test_each_fault_is_caught_and_named(fault: str) -> None:
+    name, text = FAULTS[fault]
+    done = judged(fault, "--revision", "v2", "--select", f"*/{name}", "--timeout", "12")
+    assert (done.returncode, done.stderr) == (1, ""), done.stdout
+    failure, summary = done.stdout.splitlines()
+    assert failure.startswith(f"FAILED v2/{name} [ws]: ")
+    assert text in failure
+    assert summary.startswith("0 passed, 1 failed")
+
+
+def test_the_wire_alone_can_be_judged() -> None:
+    options = ["--revision", "v2", "--wire-only", "--select", "*/run/*"]
+    done = judged("always-zero", *options)
+    assert done.returncode == 0, done.stdout
+
+
+def test_reports_tell_of_a_client(tmp_path: Path) -> None:
+    report, page, baseline = (tmp_path / name for name in ("r.jsonl", "p.html", "known.toml"))
+    options = ["--revision", "v2", "--select", "*/run/*"]
+    done = judged(
+        "always-zero",
+        *options,
+        *("--jsonl", report, "--html", page, "--write-baseline", baseline),
+    )
+    assert done.returncode == 1
+    header, *plays, summary = map(json.loads, report.read_text().splitlines())
+    assert (header["role"], header["revisions"]) == ("client", ["v2"])
+    (failed,) = (
+        play for play in plays if play["outcome"] == "failed" and "simple" in play["session"]
+    )
+    assert failed["blame"] == "client-did-wrong"
+    assert (failed["divergence"]["expected"], failed["divergence"]["received"]) == (7, 0)
+    assert any('"process/start"' in entry["text"] for entry in failed["trace"])
+    assert "The client did this wrong" in page.read_text()
+    assert summary["counts"]["failed"] > 0
+    known = judged("always-zero", *options, "--known-deviations", baseline)
+    assert known.returncode == 0, known.stdout
+    stale = judged("none", *options, "--known-deviations", baseline)
+    assert stale.returncode == 4, stale.stdout
+
+
+@pytest.mark.parametrize(
+    ("command", "code", "text"),
+    [
+        ("/no/such/client {url}", 3, "the client could not be run: cannot run '/no/such/client'"),
+        ("client", 2, "the client's command needs one of {url}, where it is to connect, and"),
+        ("client 'x {url}", 2, "the client's command cannot be read: No closing quotation"),
+    ],
+)
+def test_a_client_that_cannot_be_run_is_one_message(command: str, code: int, text: str) -> None:
+    done = run("client", "--cmd", command)
+    assert (done.returncode, done.stdout) == (code, "")
+    (line,) = done.stderr.splitlines()
+    assert text in line
+
+
+def test_a_client_that_does_nothing_is_told_what_was_missed() -> None:
+    done = run("client", "--cmd", "sh -c 'sleep 60' {url}", "--timeout", "1", "--select", "v2/*")
+    assert done.returncode == 1
+    (failure,) = (line for line in done.stdout.splitlines() if line.startswith("FAILED"))
+    assert failure.startswith(
+        "FAILED v2/run/simple [ws]: expected process/start after the handshake; the last that the "
+        "client sent is nothing, 1 s after the start"
+    )
+
+
+def python(script: str) -> str:
+    return shlex.join([sys.executable, "-c", script, "{url}"])
+
+
+FLOOD = """
+import json, sys
+from websockets.sync.client import connect
+with connect(sys.argv[1]) as link:
+    link.send(json.dumps({"id": 0, "method": "initialize", "params": {"clientName": "flood"}}))
+    link.recv()
+    link.send(json.dumps({"method": "initialized", "params": {}}))
+    for number in range(1, 10**9):
+        link.send(json.dumps({"id": number, "method": "environment/status", "params": {}}))
+"""
+
+STUBBORN = "import signal, time; signal.signal(signal.SIGTERM, signal.SIG_IGN); time.sleep(600)"
+
+
+@pytest.mark.parametrize(
+    ("script", "text"),
+    [
+        (FLOOD, "more than 1,000 requests wait for their answers, which the client does not read"),
+        (STUBBORN, "expected process/start after the handshake; the last that the client sent is"),
+    ],
+    ids=["floods", "ignores SIGTERM"],
+)
+def test_a_client_that_does_not_end_is_ended(script: str, text: str) -> None:
+    done = run("client", "--cmd", python(script), "--select", "v2/run/simple", "--timeout", "9")
+    assert (done.returncode, done.stderr) == (1, "")
+    assert text in done.stdout
+
+
+def test_an_interrupted_run_tells_what_there_was_and_leaves_nobody(tmp_path: Path) -> None:
+    started = tmp_path / "started"
+    script = f"open({str(started)!r}, 'w').close(); import time; time.sleep(600)"
+    command = ["client", "--cmd", python(script), "--revision", "v2", "--jobs", "2"]
+    process = subprocess.Popen(
+        [PROGRAM, *command], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+    deadline = time.monotonic() + 30
+    while not started.exists():
+        assert time.monotonic() < deadline
+        select.select([], [], [], 0.02)
+    process.send_signal(signal.SIGINT)
+    output, errors = process.communicate(timeout=30)
+    assert (process.returncode, errors) == (130, "interrupted\n")
+    assert "\n0 passed, 0 failed, " in output
+
+
+def test_cases_are_chosen_and_listed() -> None:
+    listed = run("client", "--list", "--select", "v2/*", "--method", "process/write")
+    names = [line.split()[0] for line in listed.stdout.splitlines()]
+    assert names == ["v2/input/text", "v2/input/slow", "v2/input/refused", "v2/resume/write"]
+    quirks = run("client", "--list", "--level", "quirk", "--revision", "v1", "--tag", "tolerance")
+    assert quirks.stdout.startswith("v1/tolerance/request [ws, stdio]  The server asks something")
+    assert run("client", "--list", "--tag", "nothing").returncode == 2

@@ -1,0 +1,228 @@
+"""Each report says what came of a run, in its own format, and shows no secret."""
+
+from __future__ import annotations
+
+import base64
+import json
+import re
+import xml.etree.ElementTree as ET
+from typing import TYPE_CHECKING, Any
+
+import jsonschema
+import msgspec
+import pytest
+import yaml
+
+from exec_server_conformance import reports
+from exec_server_conformance.errors import ReportError
+from exec_server_conformance.reports import jsonl, page, reference, schema
+from exec_server_conformance.runner.contract import REVISIONS, bundle
+from exec_server_conformance.runner.redaction import REDACTED, Redactor
+from exec_server_conformance.runner.results import Blame, Divergence
+from tests.support.sample_report import MARKUP, NASTY, sample
+from tests.support.suite_runs import SESSION, against, run, written
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+    from pathlib import Path
+
+
+def test_every_line_of_json_lines_keeps_the_published_schema() -> None:
+    published = json.loads(schema.PATH.read_text(encoding="utf-8"))
+    validator = jsonschema.Draft202012Validator(published)
+    lines = [json.loads(line) for line in jsonl.render(sample()).splitlines()]
+    for line in lines:
+        validator.validate(line)
+        assert list(validator.iter_errors({**line, "event": "other"}))
+    assert [line["event"] for line in lines] == ["run", *["play"] * 6, "summary"]
+    assert jsonl.parse(jsonl.render(sample())) == sample()
+
+
+def test_the_published_schema_is_the_one_of_the_model() -> None:
+    assert schema.PATH.read_text(encoding="utf-8") == schema.text()
+
+
+@pytest.mark.parametrize("text", ["", "{}\n", "nonsense\n", '{"event":"summary"}\n'])
+def test_what_is_no_report_is_refused(text: str) -> None:
+    with pytest.raises(ReportError, match="not a report"):
+        jsonl.parse(text)
+
+
+def test_junit_counts_what_it_holds() -> None:
+    root = ET.fromstring(reports.FORMATS["junit"](sample()))
+    suites = root.findall("testsuite")
+    assert [suite.get("name") for suite in suites] == ["v1/fs", "v1/process"]
+    for element in (root, *suites):
+        cases = element.findall(".//testcase")
+        assert int(element.get("tests", "")) == len(cases)
+        for name in ("failure", "error", "skipped"):
+            plural = {"failure": "failures", "error": "errors"}.get(name, name)
+            assert int(element.get(plural, "")) == len(element.findall(f".//{name}"))
+    found = {case.get("name"): [one.tag for one in case] for case in root.iter("testcase")}
+    assert found == {
+        "error [ws]": ["error", "system-out"],
+        "failed [ws]": ["failure", "system-out"],
+        "known [ws]": ["skipped"],
+        "na [ws]": ["skipped"],
+        "passed [ws]": [],
+        "stale [ws]": ["failure", "system-out"],
+    }
+    failure = root.find(".//testcase[@name='failed [ws]']/failure")
+    assert failure is not None
+    assert failure.get("type") == "server-sent-wrong"
+    assert MARKUP in (failure.text or "")
+
+
+def test_tap_escapes_directives_and_tells_why_in_yaml() -> None:
+    lines = reports.FORMATS["tap"](sample()).splitlines()
+    assert lines[:2] == ["TAP version 14", "1..6"]
+    points = [line for line in lines if re.match(r"(not )?ok ", line)]
+    assert [re.split(r" - ", point)[0] for point in points] == [
+        "not ok 1",
+        "not ok 2",
+        "not ok 3",
+        "ok 4",
+        "ok 5",
+        "not ok 6",
+    ]
+    assert points[2].endswith("v1/fs/known [ws] # TODO it is \\# so")
+    assert points[3].endswith("v1/fs/na [ws] # SKIP needs \\#1")
+    blocks = re.findall(r"^  ---\n(.*?)^  \.\.\.$", "\n".join(lines), re.MULTILINE | re.DOTALL)
+    details = [yaml.safe_load(re.sub("^  ", "", block, flags=re.MULTILINE)) for block in blocks]
+    assert [one["outcome"] for one in details] == ["error", "failed", "known", "stale"]
+    assert details[1]["divergence"]["expected"] == {"a": NASTY}
+    assert details[1]["trace"][1].endswith('main <- {"id":1,"result":{"processId":"p"}}')
+
+
+def test_the_page_shows_text_as_text() -> None:
+    text = page.render(sample(), "https://reference.example")
+    assert "<script>alert" not in text
+    assert text.count("<script>") == 1
+    assert 'href="https://reference.example/v1/process.md#processstart"' in text
+    assert "<code>suite/unheard</code>" in text
+
+
+def test_a_server_that_could_not_be_run_is_in_every_report() -> None:
+    whole = sample()
+    summary = msgspec.structs.replace(whole.summary, no_server="it is not there", exit_code=3)
+    report = msgspec.structs.replace(whole, plays=[], summary=summary)
+    for kind in reports.FORMATS:
+        assert "it is not there" in reports.FORMATS[kind](report)
+    assert "it is not there" in page.render(report)
+
+
+@pytest.mark.parametrize("revision", REVISIONS)
+def test_every_method_is_linked_to_its_section(revision: str) -> None:
+    for method in bundle(revision)["x-methods"]:
+        place = reference.place(revision, method)
+        assert place is not None
+        path, _, anchor = place.partition("#")
+        text = (reference.CHECKOUT / path).read_text(encoding="utf-8")
+        headings = re.findall(r"^## (.*)$", text, re.MULTILINE)
+        assert anchor in [re.sub(r"[^a-z0-9-]", "", one.lower()) for one in headings]
+
+
+SECRET = "s3cr3t-0123456789"
+
+
+@pytest.mark.parametrize(
+    "message",
+    [
+        {"params": {"env": {"PLAIN": SECRET}}},
+        {"params": {"envPolicy": {"set": {"PLAIN": SECRET}}}},
+        {"params": {"headers": [{"name": "AUTHORIZATION", "value": f"Bearer {SECRET}"}]}},
+        {"params": {"headers": {"Cookie": SECRET}}},
+        {"params": {"url": f"https://me:{SECRET}@example.com/"}},
+        {"result": {"text": f"it was {SECRET}"}},
+    ],
+)
+def test_secrets_are_taken_out(message: Mapping[str, Any]) -> None:
+    redactor = Redactor({"API_TOKEN": SECRET, "HOME": "/home/user"})
+    text = redactor.message(json.dumps(message))
+    assert SECRET not in text
+    assert REDACTED in text
+    assert Redactor({}).text(f'{{"env": {{"A": "{SECRET}"').count(SECRET) == 0
+
+
+def test_a_secret_is_taken_out_of_base64_which_stays_base64() -> None:
+    message = {"params": {"chunk": base64.b64encode(f"it is {SECRET}!".encode()).decode()}}
+    clean = Redactor({"API_TOKEN": SECRET}).value(message)
+    assert base64.b64decode(clean["params"]["chunk"]) == f"it is {REDACTED}!".encode()
+
+
+def test_variables_that_are_shown_are_still_scrubbed() -> None:
+    redactor = Redactor({"API_TOKEN": SECRET}, shown={"PATH"})
+    clean = redactor.value({"env": {"PATH": f"/bin:/{SECRET}", "HOME": "/home/user"}})
+    assert clean == {"env": {"PATH": f"/bin:/{REDACTED}", "HOME": REDACTED}}
+
+
+def test_what_holds_no_secret_comes_back_as_it_was() -> None:
+    text = '{ "method": "x",  "params": {"env": {}, "path": "/home/user"}}'
+    assert Redactor({"HOME": "/home/user", "TOKEN": "short"}).message(text) == text
+
+
+def test_a_secret_that_was_seen_is_one_wherever_it_comes_again() -> None:
+    redactor = Redactor({})
+    sent = {"headers": [{"value": f"Bearer {SECRET}", "name": "Authorization"}]}
+    assert SECRET not in json.dumps(redactor.value(sent))
+    assert redactor.text(f"echo: {SECRET}") == f"echo: {REDACTED}"
+
+
+@pytest.mark.parametrize(
+    ("command", "shown"),
+    [
+        ("server --listen stdio", "server --listen stdio"),
+        ("env TOKEN=abc server", "env TOKEN=[redacted] server"),
+        ("server --api-key abc -v", "server --api-key [redacted] -v"),
+        ("server --token='a b' -v", "server --token=[redacted] -v"),
+    ],
+)
+def test_a_command_is_shown_without_what_it_sets(command: str, shown: str) -> None:
+    assert Redactor({}).command(command) == shown
+
+
+def test_a_run_writes_every_report_and_no_secret(tmp_path: Path) -> None:
+    """The run fails, so that what was expected and what came are shown, too."""
+    session = json.loads(json.dumps(SESSION))
+    session[1]["params"]["env"] = {"PLAIN": SECRET}
+    session[2:2] = [
+        {
+            "call": "http/request",
+            "params": {
+                "requestId": "r",
+                "method": "GET",
+                "url": "http://127.0.0.1:1/",
+                "headers": [{"name": "Authorization", "value": SECRET}],
+            },
+            "expect": {"result": {"headers": [{"name": "Authorization", "value": SECRET}]}},
+        }
+    ]
+    options = [f"--{kind}={tmp_path / kind}" for kind in reports.KINDS]
+    sessions = written(tmp_path / "sessions", session)
+    done = run("--cmd", against("echoes"), "--sessions", sessions, "--verbose", *options)
+    assert done.returncode == 1, done.stdout + done.stderr
+    shown = [(tmp_path / kind).read_text(encoding="utf-8") for kind in reports.KINDS]
+    for text in (done.stdout, *shown):
+        assert "http/request" in text
+        assert REDACTED in text
+        assert SECRET not in text
+    report = jsonl.parse((tmp_path / "jsonl").read_text(encoding="utf-8"))
+    assert report.summary.exit_code == 1
+    (one,) = report.plays
+    assert one.blame is Blame.SERVER
+    assert isinstance(one.divergence, Divergence)
+    assert (one.divergence.line, one.divergence.where) == (
+        3,
+        "http/request.result.headers[0].value",
+    )
+    assert one.trace[one.divergence.entry].direction == "received"
+
+
+def test_a_report_that_cannot_be_written_is_told_before_the_run(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    sessions = written(tmp_path / "sessions")
+    done = run(
+        "--cmd", against("none"), "--sessions", sessions, "--html", tmp_path / "file" / "a.html"
+    )
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr.startswith("exec-server-conformance: cannot write ")

@@ -1,0 +1,231 @@
+"""What is no server at all, hangs, floods or dies: one clear message, in time, and nobody left."""
+
+from __future__ import annotations
+
+import os
+import shlex
+import signal
+import subprocess
+import sys
+import time
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from tests.support.suite_runs import PROGRAM, SESSION, against, run, written
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+pytestmark = pytest.mark.usefixtures("nobody_is_left")
+
+
+def shell(script: str) -> str:
+    """A command that runs a script; ``--listen`` and what follows are its arguments."""
+    return shlex.join(["sh", "-c", script, "server"])
+
+
+def python(script: str) -> str:
+    return shlex.join([sys.executable, "-c", script])
+
+
+FOREVER = "while :; do sleep 0.1; done"
+
+NO_SERVERS = {
+    "a command that does not exist": ("/no/such/program", "cannot run '/no/such/program'"),
+    "a directory": ("/tmp", "cannot run '/tmp'"),
+    "an unfinished quote": ("server 'x", "the command cannot be read"),
+    "nothing": ("''", "cannot run ''"),
+    "a program that ends": (shell("echo no good >&2; exit 3"), "no good"),
+    "a program that says nothing": (shell(FOREVER), "initialize was not answered within 3 s"),
+    "garbage": (shell("echo Welcome to the server; cat > /dev/null"), "Welcome to the server"),
+    "a flood of garbage": (shell("cat > /dev/null & exec yes"), "'y'"),
+    "a flood without lines": (
+        shell("cat > /dev/null & exec cat /dev/zero"),
+        "the server could not be run",
+    ),
+    "another protocol": (
+        shell('read x; echo \'{"id": "initialize", "error": {"code": 1}}\'; cat >/dev/null'),
+        "expected a result of initialize",
+    ),
+}
+
+
+@pytest.mark.parametrize("what", NO_SERVERS)
+def test_over_stdio_what_is_no_server_is_one_message(tmp_path: Path, what: str) -> None:
+    command, said = NO_SERVERS[what]
+    began = time.monotonic()
+    done = run("--cmd", command, "--sessions", written(tmp_path), "--timeout", "3")
+    assert (done.returncode, done.stdout) == (3, ""), done.stderr
+    assert len(done.stderr.splitlines()) == 1
+    assert done.stderr.startswith("the server could not be run: ")
+    assert said in done.stderr
+    assert time.monotonic() - began < 30
+
+
+@pytest.mark.parametrize(
+    ("script", "said"),
+    [
+        ("echo Welcome; " + FOREVER, "was expected to print a ws:// URL, but printed 'Welcome'"),
+        ("echo the port is taken >&2; exit 1", "ended with exit code 1: the port is taken"),
+        ("kill -SEGV $$", "ended with SIGSEGV"),
+        ("echo ws://127.0.0.1:1; " + FOREVER, "cannot connect to ws://127.0.0.1:1"),
+        ("exec cat /dev/zero", "printed no ws:// URL"),
+    ],
+)
+def test_over_websocket_what_is_no_server_is_one_message(
+    tmp_path: Path, script: str, said: str
+) -> None:
+    sessions = written(tmp_path, [{**SESSION[0], "transports": ["ws"]}, *SESSION[1:]])
+    done = run("--cmd", shell(script), "--sessions", sessions)
+    assert (done.returncode, done.stdout) == (3, "")
+    assert len(done.stderr.splitlines()) == 1
+    assert said in done.stderr
+
+
+def known(directory: Path, more: str = "") -> Path:
+    path = directory / "known.toml"
+    path.write_text(f'[[deviation]]\nsessions = "v1/test/*"\nreason = "it is so"\n{more}')
+    return path
+
+
+@pytest.mark.parametrize(
+    ("fault", "said"),
+    [
+        ("crashes", "the server ended with exit code 9: out of luck"),
+        ("is-killed", "the server ended with SIGKILL"),
+        ("stops-answering", "the server does not answer anything any more"),
+    ],
+)
+def test_a_server_that_breaks_down_is_no_deviation(tmp_path: Path, fault: str, said: str) -> None:
+    options: list[Any] = ["--sessions", written(tmp_path), "--timeout", "3"]
+    done = run("--cmd", against(fault), *options, "--known-deviations", known(tmp_path))
+    assert done.returncode == 1, done.stdout
+    assert done.stdout.startswith("ERROR  v1/test/one [stdio]: one.jsonl:2: ")
+    assert said in done.stdout
+
+
+def test_only_a_server_that_is_known_to_fall_silent_may(tmp_path: Path) -> None:
+    options: list[Any] = ["--sessions", written(tmp_path), "--timeout", "3"]
+    path = known(tmp_path, "falls_silent = true\n")
+    silent = run("--cmd", against("stops-answering"), *options, "--known-deviations", path)
+    assert silent.returncode == 0
+    assert "1 known deviations" in silent.stdout
+    dead = run("--cmd", against("crashes"), *options, "--known-deviations", path)
+    assert dead.returncode == 1
+
+
+@pytest.mark.parametrize(
+    ("fault", "said"),
+    [
+        ("floods-events", "event of a process that nobody started"),
+        ("floods-answers", "nobody waits for an answer"),
+        ("floods-garbage", "expected a JSON message"),
+        ("floods-output", "expected process/exited and process/closed of process 'p' within 3 s"),
+        ("endless-line", "one.jsonl:2: "),
+    ],
+)
+def test_a_flood_ends_the_session_in_time(tmp_path: Path, fault: str, said: str) -> None:
+    began = time.monotonic()
+    done = run("--cmd", against(fault), "--sessions", written(tmp_path), "--timeout", "3")
+    assert done.returncode == 1
+    assert said in done.stdout
+    assert len(done.stdout) < 5000
+    assert time.monotonic() - began < 40
+
+
+def test_ctrl_c_ends_everything_and_keeps_what_came(tmp_path: Path) -> None:
+    quick = [{**SESSION[0], "session": "v1/test/quick", "timeoutSeconds": 90}]
+    sessions = written(written(tmp_path / "sessions", [SESSION[0], {"pause": 60}]), quick)
+    report = tmp_path / "report.tap"
+    command = [PROGRAM, "--cmd", against("none"), "--sessions", str(sessions), "--verbose"]
+    with subprocess.Popen(
+        [*command, "--timeout", "90", "--tap", str(report)],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env={**os.environ, "PYTHONUNBUFFERED": "1"},
+        start_new_session=True,
+    ) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline().startswith("passed v1/test/quick")
+        process.send_signal(signal.SIGINT)
+        out, err = process.communicate(timeout=20)
+    assert process.returncode == 130
+    assert err == "interrupted\n"
+    assert "1 passed" in out
+    text = report.read_text()
+    assert "ok 1 - v1/test/quick [stdio]" in text
+    assert text.endswith("Bail out! interrupted\n")
+
+
+def test_a_stale_deviation_has_an_exit_code_of_its_own(tmp_path: Path) -> None:
+    options: list[Any] = ["--known-deviations", known(tmp_path), "--sessions"]
+    sessions = written(tmp_path / "sessions")
+    stale = run("--cmd", against("none"), *options, sessions)
+    assert stale.returncode == 4
+    assert "STALE  known deviation 'v1/test/*': no session it names fails" in stale.stdout
+    other = [{**SESSION[0], "session": "v1/other/one"}]
+    both = written(sessions, other)
+    unselected = run("--cmd", against("none"), *options, both, "--select", "v1/other/*")
+    assert unselected.returncode == 0
+
+
+def test_a_deviation_that_names_no_session_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "known.toml"
+    path.write_text('[[deviation]]\nsessions = "v1/typo/*"\nreason = "it is so"\n')
+    done = run(
+        "--cmd", against("none"), "--sessions", written(tmp_path), "--known-deviations", path
+    )
+    assert (done.returncode, done.stdout) == (2, "")
+    assert "known.toml: there is no session 'v1/typo/*'" in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("more", "said"),
+    [
+        ("color = 1\n", "deviation 1 needs the texts sessions and reason"),
+        ('falls_silent = "yes"\n', "deviation 1 needs the texts sessions and reason"),
+        ("[[deviation]]\nsessions = 'v1/*'\nreason = ' '\n", "the reason of deviation 2 is empty"),
+        ("[[", "known.toml"),
+    ],
+)
+def test_a_bad_file_of_deviations_is_named(tmp_path: Path, more: str, said: str) -> None:
+    options: list[Any] = ["--sessions", written(tmp_path), "--known-deviations"]
+    done = run("--cmd", against("none"), *options, known(tmp_path, more))
+    assert (done.returncode, done.stdout) == (2, "")
+    assert said in done.stderr
+    assert len(done.stderr.splitlines()) == 1
+
+
+def test_a_baseline_excuses_what_failed_and_nothing_else(tmp_path: Path) -> None:
+    path = tmp_path / "baseline.toml"
+    sessions = written(tmp_path / "sessions")
+    first = run("--cmd", against("exit-code"), "--sessions", sessions, "--write-baseline", path)
+    assert first.returncode == 1
+    options: list[Any] = ["--sessions", sessions, "--known-deviations", path]
+    again = run("--cmd", against("exit-code"), *options, "--write-baseline", path)
+    assert again.returncode == 0
+    assert "exitCode: expected 0, got 1" in path.read_text()
+    dead = run("--cmd", against("crashes"), *options, "--write-baseline", path)
+    assert dead.returncode == 1
+    assert "deviation" not in path.read_text().split("\n", 1)[1]
+
+
+def test_a_session_that_asks_for_the_impossible_is_the_suites_fault(tmp_path: Path) -> None:
+    lines = [SESSION[0], {**SESSION[1], "expect": {"result": {"processId": 5}}}]
+    done = run("--cmd", against("none"), "--sessions", written(tmp_path, lines))
+    assert done.returncode == 1
+    assert done.stdout.startswith("ERROR  v1/test/one [stdio]: one.jsonl:2: the session is wrong: ")
+    assert "5 is not of type 'string'" in done.stdout
+
+
+def test_failures_that_repeat_are_told_once(tmp_path: Path) -> None:
+    for number in range(6):
+        lines = [{**SESSION[0], "session": f"v1/test/s{number}"}, *SESSION[1:]]
+        written(tmp_path, lines)
+    done = run("--cmd", against("exit-code"), "--sessions", tmp_path)
+    shown = [line for line in done.stdout.splitlines() if line.startswith("FAILED v1/")]
+    assert len(shown) == 3
+    assert "FAILED 3 more in the same way: process 'p'.exitCode: expected 0, got 1" in done.stdout
+    assert "0 passed, 6 failed" in done.stdout

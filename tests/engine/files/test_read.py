@@ -1,0 +1,267 @@
+"""Reading files: whole, piece by piece, and those that have to be waited for (v1 fs/readFile)."""
+
+from __future__ import annotations
+
+import asyncio
+import errno
+import fcntl
+import os
+import pty
+import stat
+import termios
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+
+from exec_server.engine.files import operations as files
+from exec_server.engine.memory_budget import MemoryBudget
+from exec_server.errors import InvalidRequest
+
+if TYPE_CHECKING:
+    from collections.abc import Coroutine
+    from typing import Any
+
+TOO_LARGE = r"^file is too large to read: limit is 536870912 bytes$"
+
+
+def run(coroutine: Coroutine[Any, Any, bytes]) -> bytes:
+    """Run to the end, within a bound."""
+    return asyncio.run(asyncio.wait_for(coroutine, 10))
+
+
+def take(source: files.ReadSource, piece: int = 72 * 1024) -> list[bytes]:
+    """All pieces of a source whose size is known."""
+    assert source.size is not None
+    return list(iter(lambda: source.read(piece), b""))
+
+
+def unread(pipe: int) -> bool:
+    """Whether something written to a pipe has not been read yet."""
+    return fcntl.ioctl(pipe, termios.FIONREAD, bytes(4)) != bytes(4)
+
+
+async def load(path: str) -> bytes:
+    """The contents of a file that may have to be waited for."""
+    source = files.open_for_read(path)
+    try:
+        await source.load(MemoryBudget())
+        return b"".join(take(source))
+    finally:
+        source.close()
+
+
+@pytest.mark.parametrize("size", [0, 1, 4096, 131_071, 131_072, 131_073, 1_000_000])
+def test_the_size_is_known_and_pieces_add_up(tmp_path: Path, size: int) -> None:
+    """No piece is larger than asked for, nor than 128 KiB."""
+    data = os.urandom(size)
+    (tmp_path / "file").write_bytes(data)
+    for piece in (1000, 73_728, 1 << 30):
+        source = files.open_for_read(f"{tmp_path}/file")
+        pieces = take(source, piece)
+        source.close()
+        assert source.size == size
+        assert b"".join(pieces) == data
+        assert all(len(part) <= min(piece, 128 * 1024) for part in pieces)
+    assert files.read_file(f"{tmp_path}/file") == data
+
+
+def test_links_are_followed(tmp_path: Path) -> None:
+    """To the file at their end."""
+    (tmp_path / "file").write_bytes(b"x")
+    (tmp_path / "link").symlink_to("file")
+    assert files.read_file(f"{tmp_path}/link") == b"x"
+
+
+def test_what_cannot_be_read(tmp_path: Path) -> None:
+    """Directories and sockets."""
+    with pytest.raises(IsADirectoryError):
+        files.open_for_read(str(tmp_path))
+    os.mknod(tmp_path / "socket", stat.S_IFSOCK | 0o600)
+    with pytest.raises(OSError) as caught:  # noqa: PT011 - the errno is what matters
+        files.open_for_read(f"{tmp_path}/socket")
+    assert caught.value.errno == errno.ENXIO
+
+
+def test_devices_and_proc(tmp_path: Path) -> None:
+    """An empty device, and files that say they are empty but are not."""
+    assert run(load("/dev/null")) == b""
+    assert files.read_file("/proc/self/stat").startswith(f"{os.getpid()} ".encode())
+    assert run(load("/proc/self/cmdline")) == Path("/proc/self/cmdline").read_bytes()
+    (tmp_path / "link").symlink_to("/proc/version")
+    assert files.read_file(f"{tmp_path}/link").startswith(b"Linux version")
+
+
+SYS_FILE = "/sys/devices/system/cpu/online"
+
+
+@pytest.mark.skipif(not os.path.exists(SYS_FILE), reason="needs /sys")
+def test_a_sys_file_that_announces_more_than_it_has() -> None:
+    """A whole page is announced, a few bytes come."""
+    source = files.open_for_read(SYS_FILE)
+    content = b"".join(take(source))
+    assert source.size == len(content) < 4096
+
+
+def test_a_file_over_the_limit(tmp_path: Path) -> None:
+    """Refused without reading; the limit itself is accepted."""
+    with (tmp_path / "file").open("wb") as file:
+        file.truncate(536_870_913)
+    with pytest.raises(InvalidRequest, match=TOO_LARGE):
+        files.open_for_read(f"{tmp_path}/file")
+    os.truncate(tmp_path / "file", 536_870_912)
+    source = files.open_for_read(f"{tmp_path}/file")
+    assert source.size == 536_870_912
+    assert source.read(1 << 30) == bytes(128 * 1024)
+    source.close()
+
+
+def test_an_endless_device(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Read up to the limit, and then refused; others get their turns meanwhile."""
+    monkeypatch.setattr("exec_server.engine.files.source.READ_LIMIT_BYTES", 16 * 1024 * 1024)
+    turns = 0
+
+    async def count_turns() -> None:
+        nonlocal turns
+        while True:
+            turns += 1
+            await asyncio.sleep(0)
+
+    async def read() -> bytes:
+        counting = asyncio.create_task(count_turns())
+        try:
+            return await load("/dev/zero")
+        finally:
+            counting.cancel()
+
+    with pytest.raises(InvalidRequest, match="too large"):
+        run(read())
+    assert turns > 4
+
+
+def test_a_file_cut_short_ends_early(tmp_path: Path) -> None:
+    """And what is appended is left out."""
+    path = tmp_path / "file"
+    path.write_bytes(bytes(1_000_000))
+    shrinking, growing = files.open_for_read(str(path)), files.open_for_read(str(path))
+    with path.open("ab") as file:
+        file.write(b"more")
+    assert sum(map(len, take(growing))) == growing.size == 1_000_000
+    os.truncate(path, 200_000)
+    assert sum(map(len, take(shrinking))) == 200_000
+    shrinking.close()
+    growing.close()
+
+
+def test_a_file_stays_readable_when_it_is_removed_or_replaced(tmp_path: Path) -> None:
+    """What was opened is read."""
+    path = tmp_path / "file"
+    path.write_bytes(b"a" * 200_000)
+    source = files.open_for_read(str(path))
+    path.unlink()
+    path.write_bytes(b"b")
+    assert b"".join(take(source)) == b"a" * 200_000
+    source.close()
+
+
+def test_a_fifo_is_read_from_its_first_writer_to_its_last(tmp_path: Path) -> None:
+    """Opening does not wait; the end is when nobody has it open for writing."""
+    fifo = str(tmp_path / "fifo")
+    os.mkfifo(fifo)
+
+    async def read() -> bytes:
+        source = files.open_for_read(fifo)
+        assert source.size is None
+        loading = asyncio.create_task(source.load(MemoryBudget()))
+        await asyncio.sleep(0)
+        assert not loading.done()
+        first = os.open(fifo, os.O_WRONLY)
+        second = os.open(fifo, os.O_WRONLY)
+        os.write(first, b"one ")
+        os.close(first)
+        while unread(second):  # noqa: ASYNC110 - a pipe tells nobody when it has been read
+            await asyncio.sleep(0)
+        assert not loading.done()
+        os.write(second, b"two")
+        os.close(second)
+        await loading
+        return b"".join(take(source))
+
+    assert run(read()) == b"one two"
+
+
+def test_a_writer_that_says_nothing_ends_a_fifo(tmp_path: Path) -> None:
+    """Opened and closed again: empty."""
+    fifo = str(tmp_path / "fifo")
+    os.mkfifo(fifo)
+
+    async def read() -> bytes:
+        loading = asyncio.create_task(load(fifo))
+        await asyncio.sleep(0)
+        os.close(os.open(fifo, os.O_WRONLY))
+        return await loading
+
+    assert run(read()) == b""
+
+
+def test_waiting_for_a_fifo_can_be_given_up(tmp_path: Path) -> None:
+    """And leaves nothing open; other FIFOs are read meanwhile."""
+    os.mkfifo(tmp_path / "silent")
+    os.mkfifo(tmp_path / "other")
+
+    async def read() -> bytes:
+        before = os.listdir("/proc/self/fd")
+        silent = asyncio.create_task(load(f"{tmp_path}/silent"))
+        other = asyncio.create_task(load(f"{tmp_path}/other"))
+        await asyncio.sleep(0)
+        writer = os.open(tmp_path / "other", os.O_WRONLY)
+        os.write(writer, b"x")
+        os.close(writer)
+        content = await other
+        silent.cancel()
+        await asyncio.wait([silent])
+        assert silent.cancelled()
+        assert os.listdir("/proc/self/fd") == before
+        return content
+
+    assert run(read()) == b"x"
+
+
+def test_a_fifo_cannot_be_read_at_once(tmp_path: Path) -> None:
+    """``read_file`` never waits."""
+    os.mkfifo(tmp_path / "fifo")
+    with pytest.raises(BlockingIOError):
+        files.read_file(f"{tmp_path}/fifo")
+
+
+def test_a_terminal_is_read_when_it_has_something() -> None:
+    """Until somebody types the end-of-file character."""
+
+    async def read() -> bytes:
+        master, slave = pty.openpty()
+        try:
+            source = files.open_for_read(os.ttyname(slave))
+            loading = asyncio.create_task(source.load(MemoryBudget()))
+            await asyncio.sleep(0)
+            assert not loading.done()
+            os.write(master, b"line\n\x04")
+            await loading
+            content = b"".join(take(source))
+            source.close()
+            return content
+        finally:
+            os.close(master)
+            os.close(slave)
+
+    assert run(read()) == b"line\n"
+
+
+def test_closing_twice(tmp_path: Path) -> None:
+    """Harmless, and nothing is left to read."""
+    (tmp_path / "file").write_bytes(bytes(200_000))
+    before = os.listdir("/proc/self/fd")
+    source = files.open_for_read(f"{tmp_path}/file")
+    source.close()
+    source.close()
+    assert source.read(10) == b""
+    assert os.listdir("/proc/self/fd") == before

@@ -1,0 +1,1 @@
+"""Harnesses, peers and wrong programs that several test packages use."""
