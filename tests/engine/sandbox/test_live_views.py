@@ -8,10 +8,19 @@ from typing import TYPE_CHECKING
 import pytest
 
 from exec_server.engine.files import operations as files
-from exec_server.engine.sandbox import live_views
+from exec_server.engine.processes.spawn import SpawnSpec
+from exec_server.engine.sandbox import bubblewrap, live_views
+from exec_server.engine.sandbox.policy import SandboxPolicy
 from exec_server.errors import InvalidRequest
 from tests.support.process_harness import asynchronous
-from tests.support.sandbox_harness import SandboxBench, denied, needs_sandbox, readable, writable
+from tests.support.sandbox_harness import (
+    READ_ALL,
+    SandboxBench,
+    denied,
+    needs_sandbox,
+    readable,
+    writable,
+)
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -43,6 +52,17 @@ async def test_a_place_is_protected_until_the_last_program_ends(root: Path) -> N
             await bench.has_closed(program)
     files.write_file(f"{root}/secret", b"new")
     files.remove(f"{root}/sub")
+
+
+def test_what_was_missing_must_still_be_missing_at_the_start(root: Path) -> None:
+    """Planning and starting are two steps, and the file may have been created between them."""
+    wrapper = bubblewrap.require()
+    view = wrapper.plan(SandboxPolicy((READ_ALL, denied(root / "late"))))
+    (root / "late").write_text("new")
+    with pytest.raises(InvalidRequest, match="was exchanged while the sandbox was prepared"):
+        wrapper.confine(SpawnSpec(argv=["true"], cwd="/", env={}), view, allows_network=False)
+    files.remove(f"{root}/late")
+    files.write_file(f"{root}/late", b"new")
 
 
 @asynchronous

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, AnyStr, Final, TypeAlias, TypeVar
 import msgspec
 
 from exec_server.engine.paths import displayable, from_native, to_native
+from exec_server.engine.sandbox.sources import changed
 from exec_server.errors import InvalidRequest
 
 if TYPE_CHECKING:
@@ -25,9 +26,9 @@ if TYPE_CHECKING:
 
     from exec_server.engine.sandbox.view import View
 
-MAX_PLACES: Final = 16_384
+MAX_PLACES: Final = 8_192
 """Protected places of all running sandboxes together, each counted once. A usual sandbox has ten;
-sending so many to a worker takes a few milliseconds."""
+describing so many to a worker takes some 7 ms of the event loop."""
 
 T = TypeVar("T")
 
@@ -68,10 +69,14 @@ class LiveViews:
         """Protect what a view depends on until ``leave``: files alone if no program runs under it.
 
         ``left_out`` are mounts of the view that are not made. Raises InvalidRequest if there are
-        too many places.
+        too many places, or if a path has come to exist that was missing when the view was planned.
         """
         places = _places_of(view, frozenset(left_out), runs_program=runs_program)
         self._add(places)
+        for path in view.absent:
+            if os.path.lexists(to_native(path)):
+                self.leave(places)
+                raise changed(path)
         if len(self._files) + len(self._denied) + len(self._kept) > MAX_PLACES:
             self.leave(places)
             raise InvalidRequest(

@@ -33,13 +33,13 @@ def open_source(path: str) -> int:
     try:
         descriptor = os.open(native, _FLAGS)
     except OSError as error:
-        raise _changed(path) from error
+        raise changed(path) from error
     # The kernel's own name for it, which has no links in it.
     name = os.readlink(b"/proc/self/fd/%d" % descriptor)
     if name == native and not stat.S_ISLNK(os.fstat(descriptor).st_mode):
         return descriptor
     os.close(descriptor)
-    raise _changed(path)
+    raise changed(path)
 
 
 def expectation(mount: Mount, source: int | None) -> bytes:
@@ -59,7 +59,8 @@ def expectation(mount: Mount, source: int | None) -> bytes:
     return b"\0".join((*map(str.encode, parts), to_native(mount.path), b""))
 
 
-def _changed(path: str) -> InvalidRequest:
+def changed(path: str) -> InvalidRequest:
+    """Return the error for a path that is no longer what a view was planned with."""
     return InvalidRequest(
         f"sandbox: {displayable(path)} was exchanged while the sandbox was prepared; try again"
     )
