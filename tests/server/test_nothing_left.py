@@ -52,6 +52,23 @@ while time.monotonic() < end:
 """A program whose processes start the next one and exit. All of them hold the lock on a file."""
 
 
+UNTAGGED = """
+import fcntl, os, resource, sys, time
+
+lock = os.open(sys.argv[1], os.O_CREAT | os.O_WRONLY)
+fcntl.flock(lock, fcntl.LOCK_EX)
+for _ in range(2):
+    if os.fork():
+        os._exit(0)
+    os.setsid()
+    hard = resource.getrlimit(10)[1]
+    resource.setrlimit(10, (hard, hard))
+os.write(lock, b"x")
+time.sleep(60)
+"""
+"""A daemon that holds the lock on a file and sets RLIMIT_LOCKS, as none does by mistake."""
+
+
 @contextmanager
 def killed_at_last(pids: list[int]) -> Iterator[None]:
     """Whatever the test finds, these processes do not outlive it."""
@@ -183,6 +200,42 @@ def test_a_chain_of_processes_is_ended(
         else:
             client.close()
         assert peer.eventually(lambda: is_unlocked(file))
+
+
+def own_cgroup() -> Path | None:
+    """The directory of this process's cgroup (version 2), if it may make others in it."""
+    for line in Path("/proc/self/cgroup").read_text().splitlines():
+        for mount in ("/sys/fs/cgroup", "/sys/fs/cgroup/unified"):
+            path = Path(mount + line.removeprefix("0::"))
+            if line.startswith("0::") and (path / "cgroup.procs").exists():
+                with suppress(OSError):
+                    (path / "test").mkdir()
+                    (path / "test").rmdir()
+                    return path
+    return None
+
+
+@pytest.mark.skipif(own_cgroup() is None, reason="NO CGROUP CAN BE MADE HERE")
+@pytest.mark.parametrize("end", [signal.SIGTERM, signal.SIGKILL])
+def test_a_process_that_has_removed_its_tag_stays_in_the_cgroup(
+    tmp_path: Path, end: signal.Signals
+) -> None:
+    """The server is moved into one of its own; it is killed, and removed, with the server."""
+    file = tmp_path / "lock"
+    with peer.listening("--grace-seconds", "0") as server:
+        client = server.client()
+        client.initialize()
+        client.start("first", "true")
+        cgroup = Path(f"/proc/{server.process.pid}/cgroup")
+        assert peer.eventually(lambda: "/exec_server." in cgroup.read_text())
+        (path,) = (line[3:] for line in cgroup.read_text().splitlines() if line.startswith("0::"))
+        client.start("daemon", sys.executable, "-I", "-S", "-c", UNTAGGED, str(file))
+        assert peer.eventually(lambda: file.exists() and file.stat().st_size > 0)
+        server.process.send_signal(end)
+        assert peer.eventually(lambda: is_unlocked(file))
+        parent = own_cgroup()
+        assert parent is not None
+        assert peer.eventually(lambda: not (parent / Path(path).name).exists())
 
 
 def test_servers_killed_at_random_moments_leave_nothing() -> None:

@@ -31,6 +31,9 @@ log = logging.getLogger("exec_server")
 _BACKLOG_BYTES: Final = 1024 * 1024
 """Unread lines kept for a watchdog that does not read; beyond that it is given up as broken."""
 
+_CGROUP_MOUNTS: Final = ("/sys/fs/cgroup", "/sys/fs/cgroup/unified")
+"""Where systemd mounts version 2, alone or beside version 1; as in ``watchdog.sh``."""
+
 _END_SECONDS: Final = 5.0
 """How long ``close`` waits for the watchdog. It takes longer only if something keeps starting new
 processes, and then goes on alone."""
@@ -51,6 +54,8 @@ class Watchdog:
         """The process groups whose leaders have not been waited for."""
         self.tags = process_tags.Tags()
         """Everything that carries one of them is killed with the server."""
+        # Not the name of the program, by which the watchdog would be found and killed with it.
+        self._cgroup_name = f"exec_server.{self.tags.prefix}"
         self._shell = shell
         self._is_needed = True
         self._is_armed = False
@@ -72,7 +77,8 @@ class Watchdog:
 
     def _start(self) -> None:
         script = os.path.join(os.path.dirname(os.path.abspath(__file__)), "watchdog.sh")
-        argv = [self._shell, script, *INTERPRETER, os.path.abspath(process_tags.__file__)]
+        argv = [self._shell, script, str(os.getpid()), self._cgroup_name]
+        argv += (*INTERPRETER, os.path.abspath(process_tags.__file__))
         argv += (str(self.tags.prefix), str(os.getsid(0)))
         try:
             child = spawn(SpawnSpec(argv=argv, cwd="/", env={}, pipe_stdin=True))
@@ -96,18 +102,28 @@ class Watchdog:
         self._tell(b"-%d\n" % pgid)
 
     def dismiss(self) -> None:
-        """Report that nothing is left that carries a tag, until ``arm`` is called again."""
+        """Report that nothing is left that carries a tag, until ``arm`` is called again.
+
+        Without effect if the server's cgroup has other processes: they have removed their tags.
+        """
+        if _has_others(self._cgroup_name):
+            return
         self._is_armed = False
         self._tell(b"=\n")
 
     def close(self) -> None:
-        """End the watchdog, which kills what is left, and wait for it; idempotent."""
+        """End the watchdog, which kills what is left, and wait for it; idempotent.
+
+        One that was dismissed ends when the server has ended, and removes the server's cgroup.
+        """
         if self.pid is None or self._fd < 0:
             return
         # One that missed a line must not act on what it knows; one that was stopped must go on.
         signum = signal.SIGKILL if self._backlog else signal.SIGCONT
         with contextlib.suppress(ProcessLookupError):
             os.kill(self.pid, signum)
+        if not self._is_armed and not self._backlog:
+            return
         os.close(self._fd)
         self._fd = -1
         # Not if the watchdog has been waited for, or no descriptor is available.
@@ -132,3 +148,19 @@ class Watchdog:
             self.close()
         else:
             del self._backlog[:written]
+
+
+def _has_others(cgroup_name: str) -> bool:
+    """True if this process shares a cgroup of that name (version 2) with others."""
+    with contextlib.suppress(OSError):
+        with open("/proc/self/cgroup", "rb") as file:
+            paths = [line[len(b"0::") :] for line in file if line.startswith(b"0::")]
+        for path in paths:
+            if os.path.basename(path).decode().rstrip() != cgroup_name:
+                continue
+            for mount in _CGROUP_MOUNTS:
+                with contextlib.suppress(FileNotFoundError):
+                    procs = mount + path.rstrip().decode() + "/cgroup.procs"
+                    with open(procs, "rb") as file:
+                        return {int(line) for line in file} > {os.getpid()}
+    return False
