@@ -33,6 +33,7 @@ from exec_server.engine.discovery import toml_text
 from exec_server.engine.discovery.host_info import SYSTEM_DIRECTORY, codex_home_dir, user_home_dir
 from exec_server.engine.discovery.project_trust import Project, TrustLevel, ancestors, find_project
 from exec_server.engine.discovery.toml_text import MAX_TOML_BYTES, MAX_TOML_DEPTH, Table
+from exec_server.engine.files.real_path import real_path
 from exec_server.engine.files.text_file import read_text
 from exec_server.errors import EngineError, InvalidArgument, OperationFailed, system_text
 
@@ -417,8 +418,11 @@ def _is_directory(path: str) -> bool:
 
 
 def _real(path: str) -> str:
-    """The path without links as far as it exists."""
-    return paths.from_native(os.path.realpath(paths.to_native(path)))
+    """The path without links, or as it is if it does not exist."""
+    try:
+        return paths.from_native(real_path(paths.to_native(path)))
+    except OSError:
+        return path
 
 
 @cache

@@ -23,6 +23,7 @@ import msgspec
 
 from exec_server.engine.files import no_follow
 from exec_server.engine.files.copy import copy
+from exec_server.engine.files.real_path import real_path
 from exec_server.engine.files.replace import Contents, put
 from exec_server.engine.files.source import READ_LIMIT_BYTES, ReadSource, open_for_read
 from exec_server.engine.files.tree import make_directories, remove_tree
@@ -319,4 +320,4 @@ def _remove_no_follow(native: bytes) -> None:
 
 def canonicalize(path: str) -> str:
     """Return the path with every symbolic link resolved; it must exist. Raises OSError."""
-    return from_native(os.path.realpath(to_native(path), strict=True))
+    return from_native(real_path(to_native(path)))

@@ -7,7 +7,7 @@ are native, as ``paths.to_native`` makes them.
 from __future__ import annotations
 
 import os
-from typing import Any, ClassVar, Generic, TypeAlias, TypeVar
+from typing import Any, ClassVar, Final, Generic, TypeAlias, TypeVar
 
 import msgspec
 
@@ -72,6 +72,10 @@ class OpenRegular(Operation[int], frozen=True):
         return self.mode != "read"
 
 
+_MANY_LEVELS: Final = 64
+"""As many directories are made in half a millisecond."""
+
+
 class WriteFile(Operation[PendingWrite | None], frozen=True):
     """``write_file``."""
 
@@ -110,6 +114,10 @@ class CreateDirectory(Operation[None], frozen=True):
         files.create_directory(
             from_native(self.path), self.recursive, follow_symlinks=self.follow_symlinks
         )
+
+    def takes_long(self) -> bool:
+        """True if there are many levels: making each takes a walk down to it."""
+        return self.recursive and self.path.count(b"/") > _MANY_LEVELS
 
     def changes_files(self) -> bool:
         """It does."""

@@ -14,6 +14,7 @@ import msgspec
 
 from exec_server.engine import path_uri
 from exec_server.engine.cancellation import check_cancelled
+from exec_server.engine.files.real_path import real_path
 from exec_server.engine.paths import from_native, to_native
 from exec_server.errors import InvalidRequest
 
@@ -123,7 +124,7 @@ class _Walk:
         native = to_native(path)
         follow = self._options.follow_directory_symlinks
         if stat.S_ISDIR(os.stat(native).st_mode) and (follow or not os.path.islink(native)):
-            self._enqueue(_Directory(native, os.path.realpath(native), 0))
+            self._enqueue(_Directory(native, real_path(native), 0))
         while self._queue and self._list(self._queue.popleft()):
             pass
         return WalkOutcome(self._entries, self._errors, self._truncated)
@@ -169,8 +170,11 @@ class _Walk:
 
 def _child(parent: _Directory, name: bytes, is_link: bool) -> _Directory:
     path = os.path.join(parent.path, name)
-    real_path = os.path.realpath(path) if is_link else os.path.join(parent.real_path, name)
-    return _Directory(path, real_path, parent.depth + 1)
+    without_links = os.path.join(parent.real_path, name)
+    if is_link:
+        with contextlib.suppress(OSError):  # it has gone, which listing it will say
+            without_links = real_path(path)
+    return _Directory(path, without_links, parent.depth + 1)
 
 
 def _read_directory(path: bytes, follow: bool) -> list[_Found]:
