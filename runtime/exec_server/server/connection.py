@@ -187,6 +187,7 @@ class Connection:
         self._uncongested = asyncio.Event()
         self._uncongested.set()
         self._message = b""
+        self._answering = asyncio.Lock()
         self._lane = Lane(self._loop, self._has_room)
         self._lane_bytes = 0
         self._leaves_lane = False
@@ -262,12 +263,20 @@ class Connection:
         await self._uncongested.wait()
 
     async def wait_for_room(self) -> None:
-        """Return when the peer has taken enough of its answers for one more to be made."""
-        while not (self._has_room() or self._ended):
-            if self._closing is None:
-                await self._uncongested.wait()
-            else:
-                await asyncio.sleep(_DRAIN_POLL_SECONDS)
+        """Return when the peer has taken enough of its answers for one more to be made.
+
+        Of many that wait for the same, each is admitted when the one before has been queued.
+        """
+        await self._answering.acquire()
+        try:
+            while not (self._has_room() or self._ended):
+                if self._closing is None:
+                    await self._uncongested.wait()
+                else:
+                    await asyncio.sleep(_DRAIN_POLL_SECONDS)
+        finally:
+            # Two turns on the answer is made and queued, so that it counts for the next one.
+            self._loop.call_soon(self._loop.call_soon, self._answering.release)
 
     def _has_room(self) -> bool:
         return self._channel.unsent_bytes <= max(self.settings.max_unsent_bytes, HIGH_WATER)
