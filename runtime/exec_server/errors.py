@@ -7,6 +7,7 @@
     │   │   └── SessionAttached    the session to resume has a connection
     │   ├── NotFound           the thing named does not exist
     │   └── OperationFailed    everything else the operating system or a peer made fail
+    ├── MalformedMessage       the peer sent input that is no JSON-RPC message
     ├── ProtocolViolation      the peer broke the protocol; the connection ends
     ├── UsageError             the person at the command line asked for something impossible
     └── ClientError            what a client of a server meets; see exec_server.client.errors
@@ -54,6 +55,10 @@ class NotFound(EngineError):
 
 class OperationFailed(EngineError):
     """The operating system or a remote peer made the operation fail."""
+
+
+class MalformedMessage(ExecServerError):
+    """Input that is no JSON-RPC message; ``str(error)`` says what was found."""
 
 
 class ProtocolViolation(ExecServerError):

@@ -22,7 +22,8 @@ from typing import TYPE_CHECKING, Any, Final, NoReturn
 import msgspec
 import pybase64
 
-from exec_server.errors import ExecServerError, ProtocolViolation
+from exec_server.errors import MalformedMessage, ProtocolViolation
+from exec_server.message_scan import shortened
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -32,25 +33,15 @@ RequestId = int | str
 MALFORMED_ID: Final = -1
 """The id of the answer to input from which no id could be read."""
 
+MAX_ID_BYTES: Final = 256
+"""An id is kept, compared and repeated in answers; the real ones are UUIDs and short names."""
+
 _ID_MIN: Final = -(2**63)
 _ID_MAX: Final = 2**63 - 1
 
 _NULL: Final = msgspec.Raw(b"null")
 
-_LONG_MESSAGE_BYTES: Final = 16 * 1024
-"""A shorter one is looked through before its texts are measured."""
-
-_LONG_TEXT_BYTES: Final = 4096
-"""A longer one costs more to look through than to leave out."""
-
-_FIRST_TEXTS: Final = 32
-"""How many are measured: bulk data comes after few others, and not in a long list."""
-
 _find_member_names: Final = re.compile(rb'"([^"]*+)"\s*+:').findall
-
-
-class MalformedMessage(ExecServerError):
-    """Input that is no JSON-RPC message; ``str(error)`` says what was found."""
 
 
 class Message(msgspec.Struct, gc=False):
@@ -83,59 +74,51 @@ class _ErrorResponse(msgspec.Struct, gc=False):
 
 
 _decode_message = msgspec.json.Decoder(Message).decode
+_decode_members = msgspec.json.Decoder(dict[str, msgspec.Raw]).decode
 _encode = msgspec.json.Encoder().encode
 
 
 def parse(data: bytes, max_depth: int, max_values: int) -> Message:
     """Decode one message of so many nested levels and values at most; see Settings.
 
-    Raises MalformedMessage for input to be answered with id -1, and ProtocolViolation for a
-    response or error object, which ends the connection.
+    For short messages: it is not interrupted, and costs some microseconds per kilobyte. Raises
+    MalformedMessage for input to be answered with id -1, and ProtocolViolation for a response or
+    error object, which ends the connection.
     """
-    try:
-        if not data.isascii():
+    if not data.isascii():
+        try:
             data.decode()
-        outline = _outline(data)
-        if outline.count(b"{") + outline.count(b"[") > max_depth:
-            _check_depth(outline, max_depth)
-        if _may_repeat_members(outline) or _may_exceed_values(outline, max_values):
-            _check_values(data, max_values)
+        except UnicodeDecodeError as error:
+            raise MalformedMessage(f"invalid UTF-8 at byte {error.start}") from None
+    if data.count(b"{") + data.count(b"[") > max_depth:
+        _check_depth(data, max_depth)
+    if _may_repeat_members(data) or _may_exceed_values(data, max_values):
+        _check_values(data, max_values)
+    return decode(data)
+
+
+def decode(data: bytes) -> Message:
+    """Decode a message that keeps the limits and repeats no member; raises as ``parse``."""
+    try:
         message = _decode_message(data)
     except msgspec.ValidationError:
         _classify(data)
     except msgspec.DecodeError as error:
         raise MalformedMessage(_json_error(error)) from None
-    except UnicodeDecodeError as error:
-        raise MalformedMessage(f"invalid UTF-8 at byte {error.start}") from None
     identifier = message.id
-    if (type(identifier) is int and not _ID_MIN <= identifier <= _ID_MAX) or (
-        message.trace is not _NULL and bytes(message.trace)[:1] not in (b"{", b"n")
+    if (
+        (type(identifier) is int and not _ID_MIN <= identifier <= _ID_MAX)
+        or (type(identifier) is str and is_too_long(identifier, MAX_ID_BYTES))
+        or (message.trace is not _NULL and bytes(message.trace)[:1] not in (b"{", b"n"))
     ):
         _classify(data)
     return message
 
 
-def _outline(data: bytes) -> bytes:
-    """The message with its long texts left empty: they are most of it, and have no structure.
-
-    Only the first texts are looked at, and with escapes none: there is no telling then where one
-    ends. Of a name that is emptied the test for repeated ones says at worst that it may be.
-    """
-    if len(data) < _LONG_MESSAGE_BYTES or b"\\" in data:
-        return data
-    pieces: list[bytes] = []
-    taken = end = 0
-    for _ in range(_FIRST_TEXTS):
-        begin = data.find(b'"', end)
-        behind = data.find(b'"', begin + 1)
-        if begin < 0 or behind < 0:
-            break
-        if behind - begin > _LONG_TEXT_BYTES:
-            pieces.append(data[taken : begin + 1])
-            taken = behind
-        end = behind + 1
-    pieces.append(data[taken:])
-    return b"".join(pieces)
+def is_too_long(text: str, max_bytes: int) -> bool:
+    """True if a text takes more than so many bytes as UTF-8."""
+    # No character takes more than four.
+    return len(text) * 4 > max_bytes and len(text.encode(errors="surrogatepass")) > max_bytes
 
 
 def _may_repeat_members(data: bytes) -> bool:
@@ -175,9 +158,11 @@ def _check_values(data: bytes, allowed: int) -> None:
 def _unique_members(members: list[tuple[str, Any]]) -> tuple[Any, ...]:
     """The values of an object. Raises MalformedMessage if two have the same name."""
     if len(dict(members)) != len(members):
-        names = [name for name, _ in members]
-        repeated = next(name for name in names if names.count(name) > 1)
-        raise MalformedMessage(f"duplicate JSON object key `{repeated}`")
+        seen: set[str] = set()
+        for name, _ in members:
+            if name in seen:
+                raise MalformedMessage(f"duplicate JSON object key `{shortened(name)}`")
+            seen.add(name)
     return tuple(value for _, value in members)
 
 
@@ -208,53 +193,66 @@ def _check_depth(data: bytes, allowed: int) -> None:
             depth -= 1
 
 
-def _usable_id(value: object) -> bool:
-    return type(value) is str or (type(value) is int and _ID_MIN <= value <= _ID_MAX)
-
-
 def _classify(data: bytes) -> NoReturn:
     """Say what an unusual message is: malformed, or a violation."""
     try:
-        value = json.loads(data)
-    except ValueError as error:
-        # An integer of thousands of digits, which only this parser refuses.
-        raise MalformedMessage(f"invalid JSON: {error}") from None
-    if type(value) is not dict:
-        raise MalformedMessage(f"expected a JSON object, got {_kind(value)}")
-    if "method" in value and type(value["method"]) is not str:
-        raise MalformedMessage(f"expected `method` to be a string, got {_kind(value['method'])}")
-    if "id" in value and not _usable_id(value["id"]):
-        raise MalformedMessage(
-            f"expected `id` to be a string or a signed 64-bit integer, got {_kind(value['id'])}"
-        )
-    if "method" in value:
-        raise MalformedMessage(f"expected `trace` to be an object, got {_kind(value['trace'])}")
-    if "id" in value:
-        if "result" in value:
-            raise ProtocolViolation(f"unexpected client response for request id {value['id']!r}")
-        failure = value.get("error")
-        if (
-            type(failure) is dict
-            and type(failure.get("code")) is int
-            and type(failure.get("message")) is str
-        ):
-            raise ProtocolViolation(f"unexpected client error for request id {value['id']!r}")
+        members = _decode_members(data)
+    except msgspec.ValidationError:
+        raise MalformedMessage(f"expected a JSON object, got {_kind(data)}") from None
+    except msgspec.DecodeError as error:
+        raise MalformedMessage(_json_error(error)) from None
+    method, identifier = members.get("method"), members.get("id")
+    if method is not None and _kind(method) != "a string":
+        raise MalformedMessage(f"expected `method` to be a string, got {_kind(method)}")
+    value = None if identifier is None else _read_id(identifier)
+    if method is not None:
+        if type(value) is str and is_too_long(value, MAX_ID_BYTES):
+            raise MalformedMessage(f"expected `id` to be at most {MAX_ID_BYTES} bytes long")
+        raise MalformedMessage(f"expected `trace` to be an object, got {_kind(members['trace'])}")
+    if value is not None:
+        shown = repr(shortened(value) if type(value) is str else value)
+        if "result" in members:
+            raise ProtocolViolation(f"unexpected client response for request id {shown}")
+        if "error" in members and _is_error_object(members["error"]):
+            raise ProtocolViolation(f"unexpected client error for request id {shown}")
     raise MalformedMessage("expected a request or notification with a `method` member")
 
 
-def _kind(value: object) -> str:
-    if value is None:
-        return "null"
-    for kind, name in (
-        (bool, "a boolean"),
-        (int, "a number"),
-        (float, "a number"),
-        (str, "a string"),
-        (dict, "an object"),
-    ):
-        if isinstance(value, kind):
-            return name
-    return "an array"
+def _read_id(raw: msgspec.Raw) -> RequestId:
+    """Return an id. Raises MalformedMessage if it is none that a request may have."""
+    value: RequestId | None
+    try:
+        value = msgspec.json.decode(raw, type=RequestId)
+    except msgspec.DecodeError:
+        value = None
+    if value is None or (type(value) is int and not _ID_MIN <= value <= _ID_MAX):
+        raise MalformedMessage(
+            f"expected `id` to be a string or a signed 64-bit integer, got {_kind(raw)}"
+        )
+    return value
+
+
+def _is_error_object(raw: msgspec.Raw) -> bool:
+    try:
+        msgspec.json.decode(raw, type=_ErrorObject)
+    except msgspec.DecodeError:
+        return False
+    return True
+
+
+_KINDS: Final = {
+    ord("n"): "null",
+    ord("t"): "a boolean",
+    ord("f"): "a boolean",
+    ord('"'): "a string",
+    ord("{"): "an object",
+    ord("["): "an array",
+}
+
+
+def _kind(raw: msgspec.Raw | bytes) -> str:
+    """The kind of a JSON value, by its first character."""
+    return _KINDS.get(bytes(raw).lstrip()[0], "a number")
 
 
 def response(identifier: RequestId, result: object) -> bytes:

@@ -101,6 +101,53 @@ def test_malformed_input_is_answered_with_id_minus_one(client: peer.Client, text
 
 
 @pytest.mark.parametrize(
+    ("member", "value", "message"),
+    [
+        ("processId", "x" * 257, "Expected `str` of at most 256 bytes - at `$.processId`"),
+        ("processId", "é" * 129, "Expected `str` of at most 256 bytes - at `$.processId`"),
+        ("chunk", "A" * 100_001, "Invalid base64 encoded string - at `$.chunk`"),
+        ("processId", "x" * 100_000, "Expected `str` of at most 65536 bytes - at `$.processId`"),
+        ("processId", [0] * 20_000, "Expected at most 16384 JSON values - at `$.processId`"),
+    ],
+)
+def test_members_that_are_too_large(
+    client: peer.Client, member: str, value: object, message: str
+) -> None:
+    """Are named, and what is unknown may be as large as it likes."""
+    params = {"processId": "p", "chunk": "", member: value}
+    assert client.error("process/write", params) == {"code": -32602, "message": message}
+    params = {"processId": "é" * 128, "x": "x" * 100_000, "y": [0] * 20_000}
+    assert client.call("process/terminate", params) == {"running": False}
+
+
+def test_a_long_id_is_refused(client: peer.Client) -> None:
+    """One of exactly the limit comes back."""
+    client.request("process/terminate", {"processId": "a"}, identifier="é" * 128)
+    assert client.answer("é" * 128)["result"] == {"running": False}
+    client.request("process/terminate", {"processId": "a"}, identifier="é" * 128 + "x")
+    assert client.answer(-1)["error"]["message"].endswith(
+        ": expected `id` to be at most 256 bytes long"
+    )
+
+
+def test_a_long_name_is_repeated_in_part(client: peer.Client) -> None:
+    message = client.error("x" * 100_000)["message"]
+    assert "`" + "x" * 256 + "…`" in message
+
+
+def test_messages_behind_a_long_one_wait_for_it(client: peer.Client) -> None:
+    """Whatever it takes; the answers come in the order of the requests."""
+    params = {"processId": "a", "x": [0] * 100_000, "y": "A" * 3_000_000}
+    wanted = []
+    for _ in range(3):
+        wanted.append(client.request("process/terminate", params))
+        client.send_text('{"id":' + "[" * 50_000)
+        wanted += [-1, client.request("process/terminate", {"processId": "a"})]
+    client.wait(lambda: wanted[-1] in client.answers)
+    assert [message["id"] for message in client.arrivals[-len(wanted) :]] == wanted
+
+
+@pytest.mark.parametrize(
     "text",
     [
         '{"id":7,"method":"x","params":{"id":1,"method":{"id":2,"a":{"a":{"a":1}}}}}',

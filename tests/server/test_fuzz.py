@@ -146,7 +146,7 @@ def _bombard(
         sent += 1
         if sent % 200 == 0:
             assert client.is_alive(), text
-    for name in ("p", "", "x" * 5000, "\0", "../..", "Ünï"):
+    for name in ("p", "", "\0", "../..", "Ünï"):
         client.call("process/terminate", {"processId": name})
     assert peer.eventually(lambda: children(pid) == before)
 

@@ -319,7 +319,7 @@ class TestRequests:
 
     def test_what_they_take(self) -> None:
         """A single one may be of any size that a message may have."""
-        with client("--max-held-bytes", "700000", "--write-queue-bytes", "1") as connected:
+        with client("--max-held-bytes", "550000", "--write-queue-bytes", "1") as connected:
             connected.start("p", "sleep", "1000", pipeStdin=True)
             params = {"processId": "p", "chunk": base64.b64encode(b"x" * 200_000).decode()}
             first = connected.request("process/write", params)
@@ -327,7 +327,7 @@ class TestRequests:
             waiting = connected.request("process/write", params)
             assert connected.error("process/write", params) == {
                 "code": -32600,
-                "message": "the server holds at most 700000 bytes for a client at a time",
+                "message": "the server holds at most 550000 bytes for a client at a time",
             }
             connected.call("process/terminate", {"processId": "p"})
             assert "error" in connected.answer(waiting)

@@ -117,6 +117,7 @@ class RpcConnection:
         self._owner = owner
         self._transport: Transport | None = None
         self._next_id = 1
+        self._parts: list[bytes] = []
         self._answers: dict[int | str, asyncio.Future[_Answer]] = {}
         self._methods: dict[int | str, str] = {}
         self._counted = 0
@@ -233,6 +234,14 @@ class RpcConnection:
             self.transport.resume()
 
     # Receiver
+
+    def receive_part(self, part: bytes, *, is_last: bool) -> None:
+        """Take a part of a long message; see Receiver."""
+        self._parts.append(part)
+        if is_last:
+            message = b"".join(self._parts)
+            self._parts.clear()
+            self.receive(message)
 
     def receive(self, data: bytes) -> None:
         """Take one message; see Receiver."""

@@ -17,7 +17,7 @@ import urllib.parse
 from typing import Final
 
 from exec_server.engine.http import url as http_url
-from exec_server.engine.paths import from_native, normalize
+from exec_server.engine.paths import MAX_PATH_BYTES, check_length, from_native, normalize
 from exec_server.errors import InvalidArgument, InvalidRequest
 
 _ENCODED: Final = re.compile(rb"[^\w!$&'()*+,\-./:;=@\[\]^|~]")
@@ -32,6 +32,9 @@ _CANONICAL: Final = re.compile(
     re.ASCII,
 )
 """What nearly every URI looks like: its path, as it is, is the native one."""
+
+_MAX_CHARACTERS: Final = 3 * MAX_PATH_BYTES + len("file://localhost")
+"""The longest path, with every byte percent-encoded."""
 
 _NATIVE_DRIVE: Final = re.compile(r"/[A-Za-z]:(?=/|\Z)")
 
@@ -48,8 +51,9 @@ def parse(uri: str) -> str:
 
     Raises InvalidArgument for what is no file URI or has a query, a fragment, a user, a port or
     a NUL; InvalidRequest for a path of another system: with a host, with a drive letter, or
-    wrapped and none of ours (v2 fs/*, "path").
+    wrapped and none of ours (v2 fs/*, "path"); OSError (ENAMETOOLONG) for one that is too long.
     """
+    check_length(uri, _MAX_CHARACTERS)
     canonical = _CANONICAL.fullmatch(uri)
     return canonical[1] if canonical else _parse_any(uri)
 

@@ -10,6 +10,7 @@ it even where that is a symbolic link: the rule of v1 fs/*.
 
 from __future__ import annotations
 
+import errno
 import os
 from typing import Final
 
@@ -26,12 +27,18 @@ def normalize(path: str) -> str:
     """Return ``path`` without ``.``, ``..``, doubled and trailing slashes.
 
     ``..`` at the root stays at the root. A NUL is let through: it matters only to those who go to
-    the file system. Raises InvalidArgument if the path is not absolute.
+    the file system. Raises InvalidArgument if the path is not absolute, OSError (ENAMETOOLONG) if
+    it is longer than the system takes.
     """
+    check_length(path, MAX_PATH_BYTES)
     if not path.startswith("/"):
         raise InvalidArgument(f"expected an absolute path, got {path!r}")
     if "/." not in path and "//" not in path and (path[-1] != "/" or len(path) == 1):
         return path
+    return _without_dots(path)
+
+
+def _without_dots(path: str) -> str:
     kept: list[str] = []
     for component in path.split("/"):
         if component == "..":
@@ -42,6 +49,13 @@ def normalize(path: str) -> str:
     return "/" + "/".join(kept)
 
 
+def check_length(text: str, max_bytes: int) -> None:
+    """Raise OSError (ENAMETOOLONG), as the system would, for a text that can name no path."""
+    # What the text comes to in the end is left to the system; here it matters what it costs.
+    if len(text) > max_bytes:
+        raise OSError(errno.ENAMETOOLONG, os.strerror(errno.ENAMETOOLONG))
+
+
 def join(base: str, path: str) -> str:
     """Return ``path`` as seen from the directory ``base``, normalised (v1 fs/join).
 
@@ -50,13 +64,14 @@ def join(base: str, path: str) -> str:
     absolute.
     """
     base = normalize(base)
+    check_length(path, MAX_PATH_BYTES)
     if path == "~" or path.startswith("~/"):
         home = os.path.expanduser("~")
         if home.startswith("/"):
             path = home + path[1:]
     if path.startswith("/"):
         return normalize(path)
-    return normalize(f"{base}/{path}")
+    return _without_dots(f"{base}/{path}")
 
 
 def parent(path: str) -> str | None:

@@ -35,6 +35,16 @@ _ANSWERED_AT_ONCE: Final = frozenset(
 """They hold nothing up, however many requests wait, and some end what others wait for."""
 
 
+_IDS: Final = frozenset(
+    ("handleId", "processId", "requestId", "resumeSessionId", "sessionId", "watchId")
+)
+"""Params that are kept for as long as the thing they name, or are repeated in answers."""
+
+
+_BASE64_TEXTS: Final = frozenset(("dataBase64",))
+"""Params of type Base64Text: fs/writeFile has its own words for text that is not base64."""
+
+
 class Decoders(dict[str, "Decode"]):
     """For each method of a revision what decodes its params, made when it is needed first."""
 
@@ -104,13 +114,18 @@ class BoundMethods:
 
     def _bind(self, method: Method) -> BoundMethod:
         name = method.name
+        fields = method.params
+        members = dict(zip(fields.__struct_encode_fields__, fields.__struct_fields__, strict=True))
         return BoundMethod(
             revision=self._revision,
             method=name,
             family=method.state_name or "",
             decode=self._decoders[name],
             call=getattr(getattr(self._handlers, method.family), method.attribute),
+            members=members,
             base64_params=method.base64_params,
+            base64_texts=tuple(member for member in members if member in _BASE64_TEXTS),
+            id_params=tuple(member for member in members if member in _IDS),
             is_newer=self._is_newer.get(name),
             in_lane=name in self._in_lane or method.family in self._in_lane,
             before_handshake=name == "initialize",

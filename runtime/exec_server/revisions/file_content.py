@@ -8,6 +8,7 @@ import pybase64
 
 from exec_server.errors import InvalidRequest
 from exec_server.server.base64_fields import PIECE_BYTES, StreamedBytes
+from exec_server.server.long_input import DecodedText
 
 if TYPE_CHECKING:
     from exec_server.engine.files import operations as files
@@ -19,6 +20,10 @@ def decode_content(text: str) -> bytes:
 
     Raises InvalidRequest for anything but strict base64: padded, no white space, unused bits zero.
     """
+    if isinstance(text, DecodedText):
+        if text.error is not None:
+            raise InvalidRequest(f"fs/writeFile requires valid base64 dataBase64: {text.error}")
+        return text.content
     try:
         data = pybase64.b64decode(text, validate=True)
     except ValueError as error:

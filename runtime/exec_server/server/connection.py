@@ -37,19 +37,22 @@ from exec_server.errors import (
     EngineError,
     InvalidArgument,
     InvalidRequest,
+    MalformedMessage,
     NotFound,
     ProtocolViolation,
     SessionAttached,
     system_text,
 )
+from exec_server.message_scan import shortened
 from exec_server.serial_queue import Lane
 from exec_server.server.base64_fields import Base64Message, StreamedBytes
+from exec_server.server.long_input import LongInput, LongParams
 from exec_server.server.session import announcer_of
 from exec_server.tasks import run_until_blocked
 from exec_server.transports.stream import HIGH_WATER
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Collection, Coroutine, Sequence
+    from collections.abc import Awaitable, Callable, Collection, Coroutine, Mapping, Sequence
 
     from exec_server.server.session import Session, SessionRegistry
     from exec_server.settings import Settings
@@ -97,8 +100,14 @@ class BoundMethod(msgspec.Struct, frozen=True):
     """How state errors call the group: ``exec``, ``filesystem``, …"""
     decode: Callable[[msgspec.Raw], Any]
     call: Callable[[Any], Coroutine[Any, Any, Any]]
+    members: Mapping[str, str]
+    """Attributes of the params by wire name."""
     base64_params: tuple[str, ...] = ()
     """Wire names of params that are base64 text."""
+    base64_texts: tuple[str, ...] = ()
+    """Wire names of params that are such text and are decoded by the method itself."""
+    id_params: tuple[str, ...] = ()
+    """Wire names of params that are ids of at most jsonrpc.MAX_ID_BYTES."""
     is_newer: Callable[[msgspec.Raw, Any], bool] | None = None
     """Whether params that decode are meant for a newer revision all the same."""
     in_lane: bool = False
@@ -186,8 +195,12 @@ class Connection:
         self._congested = False
         self._uncongested = asyncio.Event()
         self._uncongested.set()
+        self._input: LongInput | None = None
+        self._input_task: asyncio.Task[None] | None = None
+        self._holds: set[str] = set()
         self._message = b""
         self._answering = asyncio.Lock()
+        self._decoded_bytes = 0
         self._lane = Lane(self._loop, self._has_room)
         self._lane_bytes = 0
         self._leaves_lane = False
@@ -205,7 +218,7 @@ class Connection:
     @property
     def is_idle(self) -> bool:
         """Whether no request is under way, and no body on its way to the peer."""
-        return not self._tasks and not self._streams and self._lane.is_idle
+        return self._input is None and not self._tasks and not self._streams and self._lane.is_idle
 
     def stop(self) -> None:
         """Begin nothing new: serve only what concerns processes that there are."""
@@ -293,44 +306,84 @@ class Connection:
     # Receiver: what the transport brings
 
     def receive(self, data: bytes) -> None:
-        """Take one message; see Receiver."""
+        """Take one short message; see Receiver."""
         if self._ended:
             return
         try:
-            self._check_wide(data)
             message = jsonrpc.parse(
                 data, self.settings.max_json_depth, self.settings.max_json_values
             )
-            self._message = data
-            if message.id is msgspec.UNSET:
-                self._take_notification(message)
-            else:
-                self._take_request(message.id, message)
-        except jsonrpc.MalformedMessage as error:
-            self.refuse(str(error))
+            self._take(data, message)
+        except MalformedMessage as error:
+            self._refuse(str(error))
         except ProtocolViolation as error:
-            log.info("%s: %s", self._channel.peer, error)
-            self._channel.close(str(error), violation=True)
-        finally:
-            self._message = b""
+            self._end_for(error)
 
-    def _check_wide(self, data: bytes) -> None:
-        """Refuse a long message whose texts may take several times its size in memory."""
-        limit = self.settings.max_message_bytes // _WIDE_CHARACTER_BYTES
-        if len(data) > limit and _is_wide(data):
-            raise jsonrpc.MalformedMessage(
-                f"a message with characters beyond ASCII may take at most {limit} bytes"
-            )
+    def receive_part(self, part: bytes, *, is_last: bool) -> None:
+        """Take a part of a long message; see Receiver."""
+        if self._ended:
+            return
+        if self._input is None:
+            self._input = LongInput(self.settings, self._hold_for_input)
+            self._input_task = self._loop.create_task(self._take_long(self._input))
+        self._input.add(part, is_last=is_last)
 
     def _held_bytes(self) -> int:
         """Memory that the message being taken needs while its request waits."""
         data = self._message
         values = min(data.count(b","), self.settings.max_json_values)
         size = len(data) * (_WIDE_CHARACTER_BYTES if _is_wide(data) else 1)
-        return _REQUEST_COST + size + VALUE_BYTES * values
+        return _REQUEST_COST + size + self._decoded_bytes + VALUE_BYTES * values
 
     def refuse(self, detail: str) -> None:
         """Answer unreadable input, or end the connection; see Receiver."""
+        if self._input is not None and not self._input.is_whole:
+            self._input.abandon(detail)
+        else:
+            self._refuse(detail)
+
+    async def _take_long(self, long_input: LongInput) -> None:
+        """Take a message that arrives in parts. Messages behind it are read when it is done."""
+        try:
+            message, params = await long_input.read()
+            self._take(params.outline, message, params)
+        except MalformedMessage as error:
+            self._refuse(str(error))
+        except ProtocolViolation as error:
+            self._end_for(error)
+        finally:
+            self._input = None
+            self._hold_for_input(False)
+
+    def _hold_for_input(self, is_held: bool) -> None:
+        self._hold("input", is_held)
+
+    def _hold(self, reason: str, is_held: bool) -> None:
+        """Have the peer wait for as long as there is a reason."""
+        was_held = bool(self._holds)
+        if is_held:
+            self._holds.add(reason)
+        else:
+            self._holds.discard(reason)
+        if bool(self._holds) != was_held:
+            self._channel.hold_input(is_held)
+
+    def _take(self, data: bytes, message: jsonrpc.Message, long: LongParams | None = None) -> None:
+        self._message = data
+        self._decoded_bytes = 0 if long is None else long.size
+        try:
+            if message.id is msgspec.UNSET:
+                self._take_notification(message)
+            else:
+                self._take_request(message.id, message, long)
+        finally:
+            self._message = b""
+
+    def _end_for(self, error: ProtocolViolation) -> None:
+        log.info("%s: %s", self._channel.peer, error)
+        self._channel.close(str(error), violation=True)
+
+    def _refuse(self, detail: str) -> None:
         kind = "websocket JSON-RPC" if "websocket" in self._channel.peer else "JSON-RPC"
         text = f"failed to parse {kind} message from {self._channel.peer}: {detail}"
         if self._spoken.survives_malformed:
@@ -367,6 +420,8 @@ class Connection:
                 self._sessions.end(session)
         if not orderly:
             self._clear_lane()
+            if self._input_task is not None:
+                self._input_task.cancel()
             for task in self._tasks:
                 task.cancel()
         self._uncongested.set()
@@ -376,7 +431,7 @@ class Connection:
         """Let what is under way come to its end, then release what the connection holds."""
         deadline = self._loop.time() + DRAIN_SECONDS
         sent_bytes = self._channel.sent_bytes
-        while self._tasks or not self._lane.is_idle:
+        while self._tasks or self._input is not None or not self._lane.is_idle:
             if self._channel.sent_bytes != sent_bytes:
                 sent_bytes = self._channel.sent_bytes
                 deadline = self._loop.time() + DRAIN_SECONDS
@@ -391,6 +446,8 @@ class Connection:
                 waiting, timeout=min(left, DRAIN_SECONDS / 4), return_when=asyncio.FIRST_COMPLETED
             )
         self._clear_lane()
+        if self._input_task is not None:
+            self._input_task.cancel()
         for task in list(self._tasks):
             task.cancel()
         if self._tasks:
@@ -405,23 +462,25 @@ class Connection:
 
     def _take_notification(self, message: jsonrpc.Message) -> None:
         if message.method != "initialized":
-            raise ProtocolViolation(f"unexpected notification method: {message.method}")
+            raise ProtocolViolation(f"unexpected notification method: {shortened(message.method)}")
         if self._session is None:
             raise ProtocolViolation("received `initialized` notification before `initialize`")
         self._ready = True
 
-    def _take_request(self, identifier: jsonrpc.RequestId, message: jsonrpc.Message) -> None:
+    def _take_request(
+        self, identifier: jsonrpc.RequestId, message: jsonrpc.Message, long: LongParams | None
+    ) -> None:
         try:
-            served = self._decode(message.method, message.params)
+            served = self._decode(message.method, message.params, long)
         except msgspec.ValidationError as error:
             self._send_error(identifier, INVALID_PARAMS, str(error))
             return
         except msgspec.DecodeError as error:
             # What only a full decode finds, such as a lone surrogate escape.
-            raise jsonrpc.MalformedMessage(str(error)) from None
+            raise MalformedMessage(str(error)) from None
         if served is None:
             code, text = self._spoken.unknown_method
-            self._send_error(identifier, code, text.format(message.method))
+            self._send_error(identifier, code, text.format(shortened(message.method)))
             return
         bound, params = served
         if bound.revision != self._spoken.name:
@@ -435,7 +494,9 @@ class Connection:
             return
         self._begin(identifier, bound, params)
 
-    def _decode(self, method: str, raw: msgspec.Raw) -> tuple[BoundMethod, Any] | None:
+    def _decode(
+        self, method: str, raw: msgspec.Raw, long: LongParams | None
+    ) -> tuple[BoundMethod, Any] | None:
         """The method of the revision that is to serve a request, and its decoded params.
 
         None if no revision has such a method. Raises msgspec.ValidationError if none takes the
@@ -450,9 +511,9 @@ class Connection:
                 # The newest handshake holds what the others need.
                 newest = self._newest.methods.get(method)
                 assert newest is not None
-                return newest, _decode_params(newest, raw)
+                return newest, _decode_params(newest, raw, long)
             try:
-                params = _decode_params(bound, raw)
+                params = _decode_params(bound, raw, long)
             except msgspec.ValidationError as error:
                 if refusal is None or _is_of_form(refusal):
                     refusal = error
@@ -464,7 +525,7 @@ class Connection:
                 if starter is not None and starter != revision:
                     other = self._bind(starter).methods.get(method)
                     if other is not None:
-                        return other, _decode_params(other, raw)
+                        return other, _decode_params(other, raw, long)
             return bound, params
         if refusal is None:
             return None
@@ -552,13 +613,13 @@ class Connection:
             self._lane_bytes -= size
             memory.release(size)
             if was_full and self._lane_bytes <= limit:
-                self._channel.hold_input(False)
+                self._hold("lane", False)
             return work(size)
 
         self._lane_bytes += size
         memory.add(size)
         if self._lane_bytes > limit >= self._lane_bytes - size:
-            self._channel.hold_input(True)
+            self._hold("lane", True)
         self._lane.submit(run)
 
     def _clear_lane(self) -> None:
@@ -706,11 +767,21 @@ def _started_process_id(bound: BoundMethod, params: Any) -> str | None:
     return process_id
 
 
-def _decode_params(bound: BoundMethod, raw: msgspec.Raw) -> Any:
-    """Decode params, with the check of base64 that the decoder does not make."""
+def _decode_params(bound: BoundMethod, raw: msgspec.Raw, long: LongParams | None) -> Any:
+    """Decode params, with the checks that the decoder does not make."""
+    if long is not None:
+        long.check(bound)
     params = bound.decode(raw)
     for member in bound.base64_params:
-        _check_base64(raw, member, params)
+        _check_base64(raw, member, getattr(params, bound.members[member]))
+    if long is not None:
+        long.fill(bound, params)
+    for member in bound.id_params:
+        value = getattr(params, bound.members[member])
+        if value and jsonrpc.is_too_long(value, jsonrpc.MAX_ID_BYTES):
+            raise msgspec.ValidationError(
+                f"Expected `str` of at most {jsonrpc.MAX_ID_BYTES} bytes - at `$.{member}`"
+            )
     return params
 
 
@@ -719,15 +790,12 @@ def _is_of_form(refusal: msgspec.ValidationError) -> bool:
     return "matching regex" in str(refusal)
 
 
-def _check_base64(raw: msgspec.Raw, member: str, params: Any) -> None:
+def _check_base64(raw: msgspec.Raw, member: str, value: bytes | None) -> None:
     """Refuse base64 text whose unused trailing bits are not zero."""
-    for field in msgspec.structs.fields(params):
-        if field.encode_name == member:
-            value = getattr(params, field.name)
-            if value and not jsonrpc.has_canonical_base64(raw, member, value):
-                raise msgspec.ValidationError(
-                    f"Invalid base64 encoded string: non-zero trailing bits - at `$.{member}`"
-                )
+    if value and not jsonrpc.has_canonical_base64(raw, member, value):
+        raise msgspec.ValidationError(
+            f"Invalid base64 encoded string: non-zero trailing bits - at `$.{member}`"
+        )
 
 
 def describe_failure(

@@ -6,10 +6,14 @@ whole messages to a Receiver and takes whole messages through the Channel.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Final, Protocol
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
+
+LONG_MESSAGE_BYTES: Final = 32 * 1024
+"""A message of at least this size is delivered in parts. What a shorter one costs, at most some
+milliseconds, is spent at once; nearly all messages are far below it."""
 
 
 class LongMessage(Protocol):
@@ -76,11 +80,18 @@ class Receiver(Protocol):
     """The receiving side of a connection, as a transport sees it."""
 
     def receive(self, data: bytes) -> None:
-        """Take one whole message."""
+        """Take one whole message, shorter than LONG_MESSAGE_BYTES."""
+        ...
+
+    def receive_part(self, part: bytes, *, is_last: bool) -> None:
+        """Take the next part of a long message."""
         ...
 
     def refuse(self, detail: str) -> None:
-        """Answer input that the transport could not turn into a message (id -1)."""
+        """Answer input that the transport could not turn into a message (id -1).
+
+        It ends the message whose parts were being delivered.
+        """
         ...
 
     def congested(self, is_congested: bool) -> None:

@@ -1,9 +1,10 @@
 """WebSocket frames over a connected socket, for either side: one JSON message per message.
 
-``websockets``' sans-I/O core does control frames, fragmented messages, everything malformed and
-the closing handshake. The plain case, a whole data frame outside a fragmented message, is handled
-here: it is nearly all of the traffic, and the core's general parser costs several times as much
-per message. What remains to a side is its handshake, and whether its own frames are masked.
+``websockets``' sans-I/O core does control frames, malformed frames and the closing handshake. Data
+frames are handled here: they are nearly all of the traffic, the core's general parser costs several
+times as much per message, and it holds a frame whole. Here a long one is unmasked and handed on
+while it arrives, and of fragments nothing is kept but their bytes. What remains to a side is its
+handshake, and whether its own frames are masked.
 """
 
 from __future__ import annotations
@@ -12,10 +13,11 @@ import socket
 import sys
 from typing import TYPE_CHECKING, Any, ClassVar, Final, Protocol, cast
 
-from websockets.frames import CloseCode, Frame, Opcode
+from websockets.frames import CloseCode, Opcode
 
+from exec_server.transports.channel import LONG_MESSAGE_BYTES
 from exec_server.transports.stream import ByteStream
-from exec_server.transports.utf8 import first_invalid_byte
+from exec_server.transports.utf8 import InvalidUtf8, Utf8Check, first_invalid_byte
 
 try:
     from websockets.speedups import apply_mask as _apply_mask
@@ -43,6 +45,7 @@ MASKED: Final = 0x80
 _PLAIN: Final = frozenset((TEXT_FINAL, 0x80 | Opcode.BINARY))
 _RESERVED_BITS: Final = 0x70
 _MAX_CONTROL_BYTES: Final = 125
+_DATA_OPCODES: Final = frozenset((Opcode.CONT, Opcode.TEXT, Opcode.BINARY))
 _KNOWN_OPCODES: Final = frozenset(Opcode)
 _KEY_BYTES: Final = 4
 
@@ -83,6 +86,7 @@ class WebSocketEndpoint:
 
     _peer_masks: ClassVar[bool]
     _max_frame_bytes: int
+    _max_message_bytes: int
 
     def __init__(
         self,
@@ -100,8 +104,7 @@ class WebSocketEndpoint:
         self._on_closed = on_closed
         self._receiver: Receiver | None = None
         self._partial = bytearray()
-        self._fragments = bytearray()
-        self._fragment_opcode: Opcode | None = None
+        self._message: _Incoming | None = None
         self._closing = False
         self._closed = False
         self._peer_ended = False
@@ -165,41 +168,62 @@ class WebSocketEndpoint:
         position = 0
         available = len(data)
         mask_bit, key_bytes = self._mask_bit, self._key_bytes
-        while available - position >= 2:
-            first = data[position]
-            second = data[position + 1]
-            length = second & 0x7F
-            start = position + 2
-            if length >= 126:
-                size = 2 if length == 126 else 8
-                if available - start < size:
+        while True:
+            message = self._message
+            if message is not None and message.frame_left:
+                if position == available:
                     break
-                length = int.from_bytes(data[start : start + size], "big")
-                start += size
-            plain = (
-                first in _PLAIN
-                and second & MASKED == mask_bit
-                and length <= self._max_frame_bytes
-                and self._fragment_opcode is None
-            )
-            if not plain and self._is_refused(first, second, length):
-                # The core refuses it from its header alone, with the right close code.
-                self._feed_core(bytes(data[position:]))
-                return available
-            end = start + key_bytes + length
-            if available < end:
+                end = position + min(message.frame_left, available - position)
+                self._take_payload(receiver, message, data[position:end])
+                position = end
+            elif available - position < 2:
                 break
-            if plain:
-                if key_bytes:
-                    payload = apply_mask(
-                        data[start + key_bytes : end], data[start : start + key_bytes]
-                    )
-                else:
-                    payload = bytes(data[start:end])
-                self._deliver(receiver, payload, is_text=first == TEXT_FINAL)
             else:
-                self._feed_core(bytes(data[position:end]))
-            position = end
+                first = data[position]
+                second = data[position + 1]
+                length = second & 0x7F
+                start = position + 2
+                if length >= 126:
+                    size = 2 if length == 126 else 8
+                    if available - start < size:
+                        break
+                    length = int.from_bytes(data[start : start + size], "big")
+                    start += size
+                plain = (
+                    first in _PLAIN
+                    and second & MASKED == mask_bit
+                    and length < LONG_MESSAGE_BYTES
+                    and length <= self._max_frame_bytes
+                    and message is None
+                )
+                if not plain and self._is_refused(first, second, length):
+                    # The core refuses it from its header alone, with the right close code.
+                    self._feed_core(bytes(data[position:]))
+                    return available
+                begin = start + key_bytes
+                end = begin + length
+                if length < LONG_MESSAGE_BYTES:
+                    if available < end:
+                        break
+                elif available < begin:
+                    break
+                if plain:
+                    if key_bytes:
+                        payload = apply_mask(data[begin:end], data[start:begin])
+                    else:
+                        payload = bytes(data[begin:end])
+                    self._deliver(receiver, payload, is_text=first == TEXT_FINAL)
+                    position = end
+                elif first & 0x0F in _DATA_OPCODES:
+                    message = self._begin_frame(first, length, bytes(data[start:begin]))
+                    position = begin
+                    if message is not None:
+                        if length:
+                            continue
+                        self._take_payload(receiver, message, data[begin:begin])
+                else:
+                    self._feed_core(bytes(data[position:end]))
+                    position = end
             if self._closing:
                 return available
             if self._stream.throttled or (position < available and self._stream.is_turn_over()):
@@ -215,6 +239,7 @@ class WebSocketEndpoint:
             or second & MASKED != self._mask_bit
             or length > self._max_frame_bytes
             or (opcode >= Opcode.CLOSE and (length > _MAX_CONTROL_BYTES or not first & 0x80))
+            or (opcode == Opcode.CONT and self._message is None)
         )
 
     def _deliver(self, receiver: Receiver, payload: bytes, *, is_text: bool) -> None:
@@ -223,29 +248,75 @@ class WebSocketEndpoint:
             return
         receiver.receive(payload)
 
+    def _begin_frame(self, first: int, length: int, key: bytes) -> _Incoming | None:
+        """Begin a data frame that is long, or part of a fragmented message."""
+        message = self._message
+        if message is None:
+            is_text = first & 0x0F == Opcode.TEXT
+            message = self._message = _Incoming(is_text=is_text)
+        elif first & 0x0F != Opcode.CONT:
+            self._fail(CloseCode.PROTOCOL_ERROR, "expected a continuation frame")
+            return None
+        message.size += length
+        if message.size > self._max_message_bytes:
+            self._fail(
+                CloseCode.MESSAGE_TOO_BIG,
+                f"message exceeds {self._max_message_bytes} bytes",
+            )
+            return None
+        message.frame_left = length
+        message.frame_is_final = bool(first & 0x80)
+        message.key = key
+        return message
+
+    def _take_payload(self, receiver: Receiver, message: _Incoming, data: memoryview) -> None:
+        """Take the next bytes of the frame under way."""
+        message.frame_left -= len(data)
+        is_last = message.frame_is_final and not message.frame_left
+        payload = message.unmasked(data)
+        if message.is_unreadable:
+            payload = b""
+        else:
+            try:
+                message.check.feed(payload, is_last=is_last)
+            except InvalidUtf8 as error:
+                if message.is_text:
+                    self._fail(CloseCode.INVALID_DATA, str(error))
+                    return
+                message.is_unreadable = True
+                message.unsent.clear()
+                payload = b""
+                receiver.refuse(str(error))
+        if is_last:
+            self._message = None
+        if message.is_unreadable:
+            return
+        if message.unsent:
+            message.unsent += payload
+            payload = b""
+        if is_last:
+            part = bytes(message.unsent) or payload
+            if message.is_in_parts or len(part) >= LONG_MESSAGE_BYTES:
+                receiver.receive_part(part, is_last=True)
+            else:
+                receiver.receive(part)
+        elif len(payload) >= LONG_MESSAGE_BYTES:
+            message.is_in_parts = True
+            receiver.receive_part(payload, is_last=False)
+        elif len(message.unsent) >= LONG_MESSAGE_BYTES:
+            message.is_in_parts = True
+            receiver.receive_part(bytes(message.unsent), is_last=False)
+            message.unsent.clear()
+        else:
+            message.unsent += payload
+
     def _feed_core(self, frame: bytes) -> None:
         self._protocol.receive_data(frame)
-        for event in self._protocol.events_received():
-            if isinstance(event, Frame):
-                self._take_frame(event)
+        self._protocol.events_received()
         if self._protocol.close_expected():
             self._start_closing()
         else:
             self._send_control()
-
-    def _take_frame(self, frame: Frame) -> None:
-        if frame.opcode in (Opcode.TEXT, Opcode.BINARY):
-            self._fragment_opcode = frame.opcode
-        elif frame.opcode is not Opcode.CONT:
-            return
-        self._fragments += frame.data
-        if frame.fin:
-            is_text = self._fragment_opcode is Opcode.TEXT
-            payload = bytes(self._fragments)
-            self._fragments = bytearray()
-            self._fragment_opcode = None
-            assert self._receiver is not None
-            self._deliver(self._receiver, payload, is_text=is_text)
 
     def _send_control(self) -> None:
         """Queue what the core has to say: pings and pongs."""
@@ -279,6 +350,10 @@ class WebSocketEndpoint:
 
     def _consume_closing(self, data: memoryview) -> int:
         """Look for the peer's close frame; everything else is too late."""
+        if self._message is not None and self._message.frame_left:
+            skipped = min(self._message.frame_left, len(data))
+            self._message.frame_left -= skipped
+            return skipped + (self._consume_closing(data[skipped:]) if skipped < len(data) else 0)
         self._protocol.receive_data(bytes(data))
         self._protocol.events_received()
         if self._protocol.close_rcvd is not None:
@@ -308,6 +383,32 @@ class WebSocketEndpoint:
         if self._timer is not None:
             self._timer.cancel()
         self._timer = self._loop.call_later(seconds, action)
+
+
+class _Incoming:
+    """A data message that is long or fragmented, while it arrives."""
+
+    def __init__(self, *, is_text: bool) -> None:
+        self.is_text = is_text
+        self.size = 0
+        """Payload bytes announced so far, in all frames."""
+        self.frame_left = 0
+        self.frame_is_final = False
+        self.key = b""
+        self.unsent = bytearray()
+        """Payload not handed on yet: together it is shorter than a part."""
+        self.is_in_parts = False
+        self.is_unreadable = False
+        self.check = Utf8Check()
+
+    def unmasked(self, data: memoryview) -> bytes:
+        """The next payload bytes of the frame; the key turns with them."""
+        if not self.key:
+            return bytes(data)
+        payload = apply_mask(data, self.key)
+        turn = len(data) % _KEY_BYTES
+        self.key = self.key[turn:] + self.key[:turn]
+        return payload
 
 
 def _close_reason(reason: str) -> str:

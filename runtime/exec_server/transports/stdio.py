@@ -11,8 +11,9 @@ import os
 import sys
 from typing import TYPE_CHECKING, Final
 
+from exec_server.transports.channel import LONG_MESSAGE_BYTES
 from exec_server.transports.stream import ByteStream
-from exec_server.transports.utf8 import first_invalid_byte
+from exec_server.transports.utf8 import InvalidUtf8, Utf8Check, first_invalid_byte
 
 if TYPE_CHECKING:
     import asyncio
@@ -25,9 +26,6 @@ FLUSH_SECONDS: Final = 2.0
 
 _LONGEST_BLANK: Final = 64
 """Bytes of a line above which only ASCII white space is taken for blank."""
-
-_LONG_LINE_BYTES: Final = 1024 * 1024
-"""A line above this is taken out of the buffer before it is served: it is not there twice then."""
 
 _SPACE: Final = " \t\r\n\v\f\x1c\x1d\x1e\x85"
 _NEWLINE: Final = 0x0A
@@ -58,6 +56,8 @@ class StdioTransport:
         self._max_line_bytes = max_line_bytes
         self._partial = bytearray()
         self._searched = 0
+        self._line_bytes = 0
+        self._check: Utf8Check | None = None
         self._skipping = False
         self._closing = False
         self._closed = False
@@ -130,26 +130,68 @@ class StdioTransport:
             end = partial.find(_NEWLINE, max(start, self._searched))
             if end < 0:
                 break
-            line = memoryview(partial)[start:end].tobytes()
-            start = end + 1
-            if start > _LONG_LINE_BYTES:
-                del partial[:start]
-                start = self._searched = 0
             if self._skipping:
                 self._skipping = False
             else:
-                self._deliver(line)
+                self._take_line(memoryview(partial)[start:end].tobytes())
+            self._line_bytes = 0
+            start = end + 1
         del partial[:start]
         if self._stream.throttled:
             self._searched = 0
             return
         self._searched = len(partial)
-        if self._searched > self._max_line_bytes or self._skipping:
-            if not self._skipping and self._receiver is not None:
-                self._receiver.refuse(f"line exceeds {self._max_line_bytes} bytes")
-            self._skipping = True
+        if self._skipping:
             partial.clear()
             self._searched = 0
+        elif self._line_bytes + len(partial) >= LONG_MESSAGE_BYTES:
+            self._take_beginning()
+
+    def _take_beginning(self) -> None:
+        """Hand on what there is of a long line."""
+        part = bytes(self._partial)
+        self._partial.clear()
+        self._searched = 0
+        if not self._line_bytes:
+            part = part.lstrip()  # it may be a blank line
+        self._line_bytes += len(part)
+        if self._line_bytes > self._max_line_bytes:
+            self._skip_line()
+        elif part:
+            self._deliver_part(part, is_last=False)
+
+    def _take_line(self, line: bytes) -> None:
+        """Hand on a whole line, or the rest of a long one."""
+        if self._line_bytes + len(line) > self._max_line_bytes:
+            self._skip_line()
+            self._skipping = False
+        elif self._check is not None:
+            self._deliver_part(line, is_last=True)
+        elif len(line) < LONG_MESSAGE_BYTES:
+            self._deliver(line)
+        elif line := line.lstrip():
+            self._deliver_part(line, is_last=True)
+
+    def _skip_line(self) -> None:
+        self._check = None
+        self._line_bytes = 0
+        self._skipping = True
+        if self._receiver is not None:
+            self._receiver.refuse(f"line exceeds {self._max_line_bytes} bytes")
+
+    def _deliver_part(self, part: bytes, *, is_last: bool) -> None:
+        if self._receiver is None:
+            return
+        if self._check is None:
+            self._check = Utf8Check()
+        try:
+            self._check.feed(part, is_last=is_last)
+        except InvalidUtf8 as error:
+            self.close(f"{error} of a line", violation=True)
+            return
+        if is_last:
+            self._check = None
+        self._receiver.receive_part(part, is_last=is_last)
 
     def _deliver(self, line: bytes) -> None:
         if self._receiver is None:
@@ -164,8 +206,8 @@ class StdioTransport:
 
     def end_received(self) -> None:
         """End of input: the last line may lack its newline; pending replies are delivered."""
-        if self._partial and not self._skipping and not self._closing:
-            self._deliver(bytes(self._partial))
+        if not self._skipping and not self._closing and (self._partial or self._check is not None):
+            self._take_line(bytes(self._partial))
             self._partial.clear()
         self._end(orderly=True)
 

@@ -1,25 +1,42 @@
-"""Validation of UTF-8 without a decoded copy of the whole."""
+"""Validation of UTF-8 in text that is whole or arrives in pieces."""
 
 from __future__ import annotations
 
 import codecs
-from typing import Final
-
-_PIECE_BYTES: Final = 1024 * 1024
-"""Bytes decoded at a time: a text takes up to four times its size when it is decoded."""
 
 
 def first_invalid_byte(data: bytes) -> int | None:
-    """Return the position of the first byte that is no UTF-8; None if there is none."""
-    if data.isascii():
-        return None
-    decoder = codecs.getincrementaldecoder("utf-8")()
-    with memoryview(data) as view:
-        for start in range(0, len(data), _PIECE_BYTES):
-            piece = view[start : start + _PIECE_BYTES]
-            begun = len(decoder.getstate()[0])  # of a character that the last piece has cut
-            try:
-                decoder.decode(piece, final=start + len(piece) == len(data))
-            except UnicodeDecodeError as error:
-                return start - begun + error.start
+    """Return the position of the first byte of a short text that is no UTF-8; None if all are."""
+    if not data.isascii():
+        try:
+            data.decode()
+        except UnicodeDecodeError as error:
+            return error.start
     return None
+
+
+class InvalidUtf8(ValueError):
+    """The text is not UTF-8; ``position`` is the offset of the first byte that shows it."""
+
+    def __init__(self, position: int) -> None:
+        super().__init__(f"invalid UTF-8 at byte {position}")
+        self.position = position
+
+
+class Utf8Check:
+    """Follows one text from its first byte to its last."""
+
+    def __init__(self) -> None:
+        self._decoder = codecs.getincrementaldecoder("utf-8")()
+        self._position = 0
+        self._cut = 0
+
+    def feed(self, piece: bytes, *, is_last: bool) -> None:
+        """Check the next bytes, which may end within a character. Raises InvalidUtf8."""
+        if self._cut or not piece.isascii():
+            try:
+                self._decoder.decode(piece, is_last)
+            except UnicodeDecodeError as error:
+                raise InvalidUtf8(self._position - self._cut + error.start) from None
+            self._cut = len(self._decoder.getstate()[0])
+        self._position += len(piece)

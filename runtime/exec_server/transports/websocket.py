@@ -84,6 +84,7 @@ class WebSocketTransport(WebSocketEndpoint):
         open_stream: OpenStream = open_stream,
     ) -> None:
         message_bytes = settings.max_message_bytes
+        self._max_message_bytes = message_bytes
         self._max_frame_bytes = min(settings.max_frame_bytes, message_bytes)
         protocol = ServerProtocol(max_size=(message_bytes, self._max_frame_bytes))
         super().__init__(

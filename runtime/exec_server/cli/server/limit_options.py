@@ -126,6 +126,12 @@ _OPTIONS: Final = (
     _Option(
         "--max-frame-bytes", "max_frame_bytes", whole_number, "a WebSocket frame from a client"
     ),
+    _Option(
+        "--max-json-bytes",
+        "max_json_bytes",
+        whole_number,
+        "JSON of a message, without the base64 data in its params",
+    ),
     _Option("--max-json-depth", "max_json_depth", _depth, "nested arrays and objects of a message"),
     _Option("--max-json-values", "max_json_values", whole_number, "JSON values of a message"),
     _Option(

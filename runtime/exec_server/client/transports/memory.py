@@ -11,6 +11,7 @@ from collections import deque
 from typing import TYPE_CHECKING, Any, Final
 
 from exec_server.jsonrpc import join_pieces
+from exec_server.transports.channel import LONG_MESSAGE_BYTES
 from exec_server.transports.stream import HIGH_WATER, LOW_WATER
 
 if TYPE_CHECKING:
@@ -79,7 +80,11 @@ class MemoryTransport:
     def _serve(self) -> None:
         self._serving = False
         while self._to_server and self._connection is not None and not self._is_held:
-            self._connection.receive(self._to_server.popleft())
+            message = self._to_server.popleft()
+            if len(message) < LONG_MESSAGE_BYTES:
+                self._connection.receive(message)
+            else:
+                self._connection.receive_part(message, is_last=True)
 
     def limit_messages(self, max_bytes: int) -> None:
         """Do nothing: the server is this program's own, and has its own limits; see Transport."""

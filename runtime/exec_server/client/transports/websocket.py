@@ -154,7 +154,7 @@ class WebSocketClientTransport(WebSocketEndpoint):
         """``relay`` is what ``sock`` leads to, if it is not the server itself."""
         loop = asyncio.get_running_loop()
         super().__init__(loop, sock, ClientProtocol(uri, max_size=MESSAGE_BYTES), self._note_closed)
-        self._max_frame_bytes = MESSAGE_BYTES
+        self._max_frame_bytes = self._max_message_bytes = MESSAGE_BYTES
         self.peer = target
         self._relay = relay
         self._reason = ""
@@ -199,7 +199,7 @@ class WebSocketClientTransport(WebSocketEndpoint):
 
     def limit_messages(self, max_bytes: int) -> None:
         """Refuse longer messages by the header of the frame that exceeds it; see Transport."""
-        self._max_frame_bytes = max_bytes
+        self._max_frame_bytes = self._max_message_bytes = max_bytes
         self._protocol.max_message_size = max_bytes
 
     def _send_control(self) -> None:

@@ -17,6 +17,12 @@ DEFAULT_PORTS: Final = {"http": 80, "https": 443}
 
 _SCHEME: Final = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*):")
 _REMOVED: Final = str.maketrans("", "", "\t\n\r")
+MAX_URL_BYTES: Final = 32 * 1024
+"""Servers take 8 to 16 KiB. Each character that needs an encoding is treated by itself."""
+
+_MAX_WIDE_HOST_CHARACTERS: Final = 1024
+"""Domain names have 253 characters at most. What converts them takes quadratic time."""
+
 _OUTER_SPACE: Final = "".join(map(chr, range(0x21)))
 _FORBIDDEN_IN_DOMAIN: Final = re.compile(r"[\x00-\x20\x7f\"#%/:<>?@\[\\\]^`{|}]")
 
@@ -25,7 +31,7 @@ _IN_PATH: Final = re.compile(rb'[\x00-\x20"#<>?`{}\x7f-\xff]')
 _IN_QUERY: Final = re.compile(rb"[\x00-\x20\"#<>'\x7f-\xff]")
 _IN_FRAGMENT: Final = re.compile(rb'[\x00-\x20"<>`\x7f-\xff]')
 
-_DRIVE: Final = re.compile(r"/*[A-Za-z]:")
+_DRIVE: Final = re.compile(r"[A-Za-z]:")
 _DOT_SEGMENTS: Final = frozenset({".", "%2e"})
 _DOUBLE_DOT_SEGMENTS: Final = frozenset({"..", ".%2e", "%2e.", "%2e%2e"})
 
@@ -154,6 +160,8 @@ def split_scheme(text: str) -> tuple[str, str]:
 
     What the standard ignores around and inside a URL is gone. Raises UrlError for a relative one.
     """
+    if len(text) > MAX_URL_BYTES:
+        raise UrlError(f"longer than {MAX_URL_BYTES} bytes")
     text = text.strip(_OUTER_SPACE).translate(_REMOVED)
     match = _SCHEME.match(text)
     if match is None:
@@ -162,8 +170,12 @@ def split_scheme(text: str) -> tuple[str, str]:
 
 
 def _encode(characters: re.Pattern[bytes], text: str) -> str:
-    encoded = characters.sub(lambda match: b"%%%02X" % match[0][0], text.encode())
+    encoded = characters.sub(_percent_encoded, text.encode())
     return encoded.decode("ascii")
+
+
+def _percent_encoded(match: re.Match[bytes]) -> bytes:
+    return b"%%%02X" % match[0][0]
 
 
 def normalize_path(path: str, *, keeps_drive: bool = False) -> str:
@@ -172,14 +184,16 @@ def normalize_path(path: str, *, keeps_drive: bool = False) -> str:
     With ``keeps_drive``, as file URLs want it, ``..`` does not take away a leading ``C:``.
     """
     kept: list[str] = []
+    names = 0  # kept segments that are not empty
     segments = path.split("/")
     for segment in segments:
         lowered = segment.lower()
         if lowered in _DOUBLE_DOT_SEGMENTS:
-            if kept and not (keeps_drive and _DRIVE.fullmatch("/".join(kept))):
-                kept.pop()
+            if kept and not (keeps_drive and names == 1 and _DRIVE.fullmatch(kept[-1])):
+                names -= bool(kept.pop())
         elif lowered not in _DOT_SEGMENTS:
             kept.append(segment)
+            names += bool(segment)
     if segments[-1].lower() in _DOT_SEGMENTS | _DOUBLE_DOT_SEGMENTS:
         kept.append("")
     return "/" + _encode(_IN_PATH, "/".join(kept))
@@ -235,6 +249,8 @@ def _to_ascii(domain: str) -> str:
     domain = domain.lower()
     if domain.isascii() and "xn--" not in domain:
         return domain
+    if len(domain) > _MAX_WIDE_HOST_CHARACTERS:
+        raise ValueError("host is too long")
     # Loaded only for names that need it.
     import idna  # noqa: PLC0415
 
@@ -248,16 +264,14 @@ def _parse_ipv4(domain: str) -> str | None:
     last = labels[-1]
     if not (last.isdigit() or re.fullmatch(r"0x[0-9a-f]*", last)):
         return None
+    if len(labels) > 4:
+        raise UrlError("invalid IPv4 address")
     try:
         numbers = [_parse_ipv4_number(label) for label in labels]
     except ValueError:
         raise UrlError("invalid IPv4 address") from None
     value = numbers[-1]
-    if (
-        len(numbers) > 4
-        or any(number > 255 for number in numbers[:-1])
-        or value >= 256 ** (5 - len(numbers))
-    ):
+    if any(number > 255 for number in numbers[:-1]) or value >= 256 ** (5 - len(numbers)):
         raise UrlError("invalid IPv4 address")
     for position, number in enumerate(numbers[:-1]):
         value += number << 8 * (3 - position)
