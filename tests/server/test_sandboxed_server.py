@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from tests.support import peer
-from tests.support.sandboxes import READ_ALL, entry, glob, needs_sandbox, place, plain, sandbox
+from tests.support.sandboxes import READ_ALL, entry, glob, needs_sandbox, place, plain, run, sandbox
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -41,30 +41,6 @@ UNRESTRICTED = {
     },
     "windowsSandboxLevel": "disabled",
 }
-
-
-def run(
-    client: peer.Client, script: str, sandbox: dict[str, Any], cwd: Path, **options: Any
-) -> tuple[str, dict[str, Any]]:
-    """What a confined script writes, and the params of its end."""
-    name = f"p{len(client.arrivals)}"
-    started = client.call(
-        "process/start",
-        peer.start_params(
-            name, "sh", "-c", f"exec 2>&1; {script}", cwd=cwd.as_uri(), sandbox=sandbox, **options
-        ),
-    )
-    assert started == {"processId": name, "sandboxType": "linuxSeccomp"}
-    events = client.closed(name)
-    output = b"".join(
-        base64.b64decode(event["params"]["chunk"])
-        for event in events
-        if event["method"] == "process/output"
-    )
-    (exited,) = (event["params"] for event in events if event["method"] == "process/exited")
-    read = client.call("process/read", {"processId": name})
-    assert read["sandboxDenied"] == exited["sandboxDenied"]
-    return output.decode(), exited
 
 
 @needs_sandbox
@@ -235,6 +211,14 @@ def test_a_large_file_passes_the_sandbox_whole(client: peer.Client, root: Path) 
     ("restricted", "code", "words"),
     [
         (sandbox(READ_ALL, useLegacyLandlock=True), -32600, "Landlock"),
+        (sandbox(READ_ALL, entry(place("unknown", path="x"), "deny")), -32600, "cannot be denied"),
+        (sandbox(READ_ALL, entry(place("unknown", path="x"), "none")), -32600, "cannot be denied"),
+        pytest.param(
+            sandbox(READ_ALL, entry({"type": "path", "path": "file:///proc/1/environ"}, "deny")),
+            -32600,
+            "a process outside",
+            marks=needs_sandbox,
+        ),
         (
             sandbox(entry(place("project_roots", subpath="../x"), "write"), cwd="file:///"),
             -32602,
@@ -523,3 +507,21 @@ def test_sandboxes_of_v1_that_restrict_nothing_are_direct_access(
             "fs/writeFile", {"path": str(root / ".git"), "dataBase64": "", "sandbox": given}
         )
     assert (root / ".git").exists()
+
+
+@needs_sandbox
+def test_reading_creates_nothing_and_needs_no_protected_names(
+    client: peer.Client, root: Path
+) -> None:
+    confined = {"sandbox": sandbox(READ_ALL, entry(plain(root), "write"))}
+    present = sorted(os.listdir(root))
+    for name in (".git", ".agents", ".codex", ".aws"):
+        params = {"path": (root / name).as_uri(), **confined}
+        assert client.error("fs/getMetadata", params)["code"] == -32004
+    listed = client.call("fs/readDirectory", {"path": root.as_uri(), **confined})["entries"]
+    assert sorted(one["fileName"] for one in listed) == present == sorted(os.listdir(root))
+    (root / ".git").symlink_to("sub")
+    target = {"path": (root / "file").as_uri(), **confined}
+    assert base64.b64decode(client.call("fs/readFile", target)["dataBase64"]) == b"file"
+    error = client.error("fs/writeFile", {**target, "dataBase64": ""})
+    assert (error["code"], "is a symbolic link" in error["message"]) == (-32600, True)

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import base64
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
 from exec_server.engine.sandbox import bubblewrap
 from exec_server.errors import InvalidRequest
+from tests.support import peer
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -53,3 +55,27 @@ def sandbox(*entries: dict[str, Any], network: str = "restricted", **more: Any) 
         "windowsSandboxLevel": "disabled",
         **more,
     }
+
+
+def run(
+    client: peer.Client, script: str, sandbox: dict[str, Any], cwd: Path, **options: Any
+) -> tuple[str, dict[str, Any]]:
+    """What a confined script writes, and the params of its end."""
+    name = f"p{len(client.arrivals)}"
+    started = client.call(
+        "process/start",
+        peer.start_params(
+            name, "sh", "-c", f"exec 2>&1; {script}", cwd=cwd.as_uri(), sandbox=sandbox, **options
+        ),
+    )
+    assert started == {"processId": name, "sandboxType": "linuxSeccomp"}
+    events = client.closed(name)
+    output = b"".join(
+        base64.b64decode(event["params"]["chunk"])
+        for event in events
+        if event["method"] == "process/output"
+    )
+    (exited,) = (event["params"] for event in events if event["method"] == "process/exited")
+    read = client.call("process/read", {"processId": name})
+    assert read["sandboxDenied"] == exited["sandboxDenied"]
+    return output.decode(), exited

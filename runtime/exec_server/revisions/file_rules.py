@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Literal, Protocol
 import msgspec
 
 from exec_server.engine.sandbox.policy import MAX_PATTERNS, Rule, bounded, check_number
+from exec_server.errors import EngineError, InvalidRequest
 from exec_server_protocol.v2.sandbox import (
     GlobFileSystemPath,
     MinimalPlace,
@@ -22,7 +23,6 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
 
     from exec_server.engine.sandbox.policy import Places
-    from exec_server.errors import EngineError
     from exec_server_protocol.v2.sandbox import SpecialPlace
 
 
@@ -64,7 +64,8 @@ class EntryReader(msgspec.Struct, frozen=True):
     def rules(self, entries: Iterable[Entry]) -> tuple[tuple[Rule, ...], tuple[str, ...]]:
         """The rules, and the patterns of what is denied.
 
-        Raises what ``read_path`` raises, InvalidArgument for a part that is none, or ``no_cwd``.
+        Raises what ``read_path`` raises, InvalidArgument for a part that is none, InvalidRequest
+        for a denied place that is unknown, or ``no_cwd``.
         """
         patterns: list[str] = []
         return bounded(self._rules(entries, patterns)), tuple(patterns)
@@ -79,7 +80,7 @@ class EntryReader(msgspec.Struct, frozen=True):
                     check_number("glob patterns", len(patterns), MAX_PATTERNS)
                 continue
             if isinstance(entry.path, SpecialFileSystemPath):
-                paths = self._find(entry.path.value)
+                paths = self._find(entry.path.value, is_denied=entry.access in ("deny", "none"))
             else:
                 paths = [self.read_path(entry.path.path)]
             access = "deny" if entry.access == "none" else entry.access
@@ -87,7 +88,7 @@ class EntryReader(msgspec.Struct, frozen=True):
             for path in paths:
                 yield Rule(path, access, skips_missing)
 
-    def _find(self, place: SpecialPlace) -> list[str]:
+    def _find(self, place: SpecialPlace, *, is_denied: bool) -> list[str]:
         match place:
             case RootPlace():
                 return self.places.find("root")
@@ -103,8 +104,12 @@ class EntryReader(msgspec.Struct, frozen=True):
             case WorkingDirectoryPlace(subpath=subpath):
                 self._cwd()
                 return self.places.find("current_working_directory", subpath)
+            case _ if is_denied:
+                raise InvalidRequest(
+                    "sandbox: a place of a kind that this server does not know cannot be denied"
+                )
             case _:
-                return []
+                return []  # nothing is granted there
 
     def _absolute(self, pattern: str) -> str:
         # Loaded only for policies with patterns.

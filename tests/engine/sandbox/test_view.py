@@ -10,12 +10,24 @@ from pathlib import Path
 import pytest
 
 from exec_server.engine.sandbox import globs
+from exec_server.engine.sandbox import grants as grants_module
+from exec_server.engine.sandbox import view as view_module
 from exec_server.engine.sandbox.globs import escape, find_denied
+from exec_server.engine.sandbox.grants import Grants
 from exec_server.engine.sandbox.policy import Access, Places, Rule, SandboxPolicy
-from exec_server.engine.sandbox.view import PROTECTED_NAMES, Placeholder, View, plan_view
+from exec_server.engine.sandbox.sources import Snapshot
+from exec_server.engine.sandbox.view import PROTECTED_NAMES, Placeholder, Purpose, View, plan_view
 from exec_server.errors import InvalidArgument, InvalidRequest
 from tests.support.growth import assert_grows_linearly
 from tests.support.sandbox_harness import READ_ALL, denied, readable, writable
+
+
+@pytest.fixture(autouse=True)
+def grants(monkeypatch: pytest.MonkeyPatch) -> Grants:
+    """No sandbox has been able to write anything yet."""
+    grants = Grants()
+    monkeypatch.setattr(view_module, "GRANTS", grants)
+    return grants
 
 
 @pytest.fixture
@@ -32,6 +44,10 @@ def root(tmp_path: Path) -> Path:
 
 def plan(*rules: Rule, patterns: tuple[str, ...] = (), needs: tuple[str, ...] = ()) -> View:
     return plan_view(SandboxPolicy(rules, patterns), needs)
+
+
+def find(patterns: list[str], depth: int | None) -> list[str]:
+    return find_denied(patterns, depth, os.path.realpath)
 
 
 def below(view: View, root: Path) -> list[tuple[str, str]]:
@@ -115,6 +131,7 @@ def test_missing_paths_need_placeholders_only_where_they_could_be_made(root: Pat
     (root / ".git").rmdir()
     missing = denied(root / "x/y"), readable(root / "z"), denied(Path("/missing/x"))
     view = plan(READ_ALL, writable(root), *missing, denied(root / "a/below"))
+    assert below(view, root)[1] == ("write", "a")  # a mount, which cannot make room for it
     assert set(view.placeholders) == {
         Placeholder(str(root / ".git"), True),
         Placeholder(str(root / "x"), False),
@@ -188,7 +205,7 @@ def test_views_differ_when_a_path_leads_elsewhere(root: Path) -> None:
 def test_patterns_match_files_and_whole_directories(
     root: Path, pattern: str, names: set[str]
 ) -> None:
-    found = find_denied([f"{root}/{pattern}"], None)
+    found = find([f"{root}/{pattern}"], None)
     assert {os.path.relpath(path, root) for path in found} == names
 
 
@@ -196,20 +213,20 @@ def test_patterns_match_files_and_whole_directories(
 def test_patterns_are_looked_for_as_deep_as_wanted(
     root: Path, depth: int | None, count: int
 ) -> None:
-    assert len(find_denied([f"{root}/**/a"], depth)) == count
+    assert len(find([f"{root}/**/a"], depth)) == count
 
 
 def test_links_are_not_followed_to_matches_but_are_matches(root: Path) -> None:
     (root / "link").symlink_to("sub")
     (root / "sub/c").symlink_to("/usr/lib")
-    assert len(find_denied([f"{root}/**/a"], None)) == 3
+    assert len(find([f"{root}/**/a"], None)) == 3
     view = plan(READ_ALL, patterns=(f"{root}/**/c",))
     last = view.mounts[-1]
     assert (last.kind, last.path) == ("denied_directory", "/usr/lib")
 
 
 def test_a_pattern_that_ends_with_many_directories_leaves_out_the_first(root: Path) -> None:
-    assert find_denied([f"{root}/**/sub/**/sub/**"], None) == []
+    assert find([f"{root}/**/sub/**/sub/**"], None) == []
 
 
 def test_the_names_of_a_working_directory_are_no_wildcards(root: Path) -> None:
@@ -217,7 +234,7 @@ def test_the_names_of_a_working_directory_are_no_wildcards(root: Path) -> None:
     odd.mkdir()
     (odd / "key").touch()
     (root / "a").unlink()
-    assert find_denied([f"{escape(str(odd))}/*"], None) == [str(odd / "key")]
+    assert find([f"{escape(str(odd))}/*"], None) == [str(odd / "key")]
 
 
 @pytest.mark.parametrize(
@@ -240,22 +257,22 @@ def test_the_names_of_a_working_directory_are_no_wildcards(root: Path) -> None:
 )
 def test_a_pattern_that_cannot_be_understood_is_refused(pattern: str, problem: str) -> None:
     with pytest.raises(InvalidRequest, match=re.escape(problem)):
-        find_denied([pattern], None)
+        find([pattern], None)
 
 
 def test_too_many_to_look_at_is_refused(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(globs, "MAX_SCANNED", 3)
     with pytest.raises(InvalidRequest, match="more than 3 files to be looked at"):
-        find_denied([f"{root}/**/x"], None)
+        find([f"{root}/**/x"], None)
     monkeypatch.undo()
     monkeypatch.setattr(globs, "MAX_COMPARISONS", 15)
-    assert len(find_denied([f"{root}/sub/*"], None)) == 2
+    assert len(find([f"{root}/sub/*"], None)) == 2
     with pytest.raises(InvalidRequest, match="more than 15 comparisons"):
-        find_denied([f"{root}/**/x"], None)
+        find([f"{root}/**/x"], None)
     monkeypatch.undo()
     monkeypatch.setattr(globs, "MAX_MATCHES", 2)
     with pytest.raises(InvalidRequest, match="more than 2 files one by one"):
-        find_denied([f"{root}/**/a"], None)
+        find([f"{root}/**/a"], None)
 
 
 def test_directories_deeper_than_paths_are_long_are_refused(root: Path) -> None:
@@ -271,14 +288,14 @@ def test_directories_deeper_than_paths_are_long_are_refused(root: Path) -> None:
     finally:
         os.close(descriptor)
     with pytest.raises(InvalidRequest, match="longer than 4096 bytes"):
-        find_denied([f"{root}/**/key"], None)
+        find([f"{root}/**/key"], None)
     shutil.rmtree(root / name)
 
 
 @pytest.mark.parametrize("part", ["**/a/", "**/*a*/", "**/?*a*[ab]/", "{a,b}/**/"])
 def test_many_wildcards_cost_no_more_than_they_are_long(root: Path, part: str) -> None:
     (root / "w" / "/".join("a" * 60)).mkdir(parents=True)
-    assert_grows_linearly(lambda count: find_denied([f"{root}/{part * count}x"], None), (2, 4, 8))
+    assert_grows_linearly(lambda count: find([f"{root}/{part * count}x"], None), (2, 4, 8))
 
 
 def test_places_are_found() -> None:
@@ -292,3 +309,105 @@ def test_places_are_found() -> None:
     for subpath in ("/a", "../a", "a/../../b"):
         with pytest.raises(InvalidArgument, match="subpath"):
             places.find("project_roots", subpath)
+
+
+def test_the_way_to_a_match_of_a_pattern_is_mounts(root: Path) -> None:
+    """Or else a program could move it to where the pattern does not match."""
+    view = plan(READ_ALL, writable(root), patterns=(f"{root}/sub/deep/*",))
+    assert below(view, root) == [
+        ("write", "."),
+        ("write", "sub"),
+        ("write", "sub/deep"),
+        ("denied_file", "sub/deep/a"),
+    ]
+
+
+def test_patterns_below_a_link_that_may_be_written_are_refused(root: Path) -> None:
+    (root / "link").symlink_to("sub")
+    with pytest.raises(InvalidRequest, match="cross the symbolic link"):
+        plan(READ_ALL, writable(root), patterns=(f"{root}/link/**/a",))
+    view = plan(READ_ALL, patterns=(f"{root}/link/deep/a",))
+    assert view.mounts[-1].path == str(root / "sub/deep/a")
+
+
+def test_a_repository_beyond_a_link_that_may_be_written_is_refused(root: Path) -> None:
+    (root / "link").symlink_to("sub")
+    (root / ".git").rmdir()
+    (root / ".git").write_text(f"gitdir: {root}/link/deep\n")
+    with pytest.raises(InvalidRequest, match="is reached through the symbolic link"):
+        plan(READ_ALL, writable(root))
+
+
+@pytest.mark.parametrize("kind", ["link", "fifo"])
+def test_a_repository_file_that_was_exchanged_is_refused(
+    root: Path, monkeypatch: pytest.MonkeyPatch, kind: str
+) -> None:
+    """Without waiting for it."""
+    (root / ".git").rmdir()
+    (root / ".git").write_text("gitdir: nowhere\n")
+    look = Snapshot.status
+
+    def exchange(files: Snapshot, path: str) -> os.stat_result | None:
+        status = look(files, path)
+        if path == str(root / ".git"):
+            (root / ".git").unlink()
+            if kind == "link":
+                (root / ".git").symlink_to("a")
+            else:
+                os.mkfifo(root / ".git")
+        return status
+
+    monkeypatch.setattr(Snapshot, "status", exchange)
+    with pytest.raises(InvalidRequest, match="cannot be read to protect its repository"):
+        plan(READ_ALL, writable(root))
+
+
+def test_a_view_for_reading_has_nothing_to_protect(root: Path) -> None:
+    (root / ".git").rmdir()
+    (root / ".git").symlink_to("sub")
+    rules = READ_ALL, writable(root), readable(root / ".git"), denied(root / "sub/a")
+    view = plan_view(SandboxPolicy(rules), purpose="read")
+    assert below(view, root) == [("denied_file", "sub/a")]
+    assert view.placeholders == ()
+    with pytest.raises(InvalidRequest, match="crosses the symbolic link"):
+        plan_view(SandboxPolicy((*rules, denied(root / ".git/a"))), purpose="read")
+
+
+@pytest.mark.parametrize("purpose", ["read", "write"])
+def test_file_operations_see_the_shared_memory_of_outside(purpose: Purpose) -> None:
+    views = plan_view(SandboxPolicy((READ_ALL,)), purpose=purpose), plan(READ_ALL)
+    assert [("/dev/shm" in {mount.path for mount in view.mounts}) for view in views] == [
+        True,
+        False,
+    ]
+
+
+def test_links_where_earlier_sandboxes_could_write_are_no_way_to_a_rule(
+    root: Path, grants: Grants, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (root / "link").symlink_to("sub")
+    rule = denied(root / "link/a")
+    assert below(plan(READ_ALL, rule), root) == [("denied_file", "sub/a")]
+    grants.add(plan(READ_ALL, writable(root)))
+    with pytest.raises(InvalidRequest, match="crosses the symbolic link"):
+        plan(READ_ALL, rule)
+    monkeypatch.setattr(grants_module, "MAX_REMEMBERED", 1)
+    grants.add(plan(READ_ALL, writable(root.parent / "root/sub")))
+    assert below(plan(READ_ALL, rule), root) == [("denied_file", "sub/a")]
+
+
+def test_only_what_another_sandbox_can_move_is_unsettled(root: Path, grants: Grants) -> None:
+    view = plan(READ_ALL, writable(root), denied(root / "sub/a"))
+    same, wider = (
+        plan(READ_ALL, writable(root), denied(root / "sub/a")),
+        plan(READ_ALL, writable(root), writable(root.parent)),
+    )
+    assert grants.unsettled(view) == []
+    grants.add(same)
+    grants.add(plan(READ_ALL))
+    grants.add(plan(READ_ALL, writable(root / "sub/deep")))
+    assert grants.unsettled(view) == []
+    grants.add(wider)
+    assert grants.unsettled(view) == [str(root.parent)]
+    grants.remove(wider)
+    assert grants.unsettled(view) == []

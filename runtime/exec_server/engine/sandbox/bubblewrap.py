@@ -29,6 +29,7 @@ from exec_server.engine.processes.spawn import (
     spawn,
 )
 from exec_server.engine.sandbox import entry as sandbox_entry
+from exec_server.engine.sandbox.grants import GRANTS
 from exec_server.engine.sandbox.live_views import LIVE_VIEWS
 from exec_server.engine.sandbox.placeholders import PLACEHOLDERS
 from exec_server.engine.sandbox.seccomp import build_filter
@@ -86,6 +87,9 @@ class Confinement:
         self.go_ahead = -1
         self._places: Places | None = None
         self._held, self.impossible = PLACEHOLDERS.hold(view)
+        self.unsettled = GRANTS.unsettled(view)
+        self._granted: View | None = view
+        GRANTS.add(view)
         try:
             self._places = LIVE_VIEWS.enter(view, self.impossible, runs_program=runs_program)
         except BaseException:
@@ -109,6 +113,9 @@ class Confinement:
             self._places = None
         held, self._held = self._held, ()
         PLACEHOLDERS.release(held)
+        granted, self._granted = self._granted, None
+        if granted is not None:
+            GRANTS.remove(granted)
 
 
 class Bubblewrap:
@@ -185,7 +192,10 @@ class Bubblewrap:
         insert(own + 1, os.open("/proc", os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC))
         insert(own + 2, memory_file("options", text))
         insert(own + 3, memory_file("filter", seccomp))
-        return [self._program, "--args", str(arguments_fd), "--", *argv]
+        outside: list[str] = []
+        if confinement.unsettled and not _leaves_all_writable(view):
+            outside = [self._program, *_surroundings(view, confinement.unsettled), "--"]
+        return [*outside, self._program, "--args", str(arguments_fd), "--", *argv]
 
 
 def is_available() -> bool:
@@ -249,6 +259,26 @@ def _find_program() -> str | None:
         if os.path.isabs(candidate) and os.access(candidate, os.X_OK):
             return candidate
     return None
+
+
+def _leaves_all_writable(view: View) -> bool:
+    return view.mounts[0].kind == "device"
+
+
+def _surroundings(view: View, unsettled: Iterable[str]) -> list[str]:
+    """Options for bubblewrap around bubblewrap, while others may exchange mount points.
+
+    A mount point that does not exist is created by bubblewrap, through links and in the file system
+    outside. So that one has to be read-only, except where the view or the others may write.
+    """
+    options = ["--unshare-user", "--die-with-parent", "--ro-bind", "/", "/"]
+    for place in ("/dev", "/proc"):
+        options += ("--dev-bind", place, place)
+    places = {*unsettled, *(mount.path for mount in view.mounts if mount.kind == "write")}
+    for place in sorted(places):
+        if not any(place.startswith(f"{other}/") for other in places):
+            options += ("--bind", place, place)
+    return options
 
 
 class _Steps:

@@ -26,10 +26,11 @@ from exec_server.engine import wildcards
 from exec_server.engine.cancellation import check_cancelled
 from exec_server.engine.paths import MAX_PATH_BYTES, from_native, to_native
 from exec_server.engine.sandbox.policy import MAX_PATTERNS
+from exec_server.engine.sandbox.sources import changed, is_reached_without_links
 from exec_server.errors import InvalidRequest
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Sequence
+    from collections.abc import Callable, Iterable, Iterator, Sequence
 
 MAX_SCANNED: Final = 200_000
 """Directory entries looked at for one policy; a second's work, and more than checkouts hold."""
@@ -53,6 +54,8 @@ _CHEAP: Final = 512
 _MAX_SHOWN: Final = 100
 """Characters of a pattern in an error."""
 
+_LISTING: Final = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
+
 _MADE_UP: Final = frozenset((b"/dev", b"/proc", b"/sys"))
 """File systems that hold no files of anybody."""
 
@@ -65,15 +68,19 @@ _Tokens = tuple[str, ...]
 the constants above."""
 
 
-def find_denied(patterns: Iterable[str], depth: int | None) -> list[str]:
+def find_denied(
+    patterns: Iterable[str], depth: int | None, resolve: Callable[[str], str]
+) -> list[str]:
     """Return the files, directories and links that match, without those below a matching directory.
 
-    Links are matched but not followed. ``depth`` is that of ``SandboxPolicy.scan_depth``. Raises
-    InvalidRequest for a pattern that cannot be understood, and for too many to be sure of all.
+    Links are matched but not followed, except in the leading components that are plain names:
+    ``resolve`` follows those. ``depth`` is that of ``SandboxPolicy.scan_depth``. Raises
+    InvalidRequest for a pattern that cannot be understood, for too many to be sure of all, and for
+    directories that are exchanged with links meanwhile.
     """
     scan = _Scan(depth)
     for start, globs in _by_start(_written_out(patterns)).items():
-        scan.add(start, globs)
+        scan.add(resolve(start), globs)
     return list(scan.found)
 
 
@@ -86,6 +93,7 @@ class _Scan:
     def __init__(self, depth: int | None) -> None:
         self.found: dict[str, None] = {}
         self._depth = depth
+        self._start = b"/"
         self._scanned = 0
         self._compared = 0
 
@@ -95,7 +103,8 @@ class _Scan:
         if positions.is_end(positions.first) and os.path.lexists(to_native(start)):
             self._note(start)
             return
-        pending = [(to_native(start), 1, positions.first)]
+        self._start = to_native(start)
+        pending = [(self._start, 1, positions.first)]
         while pending:
             directory, level, before = pending.pop()
             is_deepest = self._depth is not None and level >= self._depth
@@ -115,8 +124,10 @@ class _Scan:
     def _entries(self, directory: bytes) -> Iterator[tuple[bytes, bool]]:
         check_cancelled()
         try:
-            entries = os.scandir(directory)
+            descriptor = os.open(directory, _LISTING)
         except OSError as error:
+            if error.errno in (errno.ELOOP, errno.ENOTDIR) and directory != self._start:
+                raise changed(from_native(directory)) from None
             if error.errno == errno.ENAMETOOLONG:
                 raise InvalidRequest(
                     "sandbox: its glob patterns cannot be followed into directories whose paths "
@@ -124,12 +135,17 @@ class _Scan:
                 ) from None
             # Missing, no directory, or closed to the server, and so to what it confines.
             return
-        with entries:
-            for entry in entries:
-                self._scanned += 1
-                if self._scanned > MAX_SCANNED:
-                    self._refuse_effort()
-                yield entry.name, entry.is_dir(follow_symlinks=False)
+        try:
+            if not is_reached_without_links(descriptor, directory):
+                raise changed(from_native(directory))
+            with os.scandir(descriptor) as entries:
+                for entry in entries:
+                    self._scanned += 1
+                    if self._scanned > MAX_SCANNED:
+                        self._refuse_effort()
+                    yield os.fsencode(entry.name), entry.is_dir(follow_symlinks=False)
+        finally:
+            os.close(descriptor)
 
     def _refuse_effort(self) -> NoReturn:
         raise InvalidRequest(

@@ -1,18 +1,19 @@
 """The file system as something confined sees it: a policy turned into a list of mounts.
 
-Mounts work on the files that paths lead to, so every path is resolved first. Whoever can change a
-link on the way could change what a rule means the next time, so a rule is refused whose path passes
-through a link in a place where the policy allows writing. For the same reason the directories
-between such a place and a rule below it become mounts of their own: those cannot be renamed from
-within.
+Mounts work on the files that paths lead to, so every path is resolved first. A program that can
+change a link on the way could change what a rule means the next time, so a rule is refused whose
+path passes through a link in a place where the policy allows writing, or an earlier one did. For
+the same reason the directories between such a place and a rule below it become mounts of their own:
+those cannot be renamed from within.
 
 What must not come to exist needs something to mount upon. ``View.placeholders`` names the empty
 files and directories that have to be there as long as the view is used. A view for reading alone
 has nothing to protect, so it needs none of them.
 
-Planning looks at the file system while other programs change it. That cannot widen a view: what is
-shown is opened by ``sources``, and compared inside by ``sandbox_entry``, before it counts.
-Nothing here waits for anybody: what is opened may be a FIFO or have a lease on it.
+Planning looks at the file system while other programs change it. That cannot widen a view: every
+path is looked at once and never by way of a link, what is shown is opened by ``sources``,
+and ``entry`` compares inside, before it counts. Nothing here waits for another program:
+what is opened may be a FIFO or have a lease on it.
 """
 
 from __future__ import annotations
@@ -20,15 +21,15 @@ from __future__ import annotations
 import os
 import re
 import stat
-from collections import deque
 from typing import TYPE_CHECKING, Final, Literal
 
 import msgspec
 
 from exec_server.engine.files.regular_file import open_regular
-from exec_server.engine.paths import from_native, to_native
+from exec_server.engine.paths import from_native
+from exec_server.engine.sandbox.grants import GRANTS
 from exec_server.engine.sandbox.placeholders import is_placeholder
-from exec_server.engine.sandbox.sources import SHOWING
+from exec_server.engine.sandbox.sources import SHOWING, Snapshot
 from exec_server.errors import InvalidRequest
 
 if TYPE_CHECKING:
@@ -50,9 +51,6 @@ _PROCESS_FILE: Final = re.compile(r"/proc/[0-9]+(/|$)")
 
 _MAX_GITDIR_BYTES: Final = 8192
 """Of a ``.git`` file: a path of PATH_MAX, twice."""
-
-_MAX_LINKS: Final = 40
-"""On one path; as the kernel has it."""
 
 _PRECEDENCE: Final[dict[Access, int]] = {"read": 0, "write": 1, "deny": 2}
 
@@ -108,6 +106,7 @@ class _Plan:
     """What may be done where, by resolved path."""
 
     def __init__(self, policy: SandboxPolicy, needs: Iterable[str], purpose: Purpose) -> None:
+        self._files = Snapshot()
         self._access: dict[str, Access] = {}
         self._links: dict[str, str] = {}
         self._placeholders: dict[str, bool] = {}
@@ -115,7 +114,7 @@ class _Plan:
         self._absent: list[str] = []
         self._only_reads = purpose == "read"
         named = self._take_rules(policy)
-        self._take_patterns(policy)
+        matched = self._take_patterns(policy)
         if self._only_reads:
             self._show_without_writing()
         else:
@@ -124,7 +123,7 @@ class _Plan:
         if purpose != "run":
             self._show_shared_memory()
         if not self._only_reads:
-            for path in named:
+            for path in (*named, *matched):
                 self._pin_above(path)
 
     def view(self) -> View:
@@ -146,7 +145,7 @@ class _Plan:
             mounts=tuple(mounts),
             placeholders=tuple(Placeholder(*item) for item in self._placeholders.items()),
             sources=tuple(
-                _identity(mount.path)
+                self._files.identity(mount.path)
                 for mount in mounts
                 if mount.kind in SHOWING and mount.path not in self._placeholders
             ),
@@ -171,7 +170,7 @@ class _Plan:
 
     def _take_rules(self, policy: SandboxPolicy) -> list[str]:
         """Enter the rules for paths; returns what these lead to."""
-        resolved = [(rule, *_resolve(rule.path)) for rule in policy.rules]
+        resolved = [(rule, *self._files.resolve(rule.path)) for rule in policy.rules]
         self._enter(resolved)
         crossing = [(rule, path, self._writable_link(links)) for rule, path, links in resolved]
         if any(link for _, _, link in crossing):
@@ -183,7 +182,7 @@ class _Plan:
                 if link and not self._is_idle(rule, path):
                     raise InvalidRequest(
                         f"sandbox: the rule for {rule.path} cannot be kept, because it crosses "
-                        f"the symbolic link {link}, which may be written"
+                        f"the symbolic link {link}, which a sandbox allows to change"
                     )
         for rule, path, links in resolved:
             self._links.update(links)
@@ -193,12 +192,15 @@ class _Plan:
 
     def _enter(self, resolved: Iterable[tuple[Rule, str, dict[str, str]]]) -> None:
         for rule, path, _ in resolved:
-            if _status(path) is not None:
+            if self._files.status(path) is not None:
                 self._set(path, rule.access)
 
     def _writable_link(self, links: Iterable[str]) -> str | None:
-        """The first of some links that may be written, if there is one."""
-        return next((link for link in links if self._above(link) == "write"), None)
+        """The first of some links that may be written, or may have been, if there is one."""
+        for link in links:
+            if self._above(link) == "write" or GRANTS.could_write(link):
+                return link
+        return None
 
     def _is_idle(self, rule: Rule, path: str) -> bool:
         """True if a rule changes nothing about reading, and nothing else is asked."""
@@ -211,7 +213,7 @@ class _Plan:
                 f"sandbox: {rule.path} cannot be denied, because it belongs to a process outside, "
                 "and only processes inside are visible"
             )
-        status = _status(path)
+        status = self._files.status(path)
         if self._only_reads:
             return
         if status is None:
@@ -222,13 +224,13 @@ class _Plan:
 
     def _keep_missing(self, path: str, access: Access) -> None:
         """See to it that a path which does not exist cannot come to exist."""
-        above = next(above for above in _ancestors(path) if os.path.lexists(to_native(above)))
+        above = next(above for above in _ancestors(path) if self._files.status(above) is not None)
         shown = self._at(above)
         if shown == "read" and access == "deny":
             self._absent.append(path)
         if shown != "write":
             return
-        if not os.path.isdir(to_native(above)):
+        if not self._files.is_directory(above):
             # It is in the way, and stays there.
             self._pins.add(above)
             self._pin_above(above)
@@ -238,23 +240,37 @@ class _Plan:
         self._set(path, access)
         self._placeholders.setdefault(path, name in PROTECTED_NAMES)
 
-    def _take_patterns(self, policy: SandboxPolicy) -> None:
+    def _take_patterns(self, policy: SandboxPolicy) -> list[str]:
+        """Deny what the patterns match; returns what that is."""
         if not policy.denied_patterns:
-            return
+            return []
         # Loads a glob library, which few policies need.
         from exec_server.engine.sandbox.globs import find_denied  # noqa: PLC0415
 
-        for match in find_denied(policy.denied_patterns, policy.scan_depth):
-            path, _ = _resolve(match)
-            if os.path.lexists(to_native(path)):
+        found: list[str] = []
+        for match in find_denied(policy.denied_patterns, policy.scan_depth, self._start_of_search):
+            path, _ = self._files.resolve(match)
+            if self._files.status(path) is not None:
                 self._set(path, "deny")
+                found.append(path)
+        return found
+
+    def _start_of_search(self, path: str) -> str:
+        start, links = self._files.resolve(path)
+        link = self._writable_link(links)
+        if link:
+            raise InvalidRequest(
+                f"sandbox: the glob patterns below {path} cannot be kept, because they cross the "
+                f"symbolic link {link}, which a sandbox allows to change"
+            )
+        return start
 
     def _protect_names(self, named: Iterable[str]) -> None:
         exempt = frozenset(named)
         for root, access in list(self._access.items()):
             if access != "write" or self._above(root) == "write" or _is_made_anew(root):
                 continue
-            if os.path.isdir(to_native(root)):
+            if self._files.is_directory(root):
                 for name in PROTECTED_NAMES:
                     path = f"{root}/{name}"
                     if path not in exempt:
@@ -263,7 +279,7 @@ class _Plan:
     def _protect(self, path: str) -> None:
         if path in self._access:
             return
-        status = _status(path)
+        status = self._files.status(path)
         if status is None or is_placeholder(status):
             self._placeholders[path] = True
         elif stat.S_ISLNK(status.st_mode):
@@ -280,14 +296,14 @@ class _Plan:
         target = _git_directory(path)
         if target is None:
             return
-        repository, links = _resolve(target)
+        repository, links = self._files.resolve(target)
         link = self._writable_link(links)
         if link:
             raise InvalidRequest(
                 f"sandbox: the repository of {path} cannot be kept read-only, because it is "
-                f"reached through the symbolic link {link}, which may be written"
+                f"reached through the symbolic link {link}, which a sandbox allows to change"
             )
-        if self._at(repository) == "write" and os.path.lexists(to_native(repository)):
+        if self._at(repository) == "write" and self._files.status(repository) is not None:
             self._access[repository] = "read"
 
     def _show_without_writing(self) -> None:
@@ -297,14 +313,14 @@ class _Plan:
 
     def _show_shared_memory(self) -> None:
         if self._at("/") != "write" and self._at(_SHARED_MEMORY) in ("read", "write"):
-            status = _status(_SHARED_MEMORY)
+            status = self._files.status(_SHARED_MEMORY)
             if status is not None and stat.S_ISDIR(status.st_mode):
                 self._pins.add(_SHARED_MEMORY)
 
     def _show(self, needs: Iterable[str]) -> None:
         hidden: list[str] = []
         for need in needs:
-            path, links = _resolve(need)
+            path, links = self._files.resolve(need)
             for step in (*links, path):
                 if self._at(step) == "deny":
                     raise InvalidRequest(
@@ -333,7 +349,7 @@ class _Plan:
         if access == self._above(path) and path not in self._pins:
             return None
         if access == "deny":
-            if not os.path.isdir(to_native(path)):
+            if not self._files.is_directory(path):
                 return Mount("denied_file", path)
             is_passable = any(
                 access != "deny" and below.startswith(f"{path}/")
@@ -356,38 +372,6 @@ def _ancestors(path: str) -> Iterator[str]:
     while path != "/":
         path = os.path.dirname(path)
         yield path
-
-
-def _resolve(path: str) -> tuple[str, dict[str, str]]:
-    """Follow every link of an absolute path; returns what it leads to, and the links.
-
-    What does not exist is taken as it is written. Raises InvalidRequest if there is no end to it.
-    """
-    links: dict[str, str] = {}
-    followed = 0
-    real = ""
-    ahead = deque(path.split("/"))
-    while ahead:
-        component = ahead.popleft()
-        if component in ("", "."):
-            continue
-        if component == "..":
-            real = os.path.dirname(real)
-            continue
-        here = f"{real}/{component}"
-        try:
-            content = from_native(os.readlink(to_native(here)))
-        except OSError:
-            real = here
-            continue
-        followed += 1
-        if followed > _MAX_LINKS:
-            raise InvalidRequest(f"sandbox: too many symbolic links on the path {path}")
-        links[here] = content
-        ahead.extendleft(reversed(content.split("/")))
-        if content.startswith("/"):
-            real = ""
-    return real or "/", links
 
 
 def _git_directory(path: str) -> str | None:
@@ -414,15 +398,3 @@ def _git_directory(path: str) -> str | None:
     if word != b"gitdir" or not target:
         return None
     return os.path.join(os.path.dirname(path), from_native(target))
-
-
-def _status(path: str) -> os.stat_result | None:
-    try:
-        return os.lstat(to_native(path))
-    except OSError:
-        return None
-
-
-def _identity(path: str) -> tuple[int, int]:
-    status = _status(path)
-    return (0, 0) if status is None else (status.st_dev, status.st_ino)
