@@ -116,7 +116,7 @@ soak: $(STAMP) ## load and faults for SOAK_SECONDS; reports what was lost, leake
 
 FUZZ ?= --messages 1000000
 
-fuzz: $(STAMP) ## random messages and bytes, over both transports (FUZZ="--seconds N --seed N")
+fuzz: $(STAMP) ## random messages and bytes over both transports, and the cost of files and patterns (FUZZ="--seconds N --seed N")
 	$(BIN)/python -m tests.fuzz $(FUZZ)
 
 peers: $(STAMP) ## fetch the codex binaries that the suite is proven on

@@ -13,6 +13,7 @@ import time
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final
 
+from tests.fuzz.costs import CostFuzzer
 from tests.fuzz.messages import REVISIONS, Generator
 from tests.fuzz.server import (
     PATIENCE,
@@ -216,6 +217,9 @@ def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m tests.fuzz", description=__doc__)
     parser.add_argument("--messages", type=int, default=1_000_000, help="default: %(default)s")
     parser.add_argument("--seconds", type=float, default=float("inf"), help="stop earlier")
+    parser.add_argument(
+        "--cost-cases", type=int, default=450, help="measured costs; default: %(default)s"
+    )
     parser.add_argument("--seed", type=int, default=20_261_121, help="default: %(default)s")
     options = parser.parse_args()
     begin = time.monotonic()
@@ -224,12 +228,20 @@ def main() -> int:
         warm, last = fuzzer.over_websocket()
         fuzzer.over_stdio()
     result = fuzzer.result
+    with tempfile.TemporaryDirectory() as folder:
+        costs = CostFuzzer(random.Random(options.seed), folder)
+        for problem in costs.run(options.cost_cases):
+            result.fault(problem)
     if warm and last > GROWTH * warm:
         result.fault(f"memory grew by more than {GROWTH - 1:.0%}")
     seconds = time.monotonic() - begin
     print(f"seed {options.seed}: {result.sent:,} messages in {seconds:.0f} s")
     print(f"valid and answered: {result.valid:,}; too dangerous to send: {result.skipped:,}")
     print(f"connections: {result.connections:,}, ended by the server: {result.ended:,}")
+    print(
+        f"measured costs: {options.cost_cases:,}; another connection waited for "
+        f"{costs.longest_wait * 1000:.0f} ms at most"
+    )
     print(f"sets of random frames: {result.frames:,}")
     print(
         f"memory after {WARM:,} messages {warm / 2**20:.1f} MiB, at the end {last / 2**20:.1f} MiB"

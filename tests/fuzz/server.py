@@ -50,7 +50,7 @@ def command(folder: str, *arguments: str) -> list[str]:
 
 
 @contextlib.contextmanager
-def running(argv: Sequence[str]) -> Iterator[subprocess.Popen[bytes]]:
+def running(argv: Sequence[str], **environment: str) -> Iterator[subprocess.Popen[bytes]]:
     """A server that does not outlive what is done with it."""
     with subprocess.Popen(
         argv,
@@ -58,7 +58,7 @@ def running(argv: Sequence[str]) -> Iterator[subprocess.Popen[bytes]]:
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         start_new_session=True,
-        env={**os.environ, "http_proxy": "", "all_proxy": ""},
+        env={**os.environ, "http_proxy": "", "all_proxy": "", **environment},
     ) as process:
         try:
             yield process
