@@ -179,6 +179,24 @@ def test_a_server_that_dies_leaves_nothing(tmp_path: Path, how: signal.Signals) 
             assert all_gone(pids)
 
 
+@pytest.mark.parametrize("tty", [False, True])
+@pytest.mark.parametrize("end", ["input", signal.SIGTERM, signal.SIGKILL])
+def test_a_chain_over_stdio_is_ended(tmp_path: Path, end: str | signal.Signals, tty: bool) -> None:
+    """Also one that was started on a terminal."""
+    file = tmp_path / "lock"
+    with peer.stdio("--grace-seconds", "0") as client:
+        client.initialize()
+        chain = (sys.executable, "-I", "-S", "-c", CHAIN, str(file), "own sessions", "0")
+        client.start("chain", *chain, tty=tty)
+        assert peer.eventually(lambda: file.exists() and file.stat().st_size > 10)
+        if isinstance(end, signal.Signals):
+            client.process.send_signal(end)
+        else:
+            client.end_input()
+        client.process.wait(peer.PATIENCE)
+        assert peer.eventually(lambda: is_unlocked(file))
+
+
 @pytest.mark.parametrize("pause", [0, 0.002])
 @pytest.mark.parametrize("sessions", ["one session", "own sessions"])
 @pytest.mark.parametrize("end", ["session", signal.SIGTERM, signal.SIGKILL])

@@ -75,6 +75,17 @@ _SANDBOX: Final = {
 """Everything may be read, nothing written (v2, process/start)."""
 
 
+_FILE_CALL: Final = {
+    "id": "file",
+    "method": "fs/readFile",
+    "params": {"path": "file:///etc/hostname", "sandbox": _SANDBOX},
+}
+"""A call that a worker in a sandbox carries out."""
+
+_FILE_CALLS: Final = 0.3
+"""The share of the rounds that have one: most are about starts."""
+
+
 @dataclass
 class Result:
     """The outcome of some kills."""
@@ -141,10 +152,9 @@ def _kill_one(
     None stands for the moment when all are started. Returns how long it has lived since the first.
     """
     starts = chance.randint(1, _MAX_STARTS) if seconds else _MAX_STARTS
-    messages = [
-        {"id": number, "method": "process/start", "params": _params(number, chance)}
-        for number in range(1, starts + 1)
-    ]
+    messages = [_start(number, chance) for number in range(1, starts + 1)]
+    if chance.random() < _FILE_CALLS:
+        messages.insert(chance.randint(0, starts), _FILE_CALL)
     listen = "stdio" if transport == "stdio" else "ws://127.0.0.1:0"
     with subprocess.Popen(
         [*prefix, PROGRAM, "--protocol", "v2", "--listen", listen],
@@ -173,12 +183,14 @@ def _kill_one(
             server.kill()
 
 
-def _params(number: int, chance: random.Random) -> dict[str, Any]:
-    """Parameters of a start, with or without a terminal and a sandbox."""
+def _start(number: int, chance: random.Random) -> dict[str, Any]:
+    """A start, with or without a terminal and a sandbox."""
     options: dict[str, Any] = {"tty": chance.random() < 0.5}
     if chance.random() < 0.5:
         options["sandbox"] = _SANDBOX
-    return start_params(f"p{number}", *chance.choice(_COMMANDS), cwd="file:///", **options)
+    command = chance.choice(_COMMANDS)
+    params = start_params(f"p{number}", *command, cwd="file:///", **options)
+    return {"id": number, "method": "process/start", "params": params}
 
 
 @contextlib.contextmanager
