@@ -33,8 +33,9 @@ ESCAPES = {
 
 
 CHAIN = """
-import fcntl, os, sys, time
+import fcntl, os, signal, sys, time
 
+signal.signal(signal.SIGHUP, signal.SIG_IGN)  # sent when the leader of a terminal's session exits
 lock = os.open(sys.argv[1], os.O_CREAT | os.O_WRONLY)
 fcntl.flock(lock, fcntl.LOCK_EX)
 end = time.monotonic() + 60
