@@ -9,6 +9,7 @@ from __future__ import annotations
 import base64
 import os
 import shutil
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -18,7 +19,6 @@ from tests.support.sandboxes import READ_ALL, entry, glob, needs_sandbox, plain,
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
-    from pathlib import Path
 
 pytestmark = needs_sandbox
 
@@ -226,6 +226,20 @@ def test_the_server_does_not_write_where_a_program_has_replaced_what_is_denied(
     program.end()
     FILE_WRITES[how](client, root)
     assert (root / "secret").read_text() == "new secret"
+
+
+def test_other_files_can_be_written_meanwhile(client: peer.Client, root: Path) -> None:
+    """Also by a call to which /proc is closed, so that it cannot ask for the name of a file."""
+    (root / "other").write_text("old")
+    program = Program(client, reading(root / "secret"), rules(root))
+    closed = sandbox(READ_ALL, entry(plain(root), "write"), entry(plain(Path("/proc")), "deny"))
+    write(client, root / "other", sandbox=closed)
+    assert (root / "other").read_text() == "new secret"
+    (root / "secret").unlink()
+    (root / "secret").write_text("by a program")
+    with pytest.raises(AssertionError, match="is denied to a sandboxed process"):
+        write(client, root / "secret", sandbox=closed)
+    program.end()
 
 
 def test_what_is_denied_and_missing_is_not_created_while_a_program_runs(

@@ -94,7 +94,7 @@ def put(
             existing = _open_existing(path, place)
             if existing is None:
                 place = place or stack.enter_context(_opened_place(_resolved(path)))
-                LIVE_VIEWS.check_writing(place.directory, place.name)
+                LIVE_VIEWS.check_writing(path, place.directory, place.name)
                 try:
                     _create(place, contents, durable=durable)
                 except FileExistsError:  # made by somebody else meanwhile
@@ -106,7 +106,7 @@ def put(
             if not stat.S_ISREG(status.st_mode):
                 return existing
             stack.callback(os.close, existing)
-            LIVE_VIEWS.check_writing(existing)
+            LIVE_VIEWS.check_writing(path, existing)
             if contents.source is not None and os.path.samestat(contents.source, status):
                 return None
             if place is None and (name := _name_of(path, existing)) is not None:

@@ -133,13 +133,20 @@ class LiveViews:
         """True if a file must stay the file it is."""
         return (status.st_dev, status.st_ino) in self._files
 
-    def check_writing(self, descriptor: int, name: bytes = b"") -> None:
+    def check_writing(self, path: bytes, descriptor: int, name: bytes = b"") -> None:
         """Raise InvalidRequest if an open file, or ``name`` in an open directory, is denied to a
         running program, but no longer closed to it.
+
+        ``path`` is the way to it, for a process to which /proc is closed.
         """
-        if self._denied:
-            path = os.readlink(b"/proc/self/fd/%d" % descriptor)
-            self._check_writing(os.path.join(path, name) if name else path)
+        if not self._denied:
+            return
+        try:
+            opened = os.readlink(b"/proc/self/fd/%d" % descriptor)
+        except OSError:
+            self._check_writing(os.path.realpath(path))
+        else:
+            self._check_writing(os.path.join(opened, name) if name else opened)
 
     def check_creating(self, path: bytes, *, is_link: bool = False) -> None:
         """The same for a path, before something is created there."""
