@@ -6,6 +6,7 @@ import os
 import re
 import shutil
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -411,3 +412,17 @@ def test_only_what_another_sandbox_can_move_is_unsettled(root: Path, grants: Gra
     assert grants.unsettled(view) == [str(root.parent)]
     grants.remove(wider)
     assert grants.unsettled(view) == []
+
+
+def test_a_match_that_moves_behind_a_link_is_refused(
+    root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def find_and_exchange(*arguments: Any) -> list[str]:
+        found = find_denied(*arguments)
+        (root / "sub").rename(root / "moved")
+        (root / "sub").symlink_to("moved")
+        return found
+
+    monkeypatch.setattr(globs, "find_denied", find_and_exchange)
+    with pytest.raises(InvalidRequest, match="was exchanged"):
+        plan(READ_ALL, patterns=(f"{root}/**/deep",))

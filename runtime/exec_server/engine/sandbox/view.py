@@ -29,7 +29,7 @@ from exec_server.engine.files.regular_file import open_regular
 from exec_server.engine.paths import from_native
 from exec_server.engine.sandbox.grants import GRANTS
 from exec_server.engine.sandbox.placeholders import is_placeholder
-from exec_server.engine.sandbox.sources import SHOWING, Snapshot
+from exec_server.engine.sandbox.sources import SHOWING, Snapshot, changed
 from exec_server.errors import InvalidRequest
 
 if TYPE_CHECKING:
@@ -249,6 +249,10 @@ class _Plan:
 
         found: list[str] = []
         for match in find_denied(policy.denied_patterns, policy.scan_depth, self._start_of_search):
+            # The search followed no link, so one on the way has come since then.
+            above = os.path.dirname(match)
+            if self._files.resolve(above)[0] != above:
+                raise changed(match)
             path, _ = self._files.resolve(match)
             if self._files.status(path) is not None:
                 self._set(path, "deny")
