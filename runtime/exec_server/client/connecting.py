@@ -6,6 +6,7 @@ import shlex
 from typing import TYPE_CHECKING, Any, Final
 
 from exec_server.client.client import Client
+from exec_server.client.display import shown_url
 from exec_server.client.errors import ConnectFailed
 from exec_server.client.session import (
     CONNECT_SECONDS,
@@ -101,9 +102,9 @@ def connect(
         try:
             argv = shlex.split(target.removeprefix("stdio:"))
         except ValueError as error:
-            raise ConnectFailed(f"cannot connect to {target!r}: {error}") from None
+            raise ConnectFailed(f"cannot split the command of 'stdio:': {error}") from None
         if not argv:
-            raise ConnectFailed(f"cannot connect to {target!r}: there is no command")
+            raise ConnectFailed("cannot connect to 'stdio:': there is no command")
         return connect_stdio(
             argv,
             client_name=client_name,
@@ -114,7 +115,7 @@ def connect(
     if target == "in-process:":
         return connect_in_process(client_name=client_name, revision=revision)
     raise ConnectFailed(
-        f"cannot connect to {target!r}: expected ws://HOST:PORT, wss://HOST, "
+        f"cannot connect to {shown_url(target)!r}: expected ws://HOST:PORT, wss://HOST, "
         "unix:///PATH, stdio:COMMAND or in-process:"
     )
 

@@ -27,6 +27,7 @@ import os
 import re
 from typing import TYPE_CHECKING, Final
 
+from exec_server.client.display import shown_command
 from exec_server.errors import ExecServerError
 
 if TYPE_CHECKING:
@@ -122,7 +123,7 @@ class CommandFailed(ClientError):
     """A command that was to be checked exited with something else than 0."""
 
     def __init__(self, argv: Sequence[str], returncode: int, stdout: bytes, stderr: bytes) -> None:
-        super().__init__(f"command {list(argv)!r} exited with {returncode}")
+        super().__init__(f"command {shown_command(argv)!r} exited with {returncode}")
         self.argv = list(argv)
         self.returncode = returncode
         self.stdout = stdout
@@ -133,7 +134,7 @@ class CommandTimedOut(ClientError, TimeoutError):
     """A command took too long and was killed; what it had written by then is here."""
 
     def __init__(self, argv: Sequence[str], timeout: float, stdout: bytes, stderr: bytes) -> None:
-        super().__init__(f"command {list(argv)!r} was killed after {timeout:g} seconds")
+        super().__init__(f"command {shown_command(argv)!r} was killed after {timeout:g} seconds")
         self.argv = list(argv)
         self.timeout = timeout
         self.stdout = stdout

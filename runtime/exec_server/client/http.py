@@ -6,10 +6,12 @@ import asyncio
 import contextlib
 from collections import deque
 from typing import TYPE_CHECKING, Final, Literal, Self, TypeAlias
+from urllib.parse import parse_qsl, unquote, urlsplit
 
 import msgspec
 
-from exec_server.client.errors import BodyTooFast, ClientError, ServerError
+from exec_server.client.display import HIDDEN, shown_url
+from exec_server.client.errors import BodyTooFast, ClientError, ServerError, server_error
 from exec_server.client.limits import (
     BLOCKED_BYTES,
     HELD_BYTES,
@@ -27,6 +29,9 @@ if TYPE_CHECKING:
 
 Headers: TypeAlias = "Mapping[str, str] | Sequence[tuple[str, str]]"
 """Header lines; as pairs they may repeat a name."""
+
+SECRET_CHARACTERS: Final = 4
+"""A shorter value is not looked for in texts: it occurs by chance, and is hardly a secret."""
 
 BODY_BYTES: Final = 16 * 1024 * 1024
 """What is kept of a streamed body for a slow reader unless the caller says otherwise."""
@@ -123,7 +128,7 @@ class Http:
             follow_redirects=follow_redirects,
             stream=True,
         )
-        pieces = Body(self._session, buffer_bytes, blocks=overflow == "block")
+        pieces = Body(self._session, exchange, buffer_bytes, blocks=overflow == "block")
         with self._session.receiving_body(exchange.request_id, pieces):
             try:
                 yield HttpStream(await self._head(exchange, timeout), pieces)
@@ -160,10 +165,12 @@ class Http:
         try:
             return await self._session.revision.http(exchange)
         except ServerError as error:
+            clean = server_error(error.method, error.code, without_secrets(exchange, error.message))
             # Servers word it in several ways; that the time is over tells.
             if timeout is not None and loop.time() - started >= timeout:
-                raise TimeoutError(f"no response from {exchange.url} in {timeout:g} s") from error
-            raise
+                place = shown_url(exchange.url)
+                raise TimeoutError(f"no response from {place} in {timeout:g} s") from clean
+            raise clean from None
 
 
 class HttpStream:
@@ -208,8 +215,11 @@ class HttpStream:
 class Body(BodyReceiver):
     """The pieces of a body between their coming and their being read."""
 
-    def __init__(self, session: Session, buffer_bytes: int | None, *, blocks: bool) -> None:
+    def __init__(
+        self, session: Session, exchange: HttpExchange, buffer_bytes: int | None, *, blocks: bool
+    ) -> None:
         self._session = session
+        self._exchange = exchange
         self._buffer_bytes = buffer_bytes
         self._blocks = blocks
         self._pieces: deque[bytes] = deque()
@@ -257,7 +267,8 @@ class Body(BodyReceiver):
             self._pieces.append(piece.data)
             self._queued_bytes += len(piece.data) + PIECE_OVERHEAD_BYTES
         if piece.error is not None:
-            self.fail(ClientError(f"the body broke off: {piece.error}"))
+            reason = without_secrets(self._exchange, piece.error)
+            self.fail(ClientError(f"the body broke off: {reason}"))
         elif piece.is_last:
             self._is_over = True
         elif self._buffer_bytes is not None and self._queued_bytes > self._buffer_bytes:
@@ -279,6 +290,21 @@ class Body(BodyReceiver):
         self._pieces.clear()
         self._held.clear()
         self._session.release(self)
+
+
+def without_secrets(exchange: HttpExchange, text: str) -> str:
+    """Words of a server without the values that the request has in its URL and its headers."""
+    text = text.replace(exchange.url, shown_url(exchange.url))
+    secrets = {value for _, value in exchange.headers}
+    with contextlib.suppress(ValueError):
+        parts = urlsplit(exchange.url)
+        values = [value for _, value in parse_qsl(parts.query)]
+        secrets |= {parts.query, parts.fragment, parts.password or "", *values}
+        secrets |= {unquote(secret) for secret in secrets}
+    for secret in sorted(secrets, key=len, reverse=True):
+        if len(secret) >= SECRET_CHARACTERS:
+            text = text.replace(secret, HIDDEN)
+    return text
 
 
 def _header(headers: Sequence[tuple[str, str]], name: str) -> str | None:

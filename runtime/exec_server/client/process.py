@@ -8,6 +8,7 @@ import os
 import signal as _signal
 from typing import TYPE_CHECKING, Final, Self
 
+from exec_server.client.display import shown_command
 from exec_server.client.errors import InputRefused, ServerError, Unsupported
 from exec_server.client.output import OutputReader
 from exec_server.client.subscription import BUFFER_BYTES, Overflow, Subscription
@@ -78,7 +79,8 @@ class Process:
         return self._feed.exited is not None and self._feed.exited.sandbox_denied
 
     def __repr__(self) -> str:
-        return f"<Process {self.id!r} {self.argv!r} returncode={self.returncode}>"
+        program = shown_command(self.argv)
+        return f"<Process {self.id!r} {program!r} returncode={self.returncode}>"
 
     # Output
 

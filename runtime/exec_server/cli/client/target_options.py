@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Final
 from exec_server.cli.client.exit_codes import CommandError, describe
 from exec_server.client import Connecting, connect, connect_websocket
 from exec_server.client.connecting import LISTENING
+from exec_server.client.display import shown_url
 
 if TYPE_CHECKING:
     import argparse
@@ -61,7 +62,7 @@ def reach(options: argparse.Namespace) -> Connecting:
     if not target.startswith(LISTENING):
         if session_id is not None:
             raise CommandError(
-                f"{target} has no sessions that can be taken up; servers that listen do"
+                f"{shown_url(target)} has no sessions that can be taken up; servers that listen do"
             )
         return connect(target, client_name=CLIENT_NAME)
     return connect_websocket(

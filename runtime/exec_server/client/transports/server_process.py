@@ -17,6 +17,7 @@ import subprocess
 import weakref
 from typing import TYPE_CHECKING, Final
 
+from exec_server.client.display import shown_command
 from exec_server.client.errors import ConnectFailed
 from exec_server.printable import printable
 
@@ -58,7 +59,7 @@ class ServerProcess:
             )
         except (OSError, ValueError) as error:
             reason = error.strerror if isinstance(error, OSError) else str(error)
-            raise ConnectFailed(f"cannot start {argv[0]!r}: {reason}") from error
+            raise ConnectFailed(f"cannot start {shown_command(argv)!r}: {reason}") from error
         pipes = self._process.stdin, self._process.stdout, self._process.stderr
         assert all(pipe is not None for pipe in pipes)
         self.stdin_fd, self.stdout_fd, self._stderr_fd = (

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-import shlex
 from typing import TYPE_CHECKING, Final
 
+from exec_server.client.display import shown_command
 from exec_server.client.limits import MESSAGE_BYTES
 from exec_server.client.transports.server_process import ServerProcess
 from exec_server.transports.stdio import StdioTransport
@@ -30,7 +30,7 @@ class StdioDialer:
         self._argv = argv
         self._cwd = cwd
         self._env = env
-        self.target = f"stdio:{shlex.join(argv)}"
+        self.target = f"stdio:{shown_command(argv)}"
 
     async def dial(self, receiver: Receiver) -> StdioClientTransport:
         """Start the server; see Dialer."""

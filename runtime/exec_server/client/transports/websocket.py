@@ -17,6 +17,7 @@ from websockets.frames import CloseCode, Opcode
 from websockets.http11 import Response
 from websockets.uri import parse_uri
 
+from exec_server.client.display import shown_url
 from exec_server.client.errors import ConnectFailed
 from exec_server.client.limits import CONTROL_BYTES, HEAD_BYTES, MESSAGE_BYTES
 from exec_server.transports.endpoint import MASKED, WebSocketEndpoint, apply_mask
@@ -41,6 +42,8 @@ lost. The server's own pings, every 30 seconds, are not in every release."""
 
 _JOIN_BELOW: Final = 4096
 _END_OF_HEAD: Final = b"\r\n\r\n"
+_TLS_ALERT: Final = b"\x15\x03"
+"""Beginning of the answer of a server that expects TLS."""
 _FINAL: Final = 0x80
 
 _VIOLATIONS: Final = frozenset(
@@ -68,21 +71,25 @@ class WebSocketDialer:
         ca_file: str | os.PathLike[str] | None = None,
     ) -> None:
         """``token`` is sent as a bearer token. Raises ConnectFailed for an unusable URL."""
+        self.target = shown_url(url)
         self._path = url.removeprefix(UNIX) if url.startswith(UNIX) else None
-        if self._path is not None and not os.path.isabs(self._path):
-            raise ConnectFailed(f"cannot connect to {url!r}: expected unix:///PATH")
+        if self._path is not None and (not os.path.isabs(self._path) or "\0" in self._path):
+            raise ConnectFailed(f"cannot connect to {self.target!r}: expected unix:///PATH")
         try:
             self._uri = parse_uri(url if self._path is None else "ws://localhost/")
         except InvalidURI as error:
-            raise ConnectFailed(f"cannot connect to {url!r}: {error.msg}") from None
+            raise ConnectFailed(f"cannot connect to {self.target!r}: {error.msg}") from None
+        except ValueError as error:
+            # Of the standard library: a port or an address in brackets. Its text may be the URL's.
+            part = "the port" if "ort" in str(error) else "the host"
+            raise ConnectFailed(f"cannot connect to {self.target!r}: {part} is invalid") from None
         if not self._uri.secure and not (tls is None and ca_file is None):
-            raise ConnectFailed(f"cannot connect to {url!r}: TLS is for wss:// alone")
+            raise ConnectFailed(f"cannot connect to {self.target!r}: TLS is for wss:// alone")
         self._tls = tls
         if self._uri.secure and tls is None:
             from exec_server.client.transports.tls import default_context  # noqa: PLC0415
 
             self._tls = default_context(ca_file)
-        self.target = url
         self._token = token
 
     async def dial(self, receiver: Receiver) -> WebSocketClientTransport:
@@ -132,6 +139,9 @@ class WebSocketDialer:
             found = await loop.getaddrinfo(self._uri.host, self._uri.port, type=socket.SOCK_STREAM)
         except OSError as error:
             raise ConnectFailed(f"cannot connect to {self.target}: {error.strerror}") from error
+        except ValueError:
+            # A label of the name that is empty or too long, or a NUL.
+            raise ConnectFailed(f"cannot connect to {self.target}: the host is invalid") from None
         return [(family, address) for family, _, _, _, address in found]
 
 
@@ -255,6 +265,10 @@ class WebSocketClientTransport(WebSocketEndpoint):
 
     def _consume_head(self, data: memoryview) -> int:
         head = bytes(data)
+        if head.startswith(_TLS_ALERT):
+            self._settle(_TlsSpoken())
+            self._abort()
+            return 0
         end = head.find(_END_OF_HEAD, 0, HEAD_BYTES)
         if end < 0:
             if len(head) >= HEAD_BYTES:
@@ -351,6 +365,10 @@ class WebSocketClientTransport(WebSocketEndpoint):
             self._gone.set_result(None)
 
 
+class _TlsSpoken(Exception):
+    """The answer to the handshake is TLS."""
+
+
 class _HeadTooLong(Exception):
     """The answer to the handshake has no end within the limit."""
 
@@ -376,6 +394,8 @@ def _refusal_text(refusal: Exception) -> str:
         return f"{response.status_code} {body or response.reason_phrase}"
     if isinstance(refusal, InvalidHandshake):
         return str(refusal)
+    if isinstance(refusal, _TlsSpoken):
+        return "it expects TLS; use wss://"
     if isinstance(refusal, _HeadTooLong):
         return f"the head of its answer exceeds {HEAD_BYTES} bytes"
     if isinstance(refusal, OSError):
