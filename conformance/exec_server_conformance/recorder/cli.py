@@ -48,7 +48,7 @@ def main(arguments: Sequence[str]) -> int:
     )
     transport = _transport(options)
     recordings = Recordings(style, transport, _tell)
-    return Proxy(server, transport, options.listen, recordings, _tell).run()
+    return Proxy(server, transport, options.listen, recordings, recordings.tell).run()
 
 
 def record_scenarios(
@@ -156,4 +156,6 @@ def _transport(options: argparse.Namespace) -> Transport:
 
 
 def _tell(text: str) -> None:
-    print(text, file=sys.stderr, flush=True)
+    # Peers choose the names in it, and must not choose its lines or colours.
+    shown = "".join(one if one.isprintable() else repr(one)[1:-1] for one in text)
+    print(shown, file=sys.stderr, flush=True)

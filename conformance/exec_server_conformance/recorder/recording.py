@@ -93,7 +93,7 @@ class Recordings:
         self._style = style
         self._transport = transport
         self._redactor = Redactor(shown=style.shown)
-        self._tell = tell
+        self._print = tell
         self._tapes: dict[int, _Tape] = {}
         self._tape_of_session: dict[str, _Tape] = {}
         self._initializing: dict[int, Event] = {}
@@ -103,9 +103,13 @@ class Recordings:
         self.failed = 0
         """How many sessions could not be recorded to their end."""
 
+    def tell(self, text: str) -> None:
+        """Print a message without secrets."""
+        self._print(self._redactor.text(text))
+
     def opened(self, seconds: float, headers: dict[str, str]) -> int:
         """A client has connected; returns the number of its connection."""
-        self._redactor.value(headers)  # learns the credentials
+        self._redactor.headers(headers)  # learns the credentials
         number = next(self._connections)
         self._tapes[number] = _Tape("", [Event(number, "opened", seconds=seconds)], {number})
         return number
@@ -120,7 +124,7 @@ class Recordings:
             tape.events.append(event)
             self._learn_session(event, tape)
         elif before <= MOST_BYTES:
-            self._tell(f"{tape.name}: what comes after {MOST_BYTES:,} bytes is not recorded")
+            self.tell(f"{tape.name}: what comes after {MOST_BYTES:,} bytes is not recorded")
 
     def over(self, event: Event) -> None:
         """A connection has ended; its session is written when it was the last."""
@@ -187,13 +191,13 @@ class Recordings:
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(recorded.text(self._redactor), encoding="utf-8")
         for method in recorded.left_out:
-            self._tell(f"{session.name}: left out {method}, which was not answered")
+            self.tell(f"{session.name}: left out {method}, which was not answered")
         if failure is None:
-            self._tell(f"recorded {path}: {len(session.steps)} steps")
+            self.tell(f"recorded {path}: {len(session.steps)} steps")
         else:
             self.failed += 1
-            reason = self._redactor.text(str(failure))
-            self._tell(f"FAILED {path}: recorded up to line {max(failure.line - 1, 1)}: {reason}")
+            line = max(failure.line - 1, 1)
+            self.tell(f"FAILED {path}: recorded up to line {line}: {failure}")
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,19 +1,26 @@
 """Keeping secrets out of what the suite shows: the wire trace, failures and reports.
 
-Never shown are the values of environment variables (members of ``env`` and ``set`` objects), of
-headers that carry credentials, and of user information in URLs. What such a header, or a variable
-whose name tells that it is a secret, was seen to hold is a secret wherever it comes again, also
-within base64.
+Never shown are
+
+* the values of environment variables (members of ``env`` and ``set`` objects);
+* the values of headers, members, options, assignments and query parameters whose names tell that
+  they are secrets, and of ``Bearer`` and ``Basic`` credentials;
+* user information in URLs, that of proxies included.
+
+Each of these values, and what variables of this process with such names hold, is a secret wherever
+it comes again, also within base64.
 """
 
 from __future__ import annotations
 
 import base64
 import binascii
+import contextlib
 import json
 import os
 import re
 from typing import TYPE_CHECKING, Any
+from urllib.parse import quote, unquote
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Mapping
@@ -30,12 +37,46 @@ _HEADERS = frozenset(
 
 _BASE64_MEMBERS = frozenset({"chunk", "deltaBase64", "dataBase64", "bodyBase64"})
 
-_SECRET_NAME = re.compile(r"(?i)token|secret|passw|credential|api_?key|private_?key")
+_WORDS = r"token|secret|passw|credential|api[-_]?key|private[-_]?key"
+
+_SECRET_NAME = re.compile(f"(?i){_WORDS}")
+
+_SECRET_HEADER = re.compile(f"(?i){_WORDS}|auth|cookie|key|session|signature")
+
+_PLAIN_HEADERS = frozenset({"sec-websocket-key", "www-authenticate", "proxy-authenticate"})
+"""Headers whose names look like those of credentials."""
+
+_COOKIE_ATTRIBUTES = frozenset({"domain", "expires", "max-age", "path", "samesite"})
 
 _LEAST_LENGTH = 8
 """A shorter value is too likely to occur by chance to be looked for."""
 
-_USER_INFORMATION = re.compile(r"(?<=://)[^/@\s\"]+(?=@)")
+_MOST_SECRETS = 4096
+"""Values that are looked for in every text; no session has so many, but a peer can invent them."""
+
+# Repetitions are bounded where a text could make the search quadratic.
+_USER_INFORMATION = re.compile(r"(?<=://)([^/?#\s\"]+)(?=@)")
+_BARE_USER_INFORMATION = re.compile(r"\A([^\s/@:]{1,256}:[^\s/@]{1,256})(?=@[\w.\[\]:-]{1,256}\Z)")
+"""User and password of a proxy that is named without a scheme."""
+_QUERY = re.compile(
+    r"(?i)((?:^|[?&;#])[^=?;&#\s\"']{0,64}?"
+    rf"(?:{_WORDS}|pwd|auth|key|sig|session|code|jwt)[^=?;&#\s\"']{{0,64}}=)([^&#;\s\"'<>]+)"
+)
+_SCHEME = re.compile(r"(?i)(\b(?:bearer|basic)\s+)([a-z0-9._~+/=-]{8,})")
+_NAMED = re.compile(
+    rf"(?i)(?<![\w-])([\w-]{{0,64}}?(?:{_WORDS})[\w-]{{0,64}}=|"
+    rf"--?[\w-]{{0,64}}?(?:{_WORDS})[\w-]{{0,64}}\s+)"
+    r"('[^']*'|\"[^\"]*\"|[^\s'\"]+)"
+)
+"""An assignment or an option within a command."""
+_HEADER_LINE = re.compile(
+    rf"(?i)(?<![\w-])([\w-]{{0,64}}?(?:{_WORDS}|authorization|cookie)[\w-]{{0,64}}:[ \t]*)"
+    r"([^'\"\r\n]+)"
+)
+"""A header within a command."""
+_OPTION = re.compile(rf"(?i)--?[\w-]{{0,64}}?(?:{_WORDS})[\w-]{{0,64}}")
+_USER_OPTIONS = frozenset({"-u", "--user", "-U", "--proxy-user"})
+"""Options of curl and others that user and password follow."""
 _ASSIGNMENT = re.compile(
     r"(?<!\S)([A-Za-z_]\w*=|--?[\w-]*(?:token|secret|passw|key)[\w-]*[= ]\s*)"
     r"(?:'[^']*'|\"[^\"]*\"|\S+)"
@@ -56,6 +97,7 @@ class Redactor:
     ) -> None:
         self._shown = shown
         self._secrets: set[str] = set()
+        self._longest_first: list[str] | None = []
         for name, value in environment.items():
             self._learn_variable(name, value)
 
@@ -73,21 +115,63 @@ class Redactor:
     def value(self, value: Any, member: str = "") -> Any:
         """A JSON value without secrets."""
         if isinstance(value, dict):
-            name = value.get("name")
-            is_credential = isinstance(name, str) and name.lower() in _HEADERS
-            return {
-                self._scrub(key): self._hide(one, is_secret=True)
-                if key.lower() in _HEADERS or (is_credential and key == "value")
-                else self._variables(one)
-                if key in _VARIABLES and isinstance(one, dict)
-                else self.value(one, key)
-                for key, one in value.items()
-            }
+            return self._object(value, member)
         if isinstance(value, list):
+            if member == "argv":
+                return self._arguments(value)
             return [self.value(one, member) for one in value]
         if isinstance(value, str):
             return self._scrub(self._within_base64(value) if member in _BASE64_MEMBERS else value)
         return value
+
+    def headers(self, headers: Mapping[str, str]) -> dict[str, str]:
+        """The headers of a request without secrets."""
+        return {
+            name: self._hide(value, is_secret=True) if _is_credential(name) else self._scrub(value)
+            for name, value in headers.items()
+        }
+
+    def _object(self, value: dict[str, Any], member: str) -> dict[str, Any]:
+        name = value.get("name")
+        is_pair = isinstance(name, str) and _is_credential(name)
+        shown = {}
+        for key, one in value.items():
+            is_secret = (
+                key.lower() in _HEADERS
+                or (isinstance(one, str) and _SECRET_NAME.search(key) is not None)
+                or (member == "headers" and _is_credential(key))
+                or (is_pair and key == "value")
+            )
+            if is_secret:
+                clean = self._hide(one, is_secret=True)
+            elif key in _VARIABLES and isinstance(one, dict):
+                clean = self._variables(one)
+            else:
+                clean = self.value(one, key)
+            shown[self._scrub(key)] = clean
+        return shown
+
+    def _arguments(self, words: list[Any]) -> list[Any]:
+        """A program and its arguments without the values of those that name a secret."""
+        shown = []
+        option = ""
+        for word in words:
+            if not isinstance(word, str):
+                shown.append(self.value(word))
+            elif option and (option not in _USER_OPTIONS or ":" in word):
+                self._learn(word.partition(":")[2] if option in _USER_OPTIONS else word)
+                shown.append(REDACTED)
+            else:
+                shown.append(self._scrub(self._script(word)))
+            is_option = isinstance(word, str) and (word in _USER_OPTIONS or _OPTION.fullmatch(word))
+            option = word if is_option else ""
+        return shown
+
+    def _script(self, text: str) -> str:
+        """A command or its input without the secrets that its names tell."""
+        for pattern in (_BARE_USER_INFORMATION, _NAMED, _HEADER_LINE):
+            text = self._replace(pattern, text)
+        return text
 
     def text(self, text: str) -> str:
         """Text that is not JSON, or is only part of it, without secrets.
@@ -122,17 +206,49 @@ class Redactor:
     def _learn_variable(self, name: str, value: str) -> None:
         if _SECRET_NAME.search(name):
             self._learn(value)
+        elif "@" in value:  # a proxy, or another place with user and password
+            self._replace(_USER_INFORMATION, value)
 
     def _learn(self, value: str) -> None:
-        if len(value) >= _LEAST_LENGTH and value != REDACTED:
-            self._secrets.add(value)
-            # "Bearer TOKEN": the token may come again alone.
-            self._secrets.update(word for word in value.split() if len(word) >= _LEAST_LENGTH)
+        if value == REDACTED:
+            return
+        # "Bearer TOKEN", "USER:PASSWORD": what is secret of it may come again alone.
+        parts = {value, *value.split(), value.strip("'\""), value.partition(":")[2]}
+        for piece in value.split(";"):
+            name, _, content = piece.partition("=")
+            if name.strip().lower() not in _COOKIE_ATTRIBUTES:
+                parts.add(content.strip())
+        scheme, _, content = value.partition(" ")
+        if scheme.lower() == "basic":
+            with contextlib.suppress(ValueError):
+                parts.add(base64.b64decode(content).decode().partition(":")[2])
+        parts |= {unquote(part) for part in parts} | {quote(part, safe="") for part in parts}
+        new = {part for part in parts if len(part) >= _LEAST_LENGTH} - self._secrets
+        if new and len(self._secrets) < _MOST_SECRETS:
+            self._secrets |= new
+            self._longest_first = None
+
+    def _replace(self, pattern: re.Pattern[str], text: str) -> str:
+        """The text without what the last group of the pattern matches, which is learnt."""
+
+        def hide(match: re.Match[str]) -> str:
+            self._learn(match[match.re.groups])
+            kept = match[1] if match.re.groups > 1 else ""
+            return f"{kept}{REDACTED}"
+
+        return pattern.sub(hide, text)
 
     def _scrub(self, text: str) -> str:
-        for secret in self._secrets:
+        if self._longest_first is None:
+            # A secret may begin with another one.
+            self._longest_first = sorted(self._secrets, key=len, reverse=True)
+        for secret in self._longest_first:
             text = text.replace(secret, REDACTED)
-        return _USER_INFORMATION.sub(REDACTED, text) if "@" in text else text
+        if "@" in text:
+            text = self._replace(_USER_INFORMATION, text)
+        if "=" in text:
+            text = self._replace(_QUERY, text)
+        return self._replace(_SCHEME, text)
 
     def _within_base64(self, text: str) -> str:
         """Base64 of the same data without secrets."""
@@ -140,7 +256,16 @@ class Redactor:
             data = base64.b64decode(text)
         except (binascii.Error, ValueError):
             return text
-        clean = data
-        for secret in self._secrets:
-            clean = clean.replace(secret.encode(), REDACTED.encode())
+        try:
+            before = data.decode()
+        except UnicodeDecodeError:
+            clean = data
+            for secret in self._secrets:
+                clean = clean.replace(secret.encode(), REDACTED.encode())
+        else:
+            clean = self._script(self.message(before)).encode()
         return text if clean == data else base64.b64encode(clean).decode()
+
+
+def _is_credential(name: str) -> bool:
+    return _SECRET_HEADER.search(name) is not None and name.lower() not in _PLAIN_HEADERS

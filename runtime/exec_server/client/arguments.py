@@ -159,8 +159,8 @@ def token(value: Any) -> str | None:
     if not isinstance(value, str):
         raise TypeError(f"token: expected str, not {type(value).__name__}")
     found = value.strip()
-    if not found or not all("!" <= character <= "~" for character in found):
-        raise ValueError("token: expected visible ASCII characters without spaces and line feeds")
+    if not found or not all(" " <= character <= "~" for character in found):
+        raise ValueError("token: expected printable ASCII characters")
     return found
 
 

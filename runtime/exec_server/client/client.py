@@ -3,11 +3,20 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import os
-from typing import TYPE_CHECKING, Self
+from typing import TYPE_CHECKING, Final, Self, get_args
 
+from exec_server.client import arguments
 from exec_server.client import run as command
-from exec_server.client.errors import ClientError, MethodUnknown, ServerError, os_error
+from exec_server.client.errors import (
+    ClientError,
+    ConnectionLost,
+    MethodUnknown,
+    ServerError,
+    Unsupported,
+    os_error,
+)
 from exec_server.client.event_sequencer import Feed
 from exec_server.client.process import Process
 from exec_server.client.revisions.base import Environment, Inherit, StartSpec
@@ -17,11 +26,16 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
     from types import TracebackType
 
+    from exec_server.client.arguments import Data, Text
     from exec_server.client.events import ProcessInfo
     from exec_server.client.filesystem import FileSystem
     from exec_server.client.http import Http
     from exec_server.client.run import CompletedProcess
     from exec_server.client.session import Session
+
+
+_ABOUT_PATHS: Final = frozenset((errno.ENOENT, errno.ENOTDIR, errno.EACCES, errno.ELOOP))
+"""Errors of a start that may be about the program or about the working directory."""
 
 
 class Client:
@@ -95,10 +109,10 @@ class Client:
 
     async def start(
         self,
-        argv: Sequence[str],
+        argv: Sequence[Text],
         *,
-        cwd: str | os.PathLike[str] | None = None,
-        env: Mapping[str, str] | None = None,
+        cwd: Text | None = None,
+        env: Mapping[str, Text] | Mapping[bytes, Text] | None = None,
         inherit: Inherit | None = None,
         tty: bool = False,
         size: tuple[int, int] | None = None,
@@ -110,6 +124,8 @@ class Client:
     ) -> Process:
         """Start a process.
 
+        argv: program and arguments. Like those, ``cwd`` and ``env`` may be ``str``, ``bytes`` and
+            paths; what is not UTF-8 is refused, because the protocol cannot carry it.
         cwd: its working directory; the server's own unless given.
         env: variables laid over the inherited ones.
         inherit: which of the server's variables it starts from: ``all``, ``core`` or ``none``.
@@ -123,22 +139,26 @@ class Client:
         buffer_bytes, overflow: how much output is kept for a slow consumer, and what becomes of
             more; see ``exec_server.client.subscription``.
 
-        Raises FileNotFoundError, PermissionError and so on if it cannot be started, ServerError if
-        the server refuses otherwise. A cancelled start is undone.
+        Raises FileNotFoundError, PermissionError and so on if it cannot be started, whose
+        ``filename`` is the program or ``cwd``; TypeError and ValueError for an argument that is not
+        as described; ServerError if the server refuses otherwise. A cancelled start is undone.
         """
-        if isinstance(argv, (str, bytes)):
-            raise TypeError("argv is a sequence of strings; for a shell use ['sh', '-c', …]")
+        argv = arguments.argv(argv)
+        _check_output(buffer_bytes, overflow)
+        if inherit is not None:
+            arguments.choice("inherit", inherit, get_args(Inherit))
         self._starts += 1
+        process_id = process_id or f"{self._id_prefix}-{self._starts}"
         spec = StartSpec(
-            process_id=process_id or f"{self._id_prefix}-{self._starts}",
+            process_id=arguments.string("process_id", process_id),
             argv=argv,
-            cwd=None if cwd is None else os.fspath(cwd),
-            env={} if env is None else env,
+            cwd=None if cwd is None else arguments.path("cwd", cwd),
+            env=arguments.environment(env),
             inherit=inherit,
             tty=tty,
             pipe_stdin=stdin and not tty,
-            arg0=arg0,
-            size=size,
+            arg0=None if arg0 is None else arguments.text("arg0", arg0),
+            size=arguments.size(size, tty=tty),
         )
         feed = Feed(self._session, spec.process_id)
         process = Process(
@@ -151,10 +171,25 @@ class Client:
             self._session.spawn(self._undo(starting, process))
             raise
         except ServerError as error:
-            program = argv[0] if argv else ""
-            failure = os_error(error, f"{program} in {spec.cwd or 'the directory of the server'}")
+            failure = await self._start_failure(error, spec)
             raise error if failure is None else failure from error
         return process
+
+    async def _start_failure(self, error: ServerError, spec: StartSpec) -> OSError | None:
+        """The ``OSError`` of a failed start, about the program or the working directory."""
+        failure = os_error(error, spec.argv[0])
+        if failure is None or spec.cwd is None or failure.errno not in _ABOUT_PATHS:
+            return failure
+        try:
+            is_dir = (await self._session.revision.status(spec.cwd)).is_dir
+        except ServerError as missing:
+            return os_error(missing, spec.cwd) or failure
+        except (Unsupported, ConnectionLost):
+            failure.add_note(f"The working directory was {spec.cwd!r}.")
+            return failure
+        if not is_dir:
+            return OSError(errno.ENOTDIR, os.strerror(errno.ENOTDIR), spec.cwd)
+        return failure
 
     async def _undo(self, starting: asyncio.Future[None], process: Process) -> None:
         """Kill a process that nobody wants any more, once it runs."""
@@ -176,6 +211,8 @@ class Client:
 
         For a resumed session. Raises ServerError if there is none of that id.
         """
+        arguments.string("process_id", process_id)
+        _check_output(buffer_bytes, overflow)
         feed = Feed(self._session, process_id)
         process = Process(
             self._session, feed, (), tty=tty, buffer_bytes=buffer_bytes, overflow=overflow
@@ -193,14 +230,14 @@ class Client:
 
     async def run(
         self,
-        argv: Sequence[str],
+        argv: Sequence[Text],
         *,
-        input: bytes | None = None,  # noqa: A002
+        input: Data | None = None,  # noqa: A002
         timeout: float | None = None,
         check: bool = False,
         limit: int | None = None,
-        cwd: str | os.PathLike[str] | None = None,
-        env: Mapping[str, str] | None = None,
+        cwd: Text | None = None,
+        env: Mapping[str, Text] | Mapping[bytes, Text] | None = None,
         inherit: Inherit | None = None,
         tty: bool = False,
         size: tuple[int, int] | None = None,
@@ -218,12 +255,15 @@ class Client:
         The rest is as in ``start``. A cancelled run kills the command. Its end is that of its
         output, which descendants may hold open.
         """
-        argv = list(argv)
+        argv = arguments.argv(argv)
+        content = None if input is None else arguments.data("input", input)
+        arguments.seconds("timeout", timeout)
+        arguments.count("limit", limit)
         wrapped = argv
-        if input and not tty and not self._session.revision.can_close_stdin:
+        if content and not tty and not self._session.revision.can_close_stdin:
             if arg0 is not None:
                 raise ValueError("input and arg0 cannot be combined in this revision")
-            wrapped = ["/bin/sh", "-c", command.FEED_SCRIPT, str(len(input)), *argv]
+            wrapped = ["/bin/sh", "-c", command.FEED_SCRIPT, str(len(content)), *argv]
         process = await self.start(
             wrapped,
             cwd=cwd,
@@ -231,12 +271,12 @@ class Client:
             inherit=inherit,
             tty=tty,
             size=size,
-            stdin=bool(input),
+            stdin=bool(content),
             arg0=arg0,
             buffer_bytes=None,
         )
         try:
-            completed = await command.finish(process, argv, input, timeout, limit)
+            completed = await command.finish(process, argv, content, timeout, limit)
         except BaseException:
             if process.returncode is None:
                 self._session.spawn(self._kill(process))
@@ -271,3 +311,8 @@ class Client:
         traceback: TracebackType | None,
     ) -> None:
         await self.aclose()
+
+
+def _check_output(buffer_bytes: int | None, overflow: str) -> None:
+    arguments.count("buffer_bytes", buffer_bytes, least=1)
+    arguments.choice("overflow", overflow, get_args(Overflow))

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import shlex
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, get_args
 
+from exec_server.client import arguments
 from exec_server.client.client import Client
 from exec_server.client.display import shown_url
 from exec_server.client.errors import ConnectFailed
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Generator, Mapping, Sequence
     from types import TracebackType
 
+    from exec_server.client.arguments import Text
     from exec_server.client.transports.channel import Dialer
     from exec_server.server.server import Server
 
@@ -82,8 +84,10 @@ def connect(
     are for servers that listen; see ``connect_websocket``. ``connect_stdio`` and
     ``connect_in_process`` have more to choose.
 
-    Raises ConnectFailed for any other target, and if the connection cannot be made.
+    Raises ConnectFailed for any other target, and if the connection cannot be made; TypeError and
+    ValueError for an argument that is not as described, or that the target has no use for.
     """
+    arguments.string("target", target)
     if target.startswith(LISTENING):
         return connect_websocket(
             target,
@@ -98,6 +102,14 @@ def connect(
             resume_timeout=resume_timeout,
             max_message_bytes=max_message_bytes,
         )
+    for name, value in {
+        "token": token,
+        "tls": tls,
+        "ca_file": ca_file,
+        "session_id": session_id,
+    }.items():
+        if value is not None:
+            raise ValueError(f"{name}: only for servers that listen, not {shown_url(target)!r}")
     if target.startswith("stdio:"):
         try:
             argv = shlex.split(target.removeprefix("stdio:"))
@@ -151,12 +163,15 @@ def connect_websocket(
     Raises ConnectFailed, or ConnectTimedOut, when awaited.
     """
 
+    arguments.string("url", url)
+    secret = arguments.token(token)
+
     def dialer() -> Dialer:
         from exec_server.client.transports.websocket import WebSocketDialer  # noqa: PLC0415
 
-        return WebSocketDialer(url, token, tls=tls, ca_file=ca_file)
+        return WebSocketDialer(url, secret, tls=tls, ca_file=ca_file)
 
-    options = Options(
+    options = _options(
         client_name=client_name,
         revision=revision,
         session_id=session_id,
@@ -169,10 +184,10 @@ def connect_websocket(
 
 
 def connect_stdio(
-    argv: Sequence[str],
+    argv: Sequence[Text],
     *,
-    cwd: str | None = None,
-    env: Mapping[str, str] | None = None,
+    cwd: Text | None = None,
+    env: Mapping[str, Text] | Mapping[bytes, Text] | None = None,
     client_name: str = CLIENT_NAME,
     revision: RevisionName = "auto",
     initialize_timeout: float = INITIALIZE_SECONDS,
@@ -188,10 +203,14 @@ def connect_stdio(
     writes on standard error is logged, and quoted when it fails. Raises ConnectFailed when awaited.
     """
 
+    words = arguments.argv(argv)
+    directory = None if cwd is None else arguments.path("cwd", cwd)
+    variables = None if env is None else arguments.environment(env)
+
     def dialer() -> Dialer:
         from exec_server.client.transports.stdio import StdioDialer  # noqa: PLC0415
 
-        return StdioDialer(argv, cwd=cwd, env=env)
+        return StdioDialer(words, cwd=directory, env=variables)
 
     options = _local_options(client_name, revision, initialize_timeout, max_message_bytes)
     return Connecting(dialer, options)
@@ -234,12 +253,41 @@ def _local_options(
     initialize_timeout: float,
     max_message_bytes: int | None = None,
 ) -> Options:
-    return Options(
+    return _options(
         client_name=client_name,
         revision=revision,
         session_id=None,
         connect_timeout=CONNECT_SECONDS,
         initialize_timeout=initialize_timeout,
         resume_timeout=0,
+        max_message_bytes=max_message_bytes,
+    )
+
+
+def _options(
+    *,
+    client_name: str,
+    revision: RevisionName,
+    session_id: str | None,
+    connect_timeout: float,
+    initialize_timeout: float,
+    resume_timeout: float,
+    max_message_bytes: int | None,
+) -> Options:
+    arguments.string("client_name", client_name)
+    arguments.choice("revision", revision, get_args(RevisionName))
+    if session_id is not None:
+        arguments.string("session_id", session_id)
+    arguments.seconds("connect_timeout", connect_timeout)
+    arguments.seconds("initialize_timeout", initialize_timeout)
+    arguments.seconds("resume_timeout", resume_timeout)
+    arguments.count("max_message_bytes", max_message_bytes, least=1)
+    return Options(
+        client_name=client_name,
+        revision=revision,
+        session_id=session_id,
+        connect_timeout=connect_timeout,
+        initialize_timeout=initialize_timeout,
+        resume_timeout=resume_timeout,
         max_message_bytes=max_message_bytes,
     )

@@ -147,7 +147,7 @@ def server_error(method: str, code: int, message: str) -> ServerError:
     return kind(method, code, message)
 
 
-def os_error(error: ServerError, subject: str) -> OSError | None:
+def os_error(error: ServerError, path: str, second: str | None = None) -> OSError | None:
     """The ``OSError`` that an error answer tells of; None if it tells of something else.
 
     Servers write system errors as their text and number, ``Is a directory (os error 21)``, except
@@ -155,7 +155,7 @@ def os_error(error: ServerError, subject: str) -> OSError | None:
     servers' C library words some differently.
     """
     number = _error_number(error)
-    return None if number is None else OSError(number, os.strerror(number), subject)
+    return None if number is None else OSError(number, os.strerror(number), path, None, second)
 
 
 def _error_number(error: ServerError) -> int | None:

@@ -14,6 +14,8 @@ import posixpath
 from collections import deque
 from typing import TYPE_CHECKING, Any, Final, Self, TypeAlias, TypeVar
 
+from exec_server.client import arguments
+from exec_server.client.arguments import Data, Text, absolute
 from exec_server.client.errors import (
     BadAnswer,
     ClientError,
@@ -22,7 +24,6 @@ from exec_server.client.errors import (
     Unsupported,
     os_error,
 )
-from exec_server.client.paths import absolute
 from exec_server.client.walk_fallback import list_tree
 
 if TYPE_CHECKING:
@@ -34,7 +35,7 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
-Path: TypeAlias = str | os.PathLike[str]
+Path: TypeAlias = Text
 """An absolute path of the server's machine."""
 
 BLOCK_BYTES: Final = 1024 * 1024
@@ -58,7 +59,7 @@ class FileSystem:
 
     async def read_bytes(self, path: Path) -> bytes:
         """The content of a file, of up to 512 MiB."""
-        name = absolute(path)
+        name = absolute("path", path)
         with _raising_os_errors(name):
             try:
                 return await self._session.revision.read_file(name)
@@ -73,12 +74,13 @@ class FileSystem:
         """The content of a file as text; line ends are left as they are."""
         return (await self.read_bytes(path)).decode(encoding, errors)
 
-    async def write_bytes(self, path: Path, data: bytes) -> None:
+    async def write_bytes(self, path: Path, data: Data) -> None:
         """Create a file, or replace the content of one.
 
         Raises Unsupported for more than 47 MiB where the server cannot take files in blocks.
         """
-        name = absolute(path)
+        name = absolute("path", path)
+        data = arguments.data("data", data)
         if len(data) <= BLOCK_BYTES or not await self._session.revision.can_stream_writes():
             _check_size(len(data), self._session.revision.name)
             with _raising_os_errors(name):
@@ -100,7 +102,7 @@ class FileSystem:
 
         Revision v1 has no open files: there the whole file, of up to 512 MiB, is fetched at once.
         """
-        name = absolute(path)
+        name = absolute("path", path)
         revision = self._session.revision
         if not revision.can_stream_reads:
             return FileReader(self._session, name, None, await self.read_bytes(name))
@@ -115,7 +117,7 @@ class FileSystem:
         Where the server cannot take files in blocks (v1, and v2 before codex 0.162), the content is
         collected, up to 47 MiB of it, and written when the file is closed.
         """
-        name = absolute(path)
+        name = absolute("path", path)
         revision = self._session.revision
         if not await revision.can_stream_writes():
             return FileWriter(self._session, name, None)
@@ -132,7 +134,7 @@ class FileSystem:
 
     async def stat(self, path: Path) -> FileStatus:
         """What the path leads to, symbolic links followed."""
-        name = absolute(path)
+        name = absolute("path", path)
         with _raising_os_errors(name):
             return await self._session.revision.status(name)
 
@@ -160,7 +162,7 @@ class FileSystem:
 
     async def listdir(self, path: Path) -> list[DirEntry]:
         """The entries of a directory in no particular order, without links that lead nowhere."""
-        name = absolute(path)
+        name = absolute("path", path)
         with _raising_os_errors(name):
             return await self._session.revision.read_directory(name)
 
@@ -173,7 +175,7 @@ class FileSystem:
         of the list are not descended into, and those that cannot be listed are left out.
         ``follow_symlinks`` descends into directories behind links, even in circles.
         """
-        waiting = [absolute(top)]
+        waiting = [absolute("top", top)]
         while waiting:
             directory = waiting.pop()
             try:
@@ -213,7 +215,7 @@ class FileSystem:
 
         Use ``walk`` to see links too, or to choose on the way.
         """
-        name = absolute(top)
+        name = absolute("top", top)
         revision = self._session.revision
         with _raising_os_errors(name):
             if revision.has_tree:
@@ -226,7 +228,7 @@ class FileSystem:
 
     async def resolve(self, path: Path) -> str:
         """The path of an existing file without symbolic links (from codex 0.137 on)."""
-        name = absolute(path)
+        name = absolute("path", path)
         with _raising_os_errors(name):
             return await self._session.revision.canonicalize(name)
 
@@ -234,13 +236,13 @@ class FileSystem:
 
     async def mkdir(self, path: Path) -> None:
         """Create a directory, whose parent exists."""
-        name = absolute(path)
+        name = absolute("path", path)
         with _raising_os_errors(name):
             await self._session.revision.create_directory(name, recursive=False)
 
     async def makedirs(self, path: Path) -> None:
         """Create a directory and its parents, as far as they are missing."""
-        name = absolute(path)
+        name = absolute("path", path)
         with _raising_os_errors(name):
             await self._session.revision.create_directory(name, recursive=True)
 
@@ -248,15 +250,16 @@ class FileSystem:
         self, path: Path, *, recursive: bool = False, missing_ok: bool = False
     ) -> None:
         """Remove a file, a symbolic link or an empty directory; ``recursive``: a whole tree."""
-        name = absolute(path)
+        name = absolute("path", path)
         with _raising_os_errors(name):
             await self._session.revision.remove(name, recursive=recursive, force=missing_ok)
 
     async def copy(self, source: Path, destination: Path, *, recursive: bool = False) -> None:
         """Copy a file or a symbolic link within the server; ``recursive``: or a directory."""
-        name = absolute(source)
-        with _raising_os_errors(name):
-            await self._session.revision.copy(name, absolute(destination), recursive=recursive)
+        name = absolute("source", source)
+        target = absolute("destination", destination)
+        with _raising_os_errors(name, target):
+            await self._session.revision.copy(name, target, recursive=recursive)
 
 
 class FileReader:
@@ -358,13 +361,14 @@ class FileWriter:
         self._written = 0
         self._blocks: deque[asyncio.Task[None]] = deque()
 
-    async def write(self, data: bytes) -> None:
+    async def write(self, data: Data) -> None:
         """Write behind what was written; returns when it is on its way, not when it is there.
 
         Errors of earlier writes may be raised.
         """
         if not self._is_open:
             raise ValueError("the file is closed")
+        data = arguments.data("data", data)
         self._buffer += data
         if self._handle is None:
             _check_size(len(self._buffer), self._session.revision.name)
@@ -424,12 +428,15 @@ class FileWriter:
 
 
 @contextlib.contextmanager
-def _raising_os_errors(path: str) -> Iterator[None]:
-    """Raise what the server's operating system refuses as it would be raised here."""
+def _raising_os_errors(path: str, second: str | None = None) -> Iterator[None]:
+    """Raise what the server's operating system refuses as it would be raised here.
+
+    ``second``: the other path of a request that has two.
+    """
     try:
         yield
     except ServerError as error:
-        failure = os_error(error, path)
+        failure = os_error(error, path, second)
         raise error if failure is None else failure from error
 
 

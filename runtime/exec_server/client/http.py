@@ -10,6 +10,7 @@ from urllib.parse import parse_qsl, unquote, urlsplit
 
 import msgspec
 
+from exec_server.client import arguments
 from exec_server.client.display import HIDDEN, shown_url
 from exec_server.client.errors import BodyTooFast, ClientError, ServerError, server_error
 from exec_server.client.limits import (
@@ -24,6 +25,7 @@ from exec_server.client.session import BodyReceiver
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Mapping, Sequence
 
+    from exec_server.client.arguments import Data
     from exec_server.client.revisions.base import BodyPiece, HttpHead
     from exec_server.client.session import Session
 
@@ -70,7 +72,7 @@ class Http:
         url: str,
         *,
         headers: Headers = (),
-        body: bytes | None = None,
+        body: Data | None = None,
         timeout: float | None = None,
         follow_redirects: bool = True,
     ) -> HttpResponse:
@@ -100,7 +102,7 @@ class Http:
         url: str,
         *,
         headers: Headers = (),
-        body: bytes | None = None,
+        body: Data | None = None,
         timeout: float | None = None,
         follow_redirects: bool = True,
         buffer_bytes: int | None = BODY_BYTES,
@@ -128,6 +130,8 @@ class Http:
             follow_redirects=follow_redirects,
             stream=True,
         )
+        arguments.count("buffer_bytes", buffer_bytes, least=1)
+        arguments.choice("overflow", overflow, ("fail", "block"))
         pieces = Body(self._session, exchange, buffer_bytes, blocks=overflow == "block")
         with self._session.receiving_body(exchange.request_id, pieces):
             try:
@@ -141,18 +145,18 @@ class Http:
         method: str,
         url: str,
         headers: Headers,
-        body: bytes | None,
+        body: Data | None,
         timeout: float | None,
         follow_redirects: bool,
         stream: bool,
     ) -> HttpExchange:
         self._requests += 1
-        pairs = headers if not hasattr(headers, "items") else list(headers.items())
+        arguments.seconds("timeout", timeout)
         return HttpExchange(
-            method=method,
-            url=url,
-            headers=pairs,
-            body=body,
+            method=arguments.string("method", method),
+            url=arguments.string("url", url),
+            headers=arguments.headers(headers),
+            body=None if body is None else arguments.data("body", body),
             timeout_ms=None if timeout is None else max(1, round(timeout * 1000)),
             follow_redirects=follow_redirects,
             request_id=f"http-{self._requests}",

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import posixpath
 from typing import Final
 from urllib.parse import quote_from_bytes, unquote_to_bytes
 
@@ -20,11 +19,3 @@ def from_uri(uri: str) -> str:
     """The native path of a URI; bytes that are not UTF-8 become surrogates."""
     path = uri.removeprefix("file://")
     return os.fsdecode(unquote_to_bytes(path))
-
-
-def absolute(path: str | os.PathLike[str]) -> str:
-    """The path as a string. Raises ValueError unless it is absolute."""
-    text = os.fspath(path)
-    if not posixpath.isabs(text):
-        raise ValueError(f"paths on the server are absolute, not {text!r}")
-    return text

@@ -8,6 +8,7 @@ import os
 import signal as _signal
 from typing import TYPE_CHECKING, Final, Self
 
+from exec_server.client import arguments
 from exec_server.client.display import shown_command
 from exec_server.client.errors import InputRefused, ServerError, Unsupported
 from exec_server.client.output import OutputReader
@@ -17,6 +18,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
     from types import TracebackType
 
+    from exec_server.client.arguments import Data
     from exec_server.client.event_sequencer import Feed
     from exec_server.client.events import Excerpts, ProcessEvent, Snapshot
     from exec_server.client.session import Session
@@ -62,6 +64,7 @@ class Process:
         self._write_token = os.urandom(6).hex()
         self._writes = 0
         self._is_line_begun = False
+        self._is_stdin_closed = False
 
     @property
     def id(self) -> str:
@@ -130,6 +133,9 @@ class Process:
         neither output nor an end with a number above ``after_seq``, up to ``wait`` seconds are
         waited for some. Does not consume events. Raises Unsupported in revision v0.
         """
+        arguments.count("after_seq", after_seq)
+        arguments.count("max_bytes", max_bytes)
+        arguments.seconds("wait", wait)
         loop = asyncio.get_running_loop()
         give_up_at = loop.time() + wait
         while True:
@@ -154,7 +160,7 @@ class Process:
 
     # Input
 
-    async def write(self, data: bytes) -> None:
+    async def write(self, data: Data) -> None:
         """Write to the terminal or the piped standard input; returns when the server has taken it.
 
         Concurrent writes do not mix. What was under way when a connection was lost is written once
@@ -162,7 +168,12 @@ class Process:
 
         Raises InputRefused if the process takes no input.
         """
+        data = arguments.data("data", data)
         async with self._write_lock:
+            if self._is_stdin_closed:
+                raise InputRefused(
+                    f"process {self.id!r}: its standard input was closed by close_stdin"
+                )
             self._is_line_begun = not data.endswith((b"\n", END_OF_FILE_CHARACTER))
             for start in range(0, len(data), WRITE_BYTES):
                 self._writes += 1
@@ -194,9 +205,11 @@ class Process:
             return
         async with self._write_lock:
             await self._session.revision.close_stdin(self.id)
+            self._is_stdin_closed = True
 
     async def resize(self, rows: int, cols: int) -> None:
         """Set the size of the terminal. Raises Unsupported where the revision cannot."""
+        arguments.size((rows, cols), tty=True)
         await self._session.revision.resize(self.id, rows, cols)
 
     # Ending
@@ -225,6 +238,7 @@ class Process:
         With ``graceful`` it is first asked to end, and killed that many seconds later; Unsupported
         is raised where the revision cannot.
         """
+        arguments.seconds("graceful", graceful)
         grace_ms = None if graceful is None else round(graceful * 1000)
         return await self._session.revision.terminate(self.id, grace_ms)
 
@@ -233,18 +247,20 @@ class Process:
 
         Raises TimeoutError after ``timeout`` seconds, and ConnectionLost.
         """
+        arguments.seconds("timeout", timeout)
         async with asyncio.timeout(timeout):
             return (await self._feed.wait_exited()).code
 
     async def wait_closed(self, timeout: float | None = None) -> int:
         """Like ``wait``, but until its output has ended as well, which descendants may hold."""
+        arguments.seconds("timeout", timeout)
         async with asyncio.timeout(timeout):
             await self._feed.wait_closed()
         return (await self._feed.wait_exited()).code
 
     async def communicate(
         self,
-        input: bytes | None = None,  # noqa: A002
+        input: Data | None = None,  # noqa: A002
         timeout: float | None = None,
     ) -> tuple[bytes, bytes]:
         """Write ``input`` and end it, and return all of standard output and standard error.
@@ -252,14 +268,16 @@ class Process:
         Raises Unsupported for input that cannot be ended, see ``close_stdin``; TimeoutError after
         ``timeout`` seconds, when the process goes on running.
         """
+        content = None if input is None else arguments.data("input", input)
+        arguments.seconds("timeout", timeout)
         if input is not None and not self.tty and not self.can_close_stdin:
             raise Unsupported(
                 f"revision {self._session.revision.name} cannot close standard input; "
                 "Client.run(input=…) can give a program its input"
             )
         tasks = [asyncio.create_task(reader.read()) for reader in (self.stdout, self.stderr)]
-        if input is not None:
-            tasks.append(asyncio.create_task(self._feed_input(input)))
+        if content is not None:
+            tasks.append(asyncio.create_task(self._feed_input(content)))
         try:
             async with asyncio.timeout(timeout):
                 stdout, stderr = (await asyncio.gather(*tasks))[:2]

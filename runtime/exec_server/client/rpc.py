@@ -173,6 +173,12 @@ class RpcConnection:
             raise ConnectionLost(self._end_reason, was_sent=False)
         identifier = self._next_id
         self._next_id += 1
+        try:
+            message = _encode(_Request(identifier, method, params))
+        except UnicodeEncodeError:
+            raise ValueError(
+                f"{method}: a path is not UTF-8, which this revision cannot carry"
+            ) from None
         answer: asyncio.Future[_Answer] = self._loop.create_future()
         self._answers[identifier] = answer
         self._methods[identifier] = method
@@ -180,7 +186,7 @@ class RpcConnection:
             self._bulk.add(identifier)
             self.transport.limit_messages(self._max_bulk_bytes)
         is_alone = len(self._answers) == 1
-        self.transport.send(_encode(_Request(identifier, method, params)), at_once=is_alone)
+        self.transport.send(message, at_once=is_alone)
         if self._is_paused:
             # The answer is behind what was left unread.
             self.transport.resume()

@@ -228,8 +228,15 @@ class Session:
         Otherwise a method that came with v2 tells, asked for next to nothing.
         """
         name: str = self._options.revision
+        has_environment = bytes(greeting.environment_info) != b"null"
+        if name in ("v2", "draft"):
+            newest = newest_with(greeting.environment_info) if has_environment else "v2"
+            if (name == "draft" and newest != name) or not (
+                has_environment or await self._knows(connection, "fs/walk", _LEAST_WALK)
+            ):
+                raise ConnectFailed(f"{self.target} does not speak revision {name}")
         if name == "auto":
-            if bytes(greeting.environment_info) != b"null":
+            if has_environment:
                 name = newest_with(greeting.environment_info)
             elif greeting.session_id is None:
                 if greeting.protocol_version is None:

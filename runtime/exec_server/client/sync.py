@@ -44,6 +44,7 @@ if TYPE_CHECKING:
     from contextlib import AbstractContextManager
     from types import TracebackType
 
+    from exec_server.client.arguments import Data, Text
     from exec_server.client.events import Excerpts, ProcessEvent, ProcessInfo, Snapshot
     from exec_server.client.filesystem import Path
     from exec_server.client.revisions.base import (
@@ -107,10 +108,10 @@ class Client:
 
     def start(
         self,
-        argv: Sequence[str],
+        argv: Sequence[Text],
         *,
-        cwd: str | os.PathLike[str] | None = None,
-        env: Mapping[str, str] | None = None,
+        cwd: Text | None = None,
+        env: Mapping[str, Text] | Mapping[bytes, Text] | None = None,
         inherit: Inherit | None = None,
         tty: bool = False,
         size: tuple[int, int] | None = None,
@@ -122,6 +123,8 @@ class Client:
     ) -> Process:
         """Start a process.
 
+        argv: program and arguments. Like those, ``cwd`` and ``env`` may be ``str``, ``bytes`` and
+            paths; what is not UTF-8 is refused, because the protocol cannot carry it.
         cwd: its working directory; the server's own unless given.
         env: variables laid over the inherited ones.
         inherit: which of the server's variables it starts from: ``all``, ``core`` or ``none``.
@@ -135,8 +138,9 @@ class Client:
         buffer_bytes, overflow: how much output is kept for a slow consumer, and what becomes of
             more; see ``exec_server.client.subscription``.
 
-        Raises FileNotFoundError, PermissionError and so on if it cannot be started, ServerError if
-        the server refuses otherwise. An interrupted start is undone.
+        Raises FileNotFoundError, PermissionError and so on if it cannot be started, whose
+        ``filename`` is the program or ``cwd``; TypeError and ValueError for an argument that is not
+        as described; ServerError if the server refuses otherwise. An interrupted start is undone.
         """
         return Process(
             self._portal,
@@ -188,14 +192,14 @@ class Client:
 
     def run(
         self,
-        argv: Sequence[str],
+        argv: Sequence[Text],
         *,
-        input: bytes | None = None,
+        input: Data | None = None,
         timeout: float | None = None,
         check: bool = False,
         limit: int | None = None,
-        cwd: str | os.PathLike[str] | None = None,
-        env: Mapping[str, str] | None = None,
+        cwd: Text | None = None,
+        env: Mapping[str, Text] | Mapping[bytes, Text] | None = None,
         inherit: Inherit | None = None,
         tty: bool = False,
         size: tuple[int, int] | None = None,
@@ -336,7 +340,7 @@ class Process:
         """
         return self._portal.call(self._wrapped.excerpts)
 
-    def write(self, data: bytes) -> None:
+    def write(self, data: Data) -> None:
         """Write to the terminal or the piped standard input; returns when the server has taken it.
 
         Concurrent writes do not mix. What was under way when a connection was lost is written once
@@ -392,7 +396,7 @@ class Process:
         return self._portal.call(lambda: self._wrapped.wait_closed(timeout))
 
     def communicate(
-        self, input: bytes | None = None, timeout: float | None = None
+        self, input: Data | None = None, timeout: float | None = None
     ) -> tuple[bytes, bytes]:
         """Write ``input`` and end it, and return all of standard output and standard error.
 
@@ -473,7 +477,7 @@ class FileSystem:
         """The content of a file as text; line ends are left as they are."""
         return self._portal.call(lambda: self._wrapped.read_text(path, encoding, errors))
 
-    def write_bytes(self, path: Path, data: bytes) -> None:
+    def write_bytes(self, path: Path, data: Data) -> None:
         """Create a file, or replace the content of one.
 
         Raises Unsupported for more than 47 MiB where the server cannot take files in blocks.
@@ -626,7 +630,7 @@ class FileWriter:
         self._portal = portal
         self._wrapped = wrapped
 
-    def write(self, data: bytes) -> None:
+    def write(self, data: Data) -> None:
         """Write behind what was written; returns when it is on its way, not when it is there.
 
         Errors of earlier writes may be raised.
@@ -662,7 +666,7 @@ class Http:
         url: str,
         *,
         headers: Headers = (),
-        body: bytes | None = None,
+        body: Data | None = None,
         timeout: float | None = None,
         follow_redirects: bool = True,
     ) -> HttpResponse:
@@ -690,7 +694,7 @@ class Http:
         url: str,
         *,
         headers: Headers = (),
-        body: bytes | None = None,
+        body: Data | None = None,
         timeout: float | None = None,
         follow_redirects: bool = True,
         buffer_bytes: int | None = BODY_BYTES,
@@ -785,7 +789,8 @@ def connect(
     are for servers that listen; see ``connect_websocket``. ``connect_stdio`` and
     ``connect_in_process`` have more to choose.
 
-    Raises ConnectFailed for any other target, and if the connection cannot be made.
+    Raises ConnectFailed for any other target, and if the connection cannot be made; TypeError and
+    ValueError for an argument that is not as described, or that the target has no use for.
     """
     portal = Portal()
     try:
@@ -868,10 +873,10 @@ def connect_websocket(
 
 
 def connect_stdio(
-    argv: Sequence[str],
+    argv: Sequence[Text],
     *,
-    cwd: str | None = None,
-    env: Mapping[str, str] | None = None,
+    cwd: Text | None = None,
+    env: Mapping[str, Text] | Mapping[bytes, Text] | None = None,
     client_name: str = CLIENT_NAME,
     revision: RevisionName = "auto",
     initialize_timeout: float = INITIALIZE_SECONDS,

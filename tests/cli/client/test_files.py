@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
+import signal
 import subprocess
 from typing import TYPE_CHECKING
 
@@ -110,6 +112,85 @@ def test_what_goes_wrong_is_told_in_a_line(
     assert (done.returncode, done.stdout) == (code, b"")
     assert words in done.stderr.decode().splitlines()[-1]
     assert b"Traceback" not in done.stderr
+
+
+UNDECODABLE = os.fsdecode(b"x\xff")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (("run", "--", "echo", UNDECODABLE), "argv[1]: it is not UTF-8"),
+        (("run", "--", UNDECODABLE), "argv[0]: it is not UTF-8"),
+        (("run", "-e", f"A={UNDECODABLE}", "true"), "env['A']: it is not UTF-8"),
+        (("run", "-e", f"{UNDECODABLE}=A", "true"), "env: a name: it is not UTF-8"),
+        (("run", "--name", UNDECODABLE, "true"), "process_id: it is not UTF-8"),
+        (("ls", f"/no/{UNDECODABLE}"), "/no/x\\xff: No such file or directory"),
+        (("ls", UNDECODABLE), "x\\xff: No such file or directory"),
+        (("cat", f"/no/{UNDECODABLE}"), "/no/x\\xff: No such file or directory"),
+        (("cp", f":/no/{UNDECODABLE}", "x"), "/no/x\\xff: No such file or directory"),
+        (("cp", f"/no/{UNDECODABLE}", ":/x"), "/no/x\\xff: No such file or directory"),
+        (("info", "--url", UNDECODABLE), "target: it is not UTF-8"),
+        (("info", "--url", f"ws://{UNDECODABLE}:1"), "url"),
+        (("info", "--url", "ws://127.0.0.1:bad"), "the port is invalid"),
+        (("info", "--url", "ws://127.0.0.1:99999"), "the port is invalid"),
+        (("info", "--url", "ws://[::1"), "the host is invalid"),
+        (("info", "--url", "ws://[zz]:1"), "the host is invalid"),
+        (("info", "--url", f"ws://{'x' * 70}.invalid"), "the host is invalid"),
+        (("info", "--url", "ws://"), "hostname"),
+        (("info", "--url", "unix:///" + "x" * 200), "AF_UNIX path too long"),
+        (("info", "--cmd", "'"), "No closing quotation"),
+        ((UNDECODABLE,), "invalid choice"),
+        (("run", f"--{UNDECODABLE}", "true"), "unrecognized arguments: --x\\xff"),
+    ],
+    ids=ascii,
+)
+def test_nothing_ends_with_a_traceback(arguments: tuple[str, ...], words: str) -> None:
+    done = terminals.run(*arguments)
+    errors = done.stderr.decode()
+    assert done.returncode in (1, 2, 125), errors
+    assert words in errors.splitlines()[-1]
+    assert "Traceback" not in errors
+    assert len(errors.splitlines()) == 1 or errors.startswith("usage: ")
+
+
+@pytest.mark.parametrize(
+    "arguments", [("ls", "/usr/bin"), ("info",), ("--help",), ("ls", "--json", "/")], ids=" ".join
+)
+def test_a_reader_that_leaves_is_no_error(arguments: tuple[str, ...]) -> None:
+    reading, writing = os.pipe()
+    os.close(reading)
+    with open(writing, "wb") as gone:
+        done = subprocess.run(
+            [terminals.SCRIPT, *arguments],
+            stdout=gone,
+            stderr=subprocess.PIPE,
+            env=terminals.environment(EXEC_SERVER_URL=f"stdio:{SERVER}", PYTHONUNBUFFERED=""),
+            timeout=PATIENCE,
+            check=False,
+        )
+    assert (done.returncode, done.stderr) == (128 + signal.SIGPIPE, b"")
+
+
+def test_a_full_disk_is_told() -> None:
+    with open("/dev/full", "wb") as full:
+        done = subprocess.run(
+            [terminals.SCRIPT, "ls", "/"],
+            stdout=full,
+            stderr=subprocess.PIPE,
+            env=terminals.environment(EXEC_SERVER_URL=f"stdio:{SERVER}", PYTHONUNBUFFERED=""),
+            timeout=PATIENCE,
+            check=False,
+        )
+    assert done.returncode == 1
+    assert done.stderr == b"exec-server: standard output: No space left on device\n"
+
+
+def test_names_that_the_locale_lacks(tmp_path: Path) -> None:
+    (tmp_path / "日本").write_bytes(b"")
+    (tmp_path / "u").write_bytes(b"")
+    done = terminals.run("ls", str(tmp_path), PYTHONIOENCODING="latin-1")
+    assert (done.returncode, done.stdout) == (0, b"u\n\\u65e5\\u672c\n")
 
 
 def test_without_a_server() -> None:

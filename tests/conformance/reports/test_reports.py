@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import json
 import re
+import time
 import xml.etree.ElementTree as ET
 from typing import TYPE_CHECKING, Any
 
@@ -166,6 +167,86 @@ def test_a_secret_that_was_seen_is_one_wherever_it_comes_again() -> None:
     sent = {"headers": [{"value": f"Bearer {SECRET}", "name": "Authorization"}]}
     assert SECRET not in json.dumps(redactor.value(sent))
     assert redactor.text(f"echo: {SECRET}") == f"echo: {REDACTED}"
+
+
+HIDDEN_PLACES: list[dict[str, Any]] = [
+    {"headers": [{"name": "X-Auth-Token", "value": SECRET}]},
+    {"headers": [{"name": "Private-Token", "value": SECRET}]},
+    {"headers": [{"name": "x-amz-security-token", "value": SECRET}]},
+    {"headers": [{"value": f"session={SECRET}; path=/", "name": "cookie"}]},
+    {"headers": {"X-Session": SECRET}},
+    {"accessToken": SECRET},
+    {"url": f"https://example.com/?access_token={SECRET}&page=1"},
+    {"url": f"https://example.com/a?page=1&X-Amz-Signature={SECRET}"},
+    {"url": f"https://example.com/#id_token={SECRET}"},
+    {"url": f"http://me@corp:{SECRET}@proxy:3128"},
+    {"argv": ["curl", "-H", f"Authorization: Bearer {SECRET}", "http://localhost"]},
+    {"argv": ["curl", "-HCookie: a=1; b=" + SECRET]},
+    {"argv": ["curl", "-u", f"me:{SECRET}", "http://localhost"]},
+    {"argv": ["curl", "--proxy", f"me:{SECRET}@proxy:3128", "http://localhost"]},
+    {"argv": ["tool", "--api-key", SECRET]},
+    {"argv": ["tool", f"--password={SECRET}"]},
+    {"argv": ["env", f"DB_PASSWORD={SECRET}", "tool"]},
+    {"argv": ["sh", "-c", f"export API_TOKEN='{SECRET}'; tool --token {SECRET}"]},
+    {"chunk": base64.b64encode(f"export API_TOKEN={SECRET}\n".encode()).decode()},
+    {"bodyBase64": base64.b64encode(f"client_secret={SECRET}&a=1".encode()).decode()},
+    {"bodyBase64": base64.b64encode(json.dumps({"password": SECRET}).encode()).decode()},
+    {"message": f"it sent Bearer {SECRET}"},
+]
+
+
+@pytest.mark.parametrize("place", HIDDEN_PLACES, ids=json.dumps)
+def test_secrets_are_known_by_their_places(place: dict[str, Any]) -> None:
+    """They are taken out there, and wherever they come again."""
+    redactor = Redactor({})
+    for shown in (redactor.value({"params": place}), redactor.value({"text": f"it is {SECRET}"})):
+        assert SECRET not in json.dumps(shown)
+        for member in ("chunk", "bodyBase64"):
+            if member in shown.get("params", {}):
+                assert SECRET.encode() not in base64.b64decode(shown["params"][member])
+    assert REDACTED in redactor.text(SECRET)
+
+
+@pytest.mark.parametrize(
+    "message",
+    [
+        {"sessionId": "0123456789", "processId": "author-key", "maxTokens": 5},
+        {"argv": ["sh", "-c", "echo author: me; cat keys/token.txt --max-tokens"]},
+        {"url": "http://localhost:8000/path?page=1&size=20"},
+        {"headers": [{"name": "content-type", "value": "application/json"}]},
+    ],
+    ids=json.dumps,
+)
+def test_what_only_looks_like_a_secret_stays(message: dict[str, Any]) -> None:
+    assert Redactor({}).value({"params": message}) == {"params": message}
+
+
+def test_credentials_of_proxies_and_of_basic_authentication_are_learnt() -> None:
+    redactor = Redactor({"HTTPS_PROXY": f"http://me:{SECRET}@proxy:3128"})
+    assert SECRET not in redactor.text(f"the proxy refused {SECRET}")
+    other = "an0ther-s3cret"
+    basic = base64.b64encode(f"me:{other}".encode()).decode()
+    redactor.headers({"Proxy-Authorization": f"Basic {basic}"})
+    assert redactor.text(f"{basic} {other}") == f"{REDACTED} {REDACTED}"
+
+
+def test_a_secret_that_begins_with_another_is_taken_out_whole() -> None:
+    redactor = Redactor({"A_TOKEN": "abcdefgh", "B_TOKEN": "abcdefghijkl"})
+    assert redactor.text("abcdefghijkl") == REDACTED
+
+
+@pytest.mark.parametrize("part", ["token", "://", "?a", "-u:a@", "a", "token=", "a:"])
+def test_redaction_takes_time_by_the_length(part: str) -> None:
+    """Twice the text takes about twice the time, far from four times and more."""
+    text = part * (40_000 // len(part))
+
+    def seconds(message: str) -> float:
+        begin = time.perf_counter()
+        Redactor({}).value({"argv": [message], "url": message})
+        return time.perf_counter() - begin
+
+    half = min(seconds(text[: len(text) // 2]) for _ in range(3))
+    assert min(seconds(text) for _ in range(3)) < 3.5 * half + 0.05
 
 
 @pytest.mark.parametrize(

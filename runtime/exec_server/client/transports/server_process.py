@@ -59,7 +59,7 @@ class ServerProcess:
             )
         except (OSError, ValueError) as error:
             reason = error.strerror if isinstance(error, OSError) else str(error)
-            raise ConnectFailed(f"cannot start {shown_command(argv)!r}: {reason}") from error
+            raise ConnectFailed(f"cannot start {shown_command(argv)!r}: {reason}") from None
         pipes = self._process.stdin, self._process.stdout, self._process.stderr
         assert all(pipe is not None for pipe in pipes)
         self.stdin_fd, self.stdout_fd, self._stderr_fd = (
