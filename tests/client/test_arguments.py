@@ -11,8 +11,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from fake import GREETINGS, Peer, fake_server
-from targets import PROGRAM
 
 from exec_server.client import (
     ClientError,
@@ -25,13 +23,14 @@ from exec_server.client import (
     connect_stdio,
     connect_websocket,
 )
+from tests.support.fake_channel import GREETINGS, Peer, fake_server
+from tests.support.targets import PROGRAM
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from targets import Target
-
     from exec_server.client import Client
+    from tests.support.targets import Target
 
 SECRET = "s3cr3t-0123456789"
 
