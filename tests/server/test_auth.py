@@ -940,6 +940,14 @@ class TestPending:
                 for connection in waiting:
                     connection.close()
 
+    def test_each_has_a_moment(self) -> None:
+        """Before it is dropped for another, so that a flood keeps no client out."""
+        with peer.listening("--max-pending-connections", "1") as server:
+            begin = time.monotonic()
+            with connected(server) as first, connected(server):
+                assert first.recv(1) == b""
+                assert time.monotonic() - begin >= 0.1
+
     @pytest.mark.parametrize(
         ("option", "value"),
         [

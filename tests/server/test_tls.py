@@ -233,6 +233,28 @@ def test_the_time_is_limited_however_much_is_sent(files: Files) -> None:
         assert time.monotonic() - begin < 5
 
 
+@pytest.mark.parametrize("version", [ssl.TLSVersion.TLSv1_2, ssl.TLSVersion.TLSv1_3])
+def test_a_request_that_comes_with_the_end_of_the_handshake(
+    secured: Secured, files: Files, version: ssl.TLSVersion
+) -> None:
+    """In one piece, as it does when the server is busy meanwhile, is answered."""
+    trust = ssl.create_default_context()
+    files.authority.configure_trust(trust)
+    trust.minimum_version = trust.maximum_version = version
+    incoming, outgoing = ssl.MemoryBIO(), ssl.MemoryBIO()
+    encrypted = trust.wrap_bio(incoming, outgoing, server_hostname="127.0.0.1")
+    with socket.create_connection(secured.address, timeout=peer.PATIENCE) as plain:
+        while not advances(encrypted.do_handshake):
+            plain.sendall(outgoing.read())
+            incoming.write(plain.recv(65536))
+        encrypted.write(b"GET /readyz HTTP/1.1\r\n\r\n")
+        plain.sendall(outgoing.read())
+        found: list[bytes] = []
+        while not advances(lambda: found.append(encrypted.read())):
+            incoming.write(plain.recv(65536))
+    assert found[0].startswith(b"HTTP/1.1 200 OK")
+
+
 def advances(step: Callable[[], object]) -> bool:
     """Take a step of TLS; False if the other side has to be heard first."""
     try:

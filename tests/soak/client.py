@@ -141,11 +141,10 @@ def start_params(name: str, *argv: str, **options: Any) -> dict[str, Any]:
 
 
 @contextlib.asynccontextmanager
-async def connected(url: str, tally: Tally) -> AsyncIterator[Client]:
+async def connected(url: str, tally: Tally, **options: Any) -> AsyncIterator[Client]:
     """A client whose handshake is done."""
-    async with connect(
-        url, compression=None, max_size=None, ping_interval=None, open_timeout=PATIENCE
-    ) as websocket:
+    options |= {"compression": None, "max_size": None, "ping_interval": None}
+    async with connect(url, open_timeout=PATIENCE, **options) as websocket:
         tally.connections += 1
         client = Client(websocket, tally)
         await client.call("initialize", {"clientName": "soak"})
@@ -220,9 +219,8 @@ def running(
         command,
         stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,
-        stderr=subprocess.DEVNULL,
         start_new_session=True,
-        **options,
+        **{"stderr": subprocess.DEVNULL, **options},
     ) as process:
         try:
             yield Server(process)

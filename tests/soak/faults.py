@@ -1,5 +1,5 @@
 """What the system does to a server: it has no space, descriptors, processes or terminals left, or
-its clock jumps.
+its clock jumps, or strangers take what it has.
 
 Each fault has a server of its own. It must refuse what it cannot do with a reason, go on, and
 recover.
@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING
 
 from tests.soak import load
 from tests.soak.client import Client, Refused, Server, Tally, connected, running
+from tests.soak.strangers import tls_strangers
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -178,7 +179,7 @@ class _Starts:
             await self._client.closed(name)
 
 
-FAULTS = (no_space, no_descriptors, no_processes, no_terminals, clock_jumps)
+FAULTS = (no_space, no_descriptors, no_processes, no_terminals, clock_jumps, tls_strangers)
 
 
 async def all_faults(tally: Tally, folder: Path) -> list[str]:

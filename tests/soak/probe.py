@@ -11,6 +11,7 @@ import contextlib
 import json
 import select
 import socket
+import ssl
 import sys
 import time
 from typing import TYPE_CHECKING, Final
@@ -51,9 +52,13 @@ async def probing(server: Server, tally: Tally) -> AsyncIterator[list[float]]:
 
 
 def _probe(url: str) -> list[float]:
-    host, port = url.removeprefix("ws://").split(":")
+    scheme, _, address = url.partition("://")
+    host, port = address.split(":")
     latencies = []
-    with socket.create_connection((host, int(port)), timeout=60) as sock:
+    with contextlib.ExitStack() as exits:
+        sock = exits.enter_context(socket.create_connection((host, int(port)), timeout=60))
+        if scheme == "wss":
+            sock = exits.enter_context(ssl._create_unverified_context().wrap_socket(sock))
         sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         for message in HANDSHAKE:
             sock.sendall(message)

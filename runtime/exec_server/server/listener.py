@@ -31,8 +31,11 @@ ACCEPT_RETRY_SECONDS: Final = 0.1
 """Pause before accepting again when there are no descriptors left."""
 
 MAX_PENDING: Final = 256
-"""Connections that have not been let in yet; of more, the oldest is dropped. A client needs some
-milliseconds, so it is never the oldest unless somebody floods the server."""
+"""Connections whose handshake is not complete; beyond it the oldest is dropped."""
+
+MIN_PENDING_SECONDS: Final = 0.1
+"""Time that each has before it is dropped for another: a client needs some milliseconds, and
+a flood leaves it no less. Meanwhile connections wait in the kernel."""
 
 MAX_PATH_BYTES: Final = 107
 """Longest path of a socket: unix(7) leaves 108 bytes for it and a NUL."""
@@ -130,8 +133,8 @@ class WebSocketServer:
         self._tls = None if tls is None else _tls_listener(self._loop, tls)
         self._transports: set[WebSocketTransport] = set()
         self._let_in: set[WebSocketTransport] = set()
-        # Those that have not been let in yet, oldest first.
-        self._pending: dict[WebSocketTransport, None] = {}
+        # Those whose handshake is not complete, oldest first, and when they were accepted.
+        self._pending: dict[WebSocketTransport, float] = {}
         self._is_out_of_resources = False
         self._none_left = asyncio.Event()
         self._none_left.set()
@@ -160,6 +163,14 @@ class WebSocketServer:
             self._loop.remove_reader(self._socket.fileno())
             self._tls.handshakes.when_drained(self._start_accepting)
             return
+        if len(self._pending) >= self._max_pending:
+            oldest, accepted_at = next(iter(self._pending.items()))
+            left = accepted_at + MIN_PENDING_SECONDS - self._loop.time()
+            if left > 0:
+                self._loop.remove_reader(self._socket.fileno())
+                self._loop.call_later(left, self._start_accepting)
+                return
+            oldest.abort()
         try:
             connection, _ = self._socket.accept()
         except OSError as error:
@@ -172,8 +183,6 @@ class WebSocketServer:
             return
         self._is_out_of_resources = False
         connection.setblocking(False)
-        if len(self._pending) >= self._max_pending:
-            next(iter(self._pending)).abort()
         self._serve(connection)
 
     def _serve(self, connection: socket.socket) -> None:
@@ -189,7 +198,7 @@ class WebSocketServer:
             open_stream=open_stream if self._tls is None else self._tls.open_stream,
         )
         self._transports.add(transport)
-        self._pending[transport] = None
+        self._pending[transport] = self._loop.time()
 
     def _overload(self) -> handshake.HttpRejection | None:
         allowed = self._server.settings.max_connections
