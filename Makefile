@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 SERVER ?= $(BIN)/codex-exec-server
 
-.PHONY: help setup generate check breaking record lint format types test test-unit test-mutants test-peers conformance conformance-pinned peers conformance-peers matrix mutants screenshots screens bench bench-client bench-library soak fuzz lock wheel test-wheels clean
+.PHONY: help setup generate check breaking record lint format types test test-unit test-mutants test-peers conformance conformance-pinned peers conformance-peers matrix mutants screenshots screens bench bench-client bench-library soak fuzz lock docs wheel test-wheels clean
 
 help: ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 20
@@ -126,6 +126,9 @@ lock: $(STAMP) ## write requirements/dev.txt anew from the pyproject.toml files
 	$(BIN)/uv pip compile --quiet --universal --generate-hashes --no-header --no-emit-index-url \
 	  --no-emit-package exec-server-protocol --python-version 3.11 --group dev \
 	  $(DISTRIBUTIONS:=/pyproject.toml) --output-file requirements/dev.txt
+
+docs: $(STAMP) ## build the documentation site into dist/docs; broken links are errors
+	$(BIN)/sphinx-build --quiet --fresh-env --fail-on-warning --keep-going --builder html docs dist/docs
 
 wheel: $(STAMP) ## build the wheels of the four distributions into dist/
 	$(BIN)/pip wheel --quiet --no-deps --no-build-isolation --wheel-dir dist $(DISTRIBUTIONS:%=./%)
