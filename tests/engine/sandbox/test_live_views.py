@@ -40,7 +40,9 @@ def root(tmp_path: Path) -> Path:
 async def test_a_place_is_protected_until_the_last_program_ends(root: Path) -> None:
     rules = writable(root), denied(root / "secret"), readable(root / "sub/deep")
     async with SandboxBench(*rules) as bench:
-        programs = [bench.confined("sleep 100") for _ in range(2)]
+        programs = [bench.confined("echo ready; sleep 100") for _ in range(2)]
+        for program in programs:
+            await bench.has_output(program, b"ready")
         os.unlink(root / "secret")
         for program in programs:
             with pytest.raises(InvalidRequest, match="is denied"):
