@@ -223,9 +223,7 @@ class TestHeld:
             text = character + "A" * (HELD_BYTES - 1000)
             params = f'{{"path":"/dev/null","dataBase64":"{text}"}}'
             client.send_text(f'{{"id":7,"method":"fs/writeFile","params":{params}}}')
-            assert client.answer(-1)["error"]["message"].endswith(
-                f"a message with characters beyond ASCII may take at most {HELD_BYTES // 4} bytes"
-            )
+            assert "base64" in client.answer(7)["error"]["message"]
 
 
 def size_of(chunk: dict[str, Any]) -> int:

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from tests.soak import load
+from tests.soak.attack import ATTACK_SECONDS, Suffered, attack
 from tests.soak.client import Server, Tally, running
 from tests.soak.faults import all_faults
 from tests.soak.probe import probing
@@ -196,16 +197,33 @@ def report(found: Measured, tally: Tally, tried: Sequence[str], seconds: float) 
         print(f"WRONG: {fault}")
 
 
-async def _run(seconds: float, seed: int) -> int:
+def report_attack(suffered: Suffered) -> None:
+    """Print what one client that attacks has done to another."""
+    slowest = max(suffered.by_attack, key=lambda name: suffered.by_attack[name])
+    for name, value in (
+        ("memory under attack, at its peak", f"{suffered.peak_bytes / 2**20:.1f} MiB"),
+        ("small request, under attack", f"p99 {suffered.disturbed * 1000:.2f} ms"),
+        ("... of a server at rest beside it", f"p99 {suffered.undisturbed * 1000:.2f} ms"),
+        (
+            "... under the worst attack",
+            f"p99 {suffered.by_attack[slowest] * 1000:.2f} ms ({slowest})",
+        ),
+    ):
+        print(f"{name:32} {value}")
+
+
+async def _run(seconds: float, attack_seconds: float, seed: int) -> int:
     tally = Tally()
     begin = time.monotonic()
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         folder.chmod(0o777)
         tried = await all_faults(tally, folder)
+        suffered = await attack(attack_seconds, seed, folder, tally)
         with running("--detached-seconds", "1", "--retention-seconds", "1") as server:
             left = max(1.0, seconds - (time.monotonic() - begin))
             found = await soak(server, left, seed, folder, tally)
+    report_attack(suffered)
     report(found, tally, tried, time.monotonic() - begin)
     is_well = not (tally.faults or tally.lost or found.leaked_processes or found.leaked_descriptors)
     return 0 if is_well else 1
@@ -216,8 +234,14 @@ def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m tests.soak", description=__doc__)
     parser.add_argument("--seconds", type=float, default=60, help="how long (default: %(default)s)")
     parser.add_argument("--seed", type=int, default=20_261_121, help="of what is left to chance")
+    parser.add_argument(
+        "--attack-seconds",
+        type=float,
+        default=ATTACK_SECONDS,
+        help="how long of it one client attacks (default: %(default)s)",
+    )
     options = parser.parse_args()
-    return asyncio.run(_run(options.seconds, options.seed))
+    return asyncio.run(_run(options.seconds, options.attack_seconds, options.seed))
 
 
 if __name__ == "__main__":

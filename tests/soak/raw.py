@@ -66,6 +66,10 @@ class RawClient:
         message = {"id": 1, "method": method, "params": params}
         await self._loop.sock_sendall(self.socket, frame(json.dumps(message).encode()))
 
+    async def send(self, data: bytes) -> None:
+        """Send bytes as they are."""
+        await self._loop.sock_sendall(self.socket, data)
+
     async def read(self, size: int) -> bytes:
         """What has come, b"" at the end."""
         return await self._loop.sock_recv(self.socket, size)

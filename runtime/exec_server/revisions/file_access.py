@@ -2,17 +2,34 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, TypeVar
+import asyncio
+from typing import TYPE_CHECKING, Final, TypeVar
 
 from exec_server.engine.cancellation import run_in_thread
 from exec_server.engine.files.operations import PendingWrite
 
 if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
     from exec_server.engine.files.requests import Operation
     from exec_server.engine.sandbox.policy import SandboxPolicy
     from exec_server.engine.sandbox.sandboxed_files import ConfinedFiles
 
+E = TypeVar("E")
 R = TypeVar("R")
+
+
+_SLICE: Final = 2000
+"""Entries of a listing made in one turn of the event loop: about a millisecond's work."""
+
+
+async def in_turns(convert: Callable[[Sequence[E]], list[R]], found: Sequence[E]) -> list[R]:
+    """Convert a listing of any length, slice by slice, with turns for others in between."""
+    converted = convert(found[:_SLICE])
+    for start in range(_SLICE, len(found), _SLICE):
+        await asyncio.sleep(0)
+        converted += convert(found[start : start + _SLICE])
+    return converted
 
 
 class FileAccess:

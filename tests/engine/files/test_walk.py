@@ -318,3 +318,20 @@ class TestErrors:
             ]
             with pytest.raises(PermissionError):
                 go(root / "closed" / "d")
+
+
+def test_more_names_than_one_listing_holds(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What fits is listed, in whichever directory it stops."""
+    (tmp_path / "sub").mkdir()
+    for number in range(40):
+        (tmp_path / f"{number:02}").touch()
+        (tmp_path / "sub" / f"{number:02}").touch()
+    size = 60 * (64 + len(str(tmp_path)) + 10)
+    monkeypatch.setattr("exec_server.engine.files.walk.LISTING_BYTES", size)
+    outcome = go(tmp_path)
+    assert outcome.truncated
+    assert 41 < len(outcome.entries) < 81
+    monkeypatch.setattr("exec_server.engine.files.walk.LISTING_BYTES", 70 * 10)
+    outcome = go(tmp_path)
+    assert outcome.truncated
+    assert len(outcome.entries) < 41

@@ -23,6 +23,10 @@ if TYPE_CHECKING:
 _PLAIN: Final = ((), ("--listen", "stdio"), ("--listen", "stdio://"))
 """The command lines that clients start servers of their own with: they ask for nothing special."""
 
+_SWITCH_SECONDS: Final = 0.0005
+"""How long a thread that copies or lists files may keep the interpreter from the event loop;
+Python's 5 ms add up for a request that has to wait several times."""
+
 _ROOT_WARNING: Final = (
     "codex-exec-server: warning: running as root, so clients and their programs are root on this "
     "machine; run the server as a user of its own"
@@ -110,6 +114,7 @@ async def _serve(order: Order, watchdog: Watchdog, stop: Stop) -> int:
     settings = msgspec.structs.replace(default_settings(order.protocol), **order.settings)
     server = Server(revisions_of(order.protocol), watchdog=watchdog, settings=settings, stop=stop)
     gc.freeze()
+    sys.setswitchinterval(_SWITCH_SECONDS)
     gc.enable()
     if order.access is None:
         await _serve_stdio(server)

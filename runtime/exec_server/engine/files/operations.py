@@ -63,6 +63,14 @@ __all__ = [
 _LINK_MESSAGE: Final = "path contains a symbolic link"
 
 
+LISTING_BYTES: Final = 32 * 1024 * 1024
+"""Bytes of names, with ENTRY_BYTES more for each, that one listing may have: some 400,000 entries
+with names of usual length. The answer takes several times as much memory for a moment."""
+
+ENTRY_BYTES: Final = 64
+"""Memory of an entry besides its name."""
+
+
 class Metadata(msgspec.Struct, frozen=True):
     """What is known of a path; kinds, size and times are those of a link's target."""
 
@@ -258,11 +266,21 @@ def _to_metadata(
 
 
 def read_directory(path: str) -> list[DirectoryEntry]:
-    """List a directory in the file system's order, links that lead nowhere left out."""
+    """List a directory in the file system's order, links that lead nowhere left out.
+
+    Raises InvalidRequest if the listing takes more memory than LISTING_BYTES.
+    """
     found: list[DirectoryEntry] = []
     add = found.append
+    left = LISTING_BYTES
     with os.scandir(to_native(path)) as entries:
         for entry in entries:
+            left -= ENTRY_BYTES + len(entry.name)
+            if left < 0:
+                raise InvalidRequest(
+                    f"the directory has too many entries to be listed: the limit is {LISTING_BYTES}"
+                    f" bytes of names, with {ENTRY_BYTES} more for each"
+                )
             if entry.is_symlink():
                 try:
                     mode = entry.stat().st_mode

@@ -14,6 +14,7 @@ import msgspec
 
 from exec_server.engine import path_uri
 from exec_server.engine.cancellation import check_cancelled
+from exec_server.engine.files.operations import ENTRY_BYTES, LISTING_BYTES
 from exec_server.engine.files.real_path import real_path
 from exec_server.engine.paths import from_native, to_native
 from exec_server.errors import InvalidRequest
@@ -67,7 +68,7 @@ class WalkOutcome(msgspec.Struct, frozen=True):
     entries: list[WalkEntry]
     errors: list[WalkError]
     truncated: bool
-    """Whether ``max_directories`` or ``max_entries`` left something out."""
+    """Whether ``max_directories``, ``max_entries`` or LISTING_BYTES left something out."""
 
 
 def walk(path: str, options: WalkOptions) -> WalkOutcome:
@@ -119,6 +120,7 @@ class _Walk:
         self._entries: list[WalkEntry] = []
         self._errors: list[WalkError] = []
         self._truncated = False
+        self._bytes_left = LISTING_BYTES
 
     def run(self, path: str) -> WalkOutcome:
         native = to_native(path)
@@ -144,15 +146,18 @@ class _Walk:
         check_cancelled()
         path = from_native(directory.path)
         try:
-            found = _read_directory(directory.path, self._options.follow_directory_symlinks)
+            found, is_whole = _read_directory(
+                directory.path, self._options.follow_directory_symlinks
+            )
         except OSError as error:
             self._errors.append(WalkError(path_uri.format(path), error.errno or 0))
             return True
-        is_whole = len(found) <= self._names_left
-        if not is_whole:
-            self._truncated = True
-            del found[self._names_left :]
-        self._names_left -= len(found)
+        fitting = self._count_fitting(path, found)
+        if fitting < len(found):
+            is_whole = False
+            del found[fitting:]
+        self._truncated |= not is_whole
+        self._names_left -= fitting
         goes_deeper = directory.depth < self._options.max_depth
         uris = path_uri.format_entries(path, [name for name, _, _ in found])
         add = self._entries.append
@@ -167,6 +172,16 @@ class _Walk:
                 self._errors.append(WalkError(uri, kind))
         return is_whole
 
+    def _count_fitting(self, path: str, found: list[_Found]) -> int:
+        """Return how many names may be looked at, and count the memory of their entries."""
+        fixed = ENTRY_BYTES + len(path)
+        most = min(len(found), self._names_left)
+        for count in range(most):
+            self._bytes_left -= fixed + len(found[count][0])
+            if self._bytes_left < 0:
+                return count
+        return most
+
 
 def _child(parent: _Directory, name: bytes, is_link: bool) -> _Directory:
     path = os.path.join(parent.path, name)
@@ -177,12 +192,20 @@ def _child(parent: _Directory, name: bytes, is_link: bool) -> _Directory:
     return _Directory(path, without_links, parent.depth + 1)
 
 
-def _read_directory(path: bytes, follow: bool) -> list[_Found]:
-    """Read a directory, sorted by name, without links that lead nowhere. Raises OSError."""
+def _read_directory(path: bytes, follow: bool) -> tuple[list[_Found], bool]:
+    """Read a directory, sorted by name, without links that lead nowhere. Raises OSError.
+
+    False with it if there were more names than LISTING_BYTES allow; those that came first are
+    returned then.
+    """
     found: list[_Found] = []
+    left = LISTING_BYTES
     add = found.append
     with os.scandir(path) as entries:
         for entry in entries:
+            left -= ENTRY_BYTES + len(entry.name)
+            if left < 0:
+                break
             if entry.is_file(follow_symlinks=False):
                 add((entry.name, "file", False))
             elif entry.is_dir(follow_symlinks=False):
@@ -198,12 +221,12 @@ def _read_directory(path: bytes, follow: bool) -> list[_Found]:
         os.stat(path + b"/.")
     except OSError as error:
         # Whoever may not search a directory learns names from it, but nothing about them.
-        return [(name, error.errno, False) for name, _, _ in found]
+        return [(name, error.errno, False) for name, _, _ in found], left >= 0
     try:
         b"/".join([name for name, _, _ in found]).decode()
     except UnicodeDecodeError:
-        return sorted(map(_as_text, found), key=itemgetter(0))
-    return found
+        return sorted(map(_as_text, found), key=itemgetter(0)), left >= 0
+    return found, left >= 0
 
 
 def _as_text(entry: _Found) -> _Found:

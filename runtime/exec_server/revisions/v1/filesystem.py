@@ -8,7 +8,7 @@ from exec_server.engine.files import operations as files
 from exec_server.engine.files import requests
 from exec_server.engine.files.source import source_of
 from exec_server.engine.paths import from_native, to_native
-from exec_server.revisions.file_access import FileAccess
+from exec_server.revisions.file_access import FileAccess, in_turns
 from exec_server.revisions.file_content import decode_content, read_content
 from exec_server_protocol.v1.filesystem import (
     DirectoryEntry,
@@ -35,8 +35,9 @@ from exec_server_protocol.v1.filesystem import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
 
+    from exec_server.engine.files.operations import DirectoryEntry as FoundEntry
     from exec_server.engine.files.requests import Operation
     from exec_server.server.connection import Connection
 
@@ -94,16 +95,8 @@ class FilesystemV1:
     async def read_directory(self, params: FsReadDirectoryParams) -> FsReadDirectoryResult:
         """The entries of a directory."""
         listing = requests.ReadDirectory(to_native(params.path))
-        return FsReadDirectoryResult(
-            entries=[
-                DirectoryEntry(
-                    file_name=entry.file_name,
-                    is_directory=entry.is_directory,
-                    is_file=entry.is_file,
-                )
-                for entry in await self._run(listing, params.sandbox)
-            ]
-        )
+        found = await self._run(listing, params.sandbox)
+        return FsReadDirectoryResult(entries=await in_turns(_entries, found))
 
     async def remove(self, params: FsRemoveParams) -> FsRemoveResult:
         """Remove a file, a link or a tree."""
@@ -143,3 +136,14 @@ class FilesystemV1:
     async def aclose(self) -> None:
         """Release what it holds."""
         await self._access.aclose()
+
+
+def _entries(found: Sequence[FoundEntry]) -> list[DirectoryEntry]:
+    return [
+        DirectoryEntry(
+            file_name=entry.file_name,
+            is_directory=entry.is_directory,
+            is_file=entry.is_file,
+        )
+        for entry in found
+    ]

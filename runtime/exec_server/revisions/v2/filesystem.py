@@ -12,7 +12,7 @@ from exec_server.engine.files.source import source_of
 from exec_server.engine.files.walk import WalkOptions
 from exec_server.engine.paths import from_native, to_native
 from exec_server.errors import InvalidRequest, system_text
-from exec_server.revisions.file_access import FileAccess
+from exec_server.revisions.file_access import FileAccess, in_turns
 from exec_server.revisions.file_content import decode_content, read_content
 from exec_server.revisions.v2 import sandbox as sandboxes
 from exec_server_protocol.v2.filesystem import (
@@ -51,7 +51,10 @@ from exec_server_protocol.v2.filesystem import (
 )
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from exec_server.engine.files.missing_watch import MissingWatch
+    from exec_server.engine.files.operations import DirectoryEntry as FoundEntry
     from exec_server.engine.files.requests import Operation
     from exec_server.server.connection import Connection
     from exec_server_protocol.v2.sandbox import Sandbox
@@ -117,16 +120,8 @@ class FilesystemV2:
     async def read_directory(self, params: FsReadDirectoryParams) -> FsReadDirectoryResult:
         """The entries of a directory."""
         listing = requests.ReadDirectory(_native(params.path))
-        return FsReadDirectoryResult(
-            entries=[
-                DirectoryEntry(
-                    file_name=entry.file_name,
-                    is_directory=entry.is_directory,
-                    is_file=entry.is_file,
-                )
-                for entry in await self._run(listing, params.sandbox)
-            ]
-        )
+        found = await self._run(listing, params.sandbox)
+        return FsReadDirectoryResult(entries=await in_turns(_entries, found))
 
     async def remove(self, params: FsRemoveParams) -> FsRemoveResult:
         """Remove a file, a link or a tree."""
@@ -231,3 +226,14 @@ class FilesystemV2:
 
 def _native(uri: str) -> bytes:
     return to_native(path_uri.parse(uri))
+
+
+def _entries(found: Sequence[FoundEntry]) -> list[DirectoryEntry]:
+    return [
+        DirectoryEntry(
+            file_name=entry.file_name,
+            is_directory=entry.is_directory,
+            is_file=entry.is_file,
+        )
+        for entry in found
+    ]
