@@ -149,7 +149,7 @@ class TestHeld:
         with bounded() as server:
             client = server.client()
             client.initialize()
-            argv = ["sleep", "1000", *"abcdefgh" * 5000]
+            argv = ["sleep", "1000", *"abcdefgh" * 1900]
             params = [
                 peer.start_params(f"{number}", "sh", "-c", "sleep 1000", *argv)
                 for number in range(30)

@@ -127,8 +127,8 @@ async def queue_small_values(attacker: Attacker) -> None:
             "recursive": True,
         },
     )
-    for number in range(40):
-        await attacker.send("process/start", start_params(f"{number}", "true", *"a" * 200_000))
+    for number in range(400):
+        await attacker.send("process/start", start_params(f"{number}", "true", *"a" * 15_000))
 
 
 async def poll_together(attacker: Attacker) -> None:
