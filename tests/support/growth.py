@@ -19,7 +19,7 @@ _EXPONENT: Final = 1.5
 def assert_grows_linearly(work: Callable[[int], object], sizes: Sequence[int]) -> None:
     """Do some work for growing sizes; fail at the first that costs far more than in proportion.
 
-    Counts processor time of this thread, so that other work on the machine does not matter.
+    Counts processor time of this process, so that other work on the machine does not matter.
     """
     seconds = [_least_seconds(work, sizes[0])]
     for before, size in itertools.pairwise(sizes):
@@ -32,9 +32,9 @@ def _least_seconds(work: Callable[[int], object], size: int) -> float:
     """The least of three: what a garbage collection or a cold cache adds does not count."""
     least = float("inf")
     for _ in range(3):
-        begin = time.thread_time()
+        begin = time.process_time()
         work(size)
-        least = min(least, time.thread_time() - begin)
+        least = min(least, time.process_time() - begin)
         if least > 1:
             break
     return least

@@ -23,6 +23,7 @@ from exec_server.engine.discovery.capabilities import (
 from exec_server.engine.discovery.capability_roots import PluginFiles, TextFile
 from exec_server.engine.discovery.skill_metadata import SkillDependencies, SkillPolicy, SkillTool
 from exec_server.errors import OperationFailed
+from tests.support.growth import assert_grows_linearly
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -200,6 +201,28 @@ class TestSkills:
         found = machine.discover()
         assert [skill.name for skill in found.skills] == ["a"]
         assert found.warnings == [METADATA_WARNING]
+
+
+class TestManifests:
+    """What plugins say of themselves."""
+
+    def test_large_servers(self, machine: Machine) -> None:
+        """Are not handed over."""
+        for size, ids in ((65_000, ["p@m"]), (66_000, [])):
+            machine.write_plugin("m/p/1", {"mcpServers": {"a": "x" * size}})
+            assert [plugin for plugin, _ in machine.plugins()] == ids
+
+    @pytest.mark.parametrize("unit", ["[],", "1e300,", '"\\u00e9",', "{},", "[1,"])
+    @pytest.mark.parametrize("member", ["mcpServers", "apps", "other"])
+    def test_the_effort_grows_with_the_size(self, machine: Machine, member: str, unit: str) -> None:
+        """Whatever is in it."""
+
+        def discover(size: int) -> None:
+            values = unit * (size // len(unit))
+            machine.write_plugin("m/p/1", f'{{"{member}": {{"a": [{values}1]}}}}')
+            machine.discover()
+
+        assert_grows_linearly(discover, (15_000, 60_000, 240_000))
 
 
 class TestNames:

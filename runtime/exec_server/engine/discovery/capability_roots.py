@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import os
 import stat
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Final
 
 import msgspec
 
@@ -276,11 +276,25 @@ def _namespaces(
     return manifests
 
 
+NOTHING: Final = msgspec.Raw(b"null")
+"""A member that a manifest does not have."""
+
+
+def is_object(value: msgspec.Raw) -> bool:
+    """Return True if a member of a manifest is an object. It is not decoded: it may be large."""
+    return bytes(value).startswith(b"{")
+
+
+def text_of(value: msgspec.Raw) -> str | None:
+    """Return the text that a member of a manifest is; None if it is anything else."""
+    return msgspec.json.decode(value, type=str) if bytes(value).startswith(b'"') else None
+
+
 class _Declarations(msgspec.Struct):
     """What a manifest says of where things are."""
 
-    mcp_servers: Any = msgspec.field(name="mcpServers", default=None)
-    apps: Any = None
+    mcp_servers: msgspec.Raw = msgspec.field(name="mcpServers", default=NOTHING)
+    apps: msgspec.Raw = NOTHING
 
 
 def _plugin(reader: _Reader, root: str, manifest: TextFile) -> PluginFiles:
@@ -289,9 +303,10 @@ def _plugin(reader: _Reader, root: str, manifest: TextFile) -> PluginFiles:
         declared = msgspec.json.decode(manifest.contents, type=_Declarations)
     except (msgspec.DecodeError, RecursionError):
         declared = _Declarations()
-    mcp = _declared_path(reader, manifest, "mcpServers", declared.mcp_servers) or MCP_CONFIG
-    apps = _declared_path(reader, manifest, "apps", declared.apps) or APPS_CONFIG
-    inline = isinstance(declared.mcp_servers, dict)
+    servers = declared.mcp_servers
+    mcp = _declared_path(reader, manifest, "mcpServers", text_of(servers)) or MCP_CONFIG
+    apps = _declared_path(reader, manifest, "apps", text_of(declared.apps)) or APPS_CONFIG
+    inline = is_object(servers)
     return PluginFiles(
         manifest,
         None if inline else reader.read(path_uri.format(paths.normalize(f"{root}/{mcp}"))),
@@ -299,9 +314,9 @@ def _plugin(reader: _Reader, root: str, manifest: TextFile) -> PluginFiles:
     )
 
 
-def _declared_path(reader: _Reader, manifest: TextFile, name: str, value: Any) -> str | None:
+def _declared_path(reader: _Reader, manifest: TextFile, name: str, value: str | None) -> str | None:
     """The path below the plugin that its manifest gives; None if it gives none that can count."""
-    if not isinstance(value, str):
+    if value is None:
         return None
     relative = value.removeprefix("./")
     if relative == value:
