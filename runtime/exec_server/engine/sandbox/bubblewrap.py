@@ -12,12 +12,13 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import marshal
 import os
 import select
 import signal
 import stat
 import sysconfig
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from exec_server.engine.memory_file import memory_file
 from exec_server.engine.processes import pty
@@ -49,6 +50,11 @@ PROGRAM: Final = "bwrap"
 
 MAX_ARGUMENTS: Final = 8_000
 """bubblewrap takes 9,000."""
+
+_RUN_ENTRY: Final = (
+    f"import marshal; file = open({sandbox_entry.SPEC_FD}, 'rb'); exec(marshal.load(file)); "
+    "main(file)"
+)
 
 _FIRST_DESCRIPTOR: Final = 3
 """Of those that a child gets; see SpawnSpec."""
@@ -132,7 +138,7 @@ class Bubblewrap:
         ``needs`` are paths that a program needs besides the interpreter. Raises InvalidRequest if
         the policy cannot be kept.
         """
-        needs = (*_interpreter_paths(), _entry_path(), *needs)
+        needs = (*_interpreter_paths(), *needs)
         return plan_view(policy, needs, purpose=purpose)
 
     def confine(self, spec: SpawnSpec, view: View, *, allows_network: bool) -> SpawnSpec:
@@ -143,10 +149,10 @@ class Bubblewrap:
         """
         check_program(spec)
         description = _describe(spec)
-        argv = [*INTERPRETER, _entry_path()]
+        argv = [*INTERPRETER, "-c", _RUN_ENTRY]
         confinement = Confinement(view)
         try:
-            confinement.descriptors.append(memory_file("command", description))
+            confinement.descriptors.append(memory_file("command", _entry_code() + description))
             confinement.go_ahead, told = os.pipe()
             confinement.descriptors.append(told)
             argv = self.wrap(argv, view, confinement, allows_network=allows_network)
@@ -394,8 +400,11 @@ def _describe(spec: SpawnSpec) -> bytes:
     return b"\0".join(fields)
 
 
-def _entry_path() -> str:
-    return os.path.abspath(sandbox_entry.__file__)
+@functools.cache
+def _entry_code() -> bytes:
+    """Return ``entry``, compiled: every sandboxed start would have to wait for the compiler."""
+    loader: Any = sandbox_entry.__loader__
+    return marshal.dumps(loader.get_code(sandbox_entry.__name__))
 
 
 @functools.cache

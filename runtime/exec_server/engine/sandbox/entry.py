@@ -1,9 +1,9 @@
 """The first program inside a sandbox: undoes what the way in has changed, and becomes the command.
 
 On the way in every signal is blocked, so that bubblewrap, which waits outside in the same process
-group, does not end of a Ctrl-C meant for the command. Run as a script, with descriptors 3, where
-the command is described, 4, in which it says that signals now reach the command, 5, where the view
-is described, and 6, the /proc of outside.
+group, does not end of a Ctrl-C meant for the command. Its compiled code comes through descriptor 3,
+and behind it the description of the command. Descriptors 4, in which it says that signals now reach
+the command, 5, where the view is described, and 6, the /proc of outside, are open as well.
 
 Another program may have exchanged directories while bubblewrap mounted them, so the command gets
 nothing before ``check_view`` has found every mount where it belongs.
@@ -16,6 +16,7 @@ from __future__ import annotations
 # What the module signal is made of, without the enumerations that take longer to make than
 # everything else here.
 import _signal  # type: ignore[import-not-found]
+import io  # noqa: TC003  # loaded anyway, unlike typing
 import os
 
 SPEC_FD = 3
@@ -28,9 +29,9 @@ FAILURE_EXIT_CODE = 101
 """Of a command that cannot be run (v2, process/start with a sandbox)."""
 
 
-def main() -> None:
-    """Become the command, or say on standard error why not."""
-    with open(SPEC_FD, "rb") as file:
+def main(file: io.BufferedReader) -> None:
+    """Become the command that the rest of a file describes, or say on standard error why not."""
+    with file:
         cwd, program, count, *texts = file.read().split(b"\0")
     wrong = check_view(VIEW_FD, PROC_FD)
     if wrong is not None:
@@ -123,7 +124,3 @@ def _fail(what: bytes, error: OSError) -> None:
     text = f"{error.strerror} (os error {error.errno})"
     os.write(2, b"sandbox: " + what + b": " + text.encode() + b"\n")
     os._exit(FAILURE_EXIT_CODE)
-
-
-if __name__ == "__main__":
-    main()
