@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import pytest
 
 from exec_server.engine import path_uri
-from exec_server.engine.discovery import capabilities
+from exec_server.engine.discovery import capabilities, installed_plugins
 from exec_server.engine.discovery.capabilities import (
     LOCATIONS_WARNING,
     METADATA_WARNING,
@@ -201,6 +201,21 @@ class TestSkills:
         found = machine.discover()
         assert [skill.name for skill in found.skills] == ["a"]
         assert found.warnings == [METADATA_WARNING]
+
+
+class TestCache:
+    """Where plugins are installed."""
+
+    def test_too_many_entries(self, machine: Machine, monkeypatch: pytest.MonkeyPatch) -> None:
+        """Leave discovery incomplete, and say so."""
+        machine.write_plugin("m/p/1", {})
+        machine.write_plugin("m/q/1", {})
+        monkeypatch.setattr(installed_plugins, "MAX_CACHE_ENTRIES", 5)
+        assert [plugin for plugin, _ in machine.plugins()] == ["p@m", "q@m"]
+        monkeypatch.setattr(installed_plugins, "MAX_CACHE_ENTRIES", 4)
+        found = machine.discover()
+        assert [plugin.id for plugin in found.plugins] == ["p@m"]
+        assert found.warnings == [LOCATIONS_WARNING]
 
 
 class TestManifests:

@@ -7,6 +7,7 @@ on codex 0.169.
 
 from __future__ import annotations
 
+import errno
 import os
 import re
 from functools import cmp_to_key
@@ -26,6 +27,9 @@ LOCAL_VERSION: Final = "local"
 
 REMOTE_METADATA_FILE: Final = ".codex-remote-plugin-install.json"
 """Beside the versions: which plugin of a remote marketplace it is."""
+
+MAX_CACHE_ENTRIES: Final = 20_000
+"""Most directory entries of a cache that are looked at, as below a capability root."""
 
 _MAX_METADATA_BYTES: Final = 16 * 1024
 _MAX_REMOTE_ID_BYTES: Final = 1024
@@ -65,15 +69,16 @@ class _RemoteMetadata(msgspec.Struct):
 def installed_plugins(cache: str) -> Iterator[InstalledPlugin]:
     """Find the plugins in a cache directory, which need not exist, sorted by id.
 
-    Raises OSError if a directory cannot be listed.
+    Raises OSError if a directory cannot be listed, and E2BIG for more than MAX_CACHE_ENTRIES.
     """
+    listing = _Listing()
     packages = {
         f"{name}@{marketplace}": f"{cache}/{marketplace}/{name}"
-        for marketplace in _directories(cache, _MARKETPLACE)
-        for name in _directories(f"{cache}/{marketplace}", _NAME)
+        for marketplace in listing.directories(cache, _MARKETPLACE)
+        for name in listing.directories(f"{cache}/{marketplace}", _NAME)
     }
     for plugin_id, package in sorted(packages.items()):
-        versions = _directories(package, _VERSION, follow_links=False)
+        versions = listing.directories(package, _VERSION, follow_links=False)
         if not versions:
             continue
         version = _active(versions)
@@ -82,18 +87,29 @@ def installed_plugins(cache: str) -> Iterator[InstalledPlugin]:
         yield InstalledPlugin(plugin_id, version, root, remote_id, is_complete)
 
 
-def _directories(path: str, name: re.Pattern[str], *, follow_links: bool = True) -> list[str]:
-    """Names of a directory's subdirectories that have the form; none if it does not exist."""
-    try:
-        with os.scandir(paths.to_native(path)) as entries:
-            return [
-                text
-                for entry in entries
-                if name.fullmatch(text := paths.from_native(entry.name))
-                and entry.is_dir(follow_symlinks=follow_links)
-            ]
-    except (FileNotFoundError, NotADirectoryError):
-        return []
+class _Listing:
+    """Lists directories of a cache, as many as may be."""
+
+    def __init__(self) -> None:
+        self._entries_left = MAX_CACHE_ENTRIES
+
+    def directories(
+        self, path: str, name: re.Pattern[str], *, follow_links: bool = True
+    ) -> list[str]:
+        """Names of a directory's subdirectories that have the form; none if it does not exist."""
+        found: list[str] = []
+        try:
+            with os.scandir(paths.to_native(path)) as entries:
+                for entry in entries:
+                    if not self._entries_left:
+                        raise OSError(errno.E2BIG, os.strerror(errno.E2BIG))
+                    self._entries_left -= 1
+                    text = paths.from_native(entry.name)
+                    if name.fullmatch(text) and entry.is_dir(follow_symlinks=follow_links):
+                        found.append(text)
+        except (FileNotFoundError, NotADirectoryError):
+            pass
+        return found
 
 
 def _active(versions: Sequence[str]) -> str:
