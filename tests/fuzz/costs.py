@@ -137,7 +137,7 @@ def formats(folder: str) -> list[Format]:
         '"name"',
         '"mcpServers"',
         "1",
-        "1e9",
+        "1e300",
         "\\u0041",
         " ",
     )
