@@ -115,9 +115,11 @@ soak: $(STAMP) ## load and faults for SOAK_SECONDS; reports what was lost, leake
 	$(BIN)/python -m tests.soak --seconds $(SOAK_SECONDS)
 
 FUZZ ?= --messages 1000000
+STALLS ?= --seconds 3600
 
-fuzz: $(STAMP) ## random messages and bytes over both transports, and the cost of files and patterns (FUZZ="--seconds N --seed N")
+fuzz: $(STAMP) ## random messages and bytes, messages that grow, and the cost of files and patterns (FUZZ="--seconds N --seed N", STALLS too)
 	$(BIN)/python -m tests.fuzz $(FUZZ)
+	$(BIN)/python -m tests.fuzz.stalls $(STALLS)
 
 peers: $(STAMP) ## fetch the codex binaries that the suite is proven on
 	$(BIN)/python -m exec_server_conformance.codex_binaries fetch

@@ -318,6 +318,16 @@ def shortened(text: str) -> str:
     return text if len(text) <= _SHOWN_CHARACTERS else f"{text[:_SHOWN_CHARACTERS]}…"
 
 
+def without_middle(text: str) -> str:
+    """A text for the peer at its full length, unless it repeats something very long."""
+    if len(text) <= _ERROR_CHARACTERS:
+        return text
+    return f"{text[: _ERROR_CHARACTERS // 2]} … {text[-_ERROR_CHARACTERS // 2 :]}"
+
+
+_ERROR_CHARACTERS: Final = 16 * 1024
+"""More than an error about the longest path has, which is repeated whole."""
+
 _SHOWN_CHARACTERS: Final = 256
 """As long as an id may be, so that ids are shown whole."""
 

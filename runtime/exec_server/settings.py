@@ -50,9 +50,9 @@ class Settings(msgspec.Struct, frozen=True):
     """A WebSocket message or a line that a client sends; the real servers' value."""
     max_frame_bytes: int = 16 * MEBIBYTE
     """A WebSocket frame that a client sends; the real servers' value."""
-    max_json_bytes: int = 8 * MEBIBYTE
-    """JSON of a message besides the base64 data in its params; argv and env, the largest of it,
-    may take 6 MiB on Linux however large the stack may be."""
+    max_json_bytes: int = 4 * MEBIBYTE
+    """JSON of a message besides the base64 data in its params: it is decoded in one step. argv and
+    env, the largest of it, may take 2 MiB on Linux with the usual stack."""
     max_json_depth: int = 127
     """Nested arrays and objects of a message; the real servers refuse the next level."""
     max_json_values: int = 262_144

@@ -120,6 +120,16 @@ def test_members_that_are_too_large(
     assert client.call("process/terminate", params) == {"running": False}
 
 
+@pytest.mark.parametrize("path", ["/" + "a/../" * 20_000, "/" + "a/" * 2048 + "a"])
+def test_a_path_that_is_too_long(client: peer.Client, path: str) -> None:
+    """Before its dots are resolved: text of 65,536 bytes is none of a path at all."""
+    error = client.error("fs/getMetadata", {"path": path})
+    if len(path) > 65_536:
+        assert error["message"] == "Expected `str` of at most 65536 bytes - at `$.path`"
+    else:
+        assert error == {"code": -32603, "message": "File name too long (os error 36)"}
+
+
 def test_a_long_id_is_refused(client: peer.Client) -> None:
     """One of exactly the limit comes back."""
     client.request("process/terminate", {"processId": "a"}, identifier="é" * 128)

@@ -43,7 +43,7 @@ from exec_server.errors import (
     SessionAttached,
     system_text,
 )
-from exec_server.message_scan import shortened
+from exec_server.message_scan import shortened, without_middle
 from exec_server.serial_queue import Lane
 from exec_server.server.base64_fields import Base64Message, StreamedBytes
 from exec_server.server.long_input import LongInput, LongParams
@@ -726,6 +726,7 @@ class Connection:
 
     def _send_error(self, identifier: jsonrpc.RequestId, code: int, text: str) -> None:
         if not self._ended:
+            text = without_middle(text)
             self._channel.send_reply((jsonrpc.error_response(identifier, code, text),))
 
 
