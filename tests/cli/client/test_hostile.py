@@ -129,7 +129,6 @@ def test_a_copy_of_dots_stays_in_its_target(tmp_path: Path) -> None:
 
 LISTED = {"*": {"entries": [entry(f"file{ESCAPE}")]}}
 DIRECTORY = {"file:///srv": status(is_dir=True), "*": status(is_dir=False)}
-PROCESS = {"processId": f"p{ESCAPE}", "pid": 1, "argv": [f"x{ESCAPE}"], "tty": False}
 
 
 @pytest.mark.parametrize("arguments", [("ls", "/srv"), ("ls", "-l", "/srv"), ("info",)])
@@ -164,3 +163,16 @@ def test_a_long_error_is_cut() -> None:
     done = terminals.run("cat", "/srv/file", url=lying(fs_getMetadata={}, error="x" * 100_000))
     assert done.stderr.endswith(b"characters)\n")
     assert len(done.stderr) < 5000
+
+
+def test_ps_shows_names_with_nothing_to_obey() -> None:
+    """Whoever started the programs of a session chose their names and arguments."""
+    with terminals.listening("draft") as url:
+        detached = terminals.run(
+            "run", "-d", "--name", f"p{ESCAPE}", "sleep", "60", ESCAPE, url=url
+        )
+        session = detached.stdout.decode().split()[0]
+        assert detached.stdout.decode() == f"{session} p{SHOWN}\n"
+        shown = terminals.run("ps", "--session", session, url=url).stdout.decode()
+    assert f"p{SHOWN}" in shown
+    assert "\x1b" not in shown
