@@ -26,7 +26,8 @@ cgroup_of() {
 # watchdog stays outside. Not if the server is gone: its number may be used by others then. Not if the
 # directory is that of another cgroup, as in a container that has the host's mounted.
 cgroup=
-if [ "$PPID" = "$server" ]; then
+make_cgroup() {
+  grep -qx "PPid:[[:space:]]*$server" "/proc/$$/status" || return
   for mount in /sys/fs/cgroup /sys/fs/cgroup/unified; do
     if [ -e "$mount/cgroup.controllers" ]; then
       path=$(cgroup_of self)
@@ -42,7 +43,7 @@ if [ "$PPID" = "$server" ]; then
       break
     fi
   done
-fi
+}
 
 # Moves a process that was started before the server was in its cgroup; those that follow are in it.
 is_early=yes
@@ -63,6 +64,7 @@ take_along() {
 
 groups=' '
 is_armed=no
+is_first=yes
 while read -r line; do
   number=${line#[+-]}
   case $line in
@@ -70,6 +72,9 @@ while read -r line; do
       is_armed=yes
       ;;
     +*)
+      # Not before: the first start would have to share the processor with it.
+      [ $is_first = yes ] && make_cgroup
+      is_first=no
       [ -n "$cgroup" ] && [ $is_early = yes ] && take_along "$number"
       case $groups in
         *" $number "*) ;;
