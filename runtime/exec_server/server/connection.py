@@ -346,12 +346,15 @@ class Connection:
         """Take a message that arrives in parts. Messages behind it are read when it is done."""
         try:
             message, params = await long_input.read()
+            self._decoded_bytes = params.size
             self._take(params.outline, message, params)
         except MalformedMessage as error:
             self._refuse(str(error))
         except ProtocolViolation as error:
             self._end_for(error)
         finally:
+            self._message = b""
+            self._decoded_bytes = 0
             self._input = None
             self._hold_for_input(False)
 
@@ -370,14 +373,11 @@ class Connection:
 
     def _take(self, data: bytes, message: jsonrpc.Message, long: LongParams | None = None) -> None:
         self._message = data
-        self._decoded_bytes = 0 if long is None else long.size
-        try:
-            if message.id is msgspec.UNSET:
-                self._take_notification(message)
-            else:
-                self._take_request(message.id, message, long)
-        finally:
-            self._message = b""
+        if message.id is msgspec.UNSET:
+            self._take_notification(message)
+        else:
+            self._take_request(message.id, message, long)
+        self._message = b""
 
     def _end_for(self, error: ProtocolViolation) -> None:
         log.info("%s: %s", self._channel.peer, error)
@@ -472,6 +472,8 @@ class Connection:
     ) -> None:
         try:
             served = self._decode(message.method, message.params, long)
+            if served is not None and len(self._message) > jsonrpc.MAX_ID_BYTES:
+                _check_ids(*served)
         except msgspec.ValidationError as error:
             self._send_error(identifier, INVALID_PARAMS, str(error))
             return
@@ -777,13 +779,17 @@ def _decode_params(bound: BoundMethod, raw: msgspec.Raw, long: LongParams | None
         _check_base64(raw, member, getattr(params, bound.members[member]))
     if long is not None:
         long.fill(bound, params)
+    return params
+
+
+def _check_ids(bound: BoundMethod, params: Any) -> None:
+    """Refuse ids that are too long to be kept."""
     for member in bound.id_params:
         value = getattr(params, bound.members[member])
         if value and jsonrpc.is_too_long(value, jsonrpc.MAX_ID_BYTES):
             raise msgspec.ValidationError(
                 f"Expected `str` of at most {jsonrpc.MAX_ID_BYTES} bytes - at `$.{member}`"
             )
-    return params
 
 
 def _is_of_form(refusal: msgspec.ValidationError) -> bool:
