@@ -448,7 +448,7 @@ def test_processes_end_with_the_server(files: Files) -> None:
             ],
             "are no certificate and its unencrypted key in PEM",
         ),
-        (["--listen", "wss://localhost:0"], "expected `wss://IP:PORT`"),
+        (["--listen", "wss://example.com:0"], "expected `wss://IP:PORT`"),
     ],
 )
 def test_wrong_options(

@@ -127,7 +127,8 @@ class WebSocketServer:
     ) -> None:
         self._server = server
         self._socket = listening
-        self._policy = policy
+        self.policy = policy
+        """Rules for the connections that are accepted from now on."""
         self._max_pending = max_pending
         self._loop = asyncio.get_running_loop()
         self._tls = None if tls is None else _tls_listener(self._loop, tls)
@@ -193,7 +194,7 @@ class WebSocketServer:
             self._open,
             self._forget,
             self._server.settings,
-            policy=self._policy,
+            policy=self.policy,
             overload=self._overload,
             open_stream=open_stream if self._tls is None else self._tls.open_stream,
         )
