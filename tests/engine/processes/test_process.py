@@ -8,10 +8,12 @@ import os
 import resource
 import signal
 import subprocess
+from typing import TYPE_CHECKING
 
 import pytest
 
-from exec_server.engine.processes.process import ExitStatus, Process, SpawnSpec
+from exec_server.engine.processes.process_state import ExitStatus
+from exec_server.engine.processes.spawn import SpawnSpec
 from exec_server.errors import InvalidArgument, InvalidRequest
 from tests.support.process_harness import (
     ENV,
@@ -22,6 +24,9 @@ from tests.support.process_harness import (
     is_running,
     open_fds,
 )
+
+if TYPE_CHECKING:
+    from exec_server.engine.processes.process import Process
 
 
 @asynchronous
@@ -222,7 +227,7 @@ async def test_after_terminate_closed_does_not_wait_for_a_holder_of_the_output(t
             os.kill(holder, signal.SIGKILL)
 
 
-def _sleeps(process: Process) -> int | None:
+def _sleeps(process: Process[object]) -> int | None:
     """The child of a process that has left its session, once it has."""
     with open(f"/proc/{process.pid}/task/{process.pid}/children") as listing:
         for pid in map(int, listing.read().split()):
@@ -242,7 +247,7 @@ async def test_output_written_before_terminate_is_told() -> None:
         assert len((await bench.has_closed(process)).text()) == 60000
 
 
-def _state(process: Process) -> str:
+def _state(process: Process[object]) -> str:
     with open(f"/proc/{process.pid}/stat") as stat:
         return stat.read().rpartition(")")[2].split()[0]
 
@@ -386,15 +391,15 @@ async def test_a_listener_may_act_on_what_it_hears(moment: str, action: str) -> 
     """Ending everything, or pausing, from within an event keeps every rule."""
     async with Bench() as bench:
 
-        def act(process: Process, event: str) -> None:
+        def act(process: Process[object], event: str) -> None:
             if event == moment:
                 if action == "terminate":
                     process.terminate()
                 elif action == "kill_all":
                     bench.table.kill_all()
                 else:
-                    bench.table.pause()
-                    bench.loop.call_soon(bench.table.resume)
+                    bench.table.pause_reading()
+                    bench.loop.call_soon(bench.table.resume_reading)
 
         bench.on_event = act
         processes = [bench.shell("echo 1; echo 2 >&2; echo 3") for _ in range(5)]

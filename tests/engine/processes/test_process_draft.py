@@ -10,7 +10,8 @@ from typing import Any
 
 import pytest
 
-from exec_server.engine.processes.process import Excerpt, ExitStatus
+from exec_server.engine.processes.head_tail import Excerpt
+from exec_server.engine.processes.process_state import ExitStatus
 from exec_server.errors import InvalidArgument, InvalidRequest
 from tests.support.process_harness import Bench, asynchronous, eventually, is_running, within_bounds
 
@@ -102,7 +103,10 @@ async def test_closing_the_input_of_a_process_that_does_not_read_releases_it_wit
 
 @pytest.mark.parametrize(
     ("spec", "message"),
-    [({}, "no standard input to close"), ({"tty": True}, "a terminal, whose input is not closed")],
+    [
+        ({}, "no standard input to close"),
+        ({"tty": True}, "a terminal, whose input is ended by writing"),
+    ],
 )
 @asynchronous
 async def test_only_a_pipe_can_be_closed(spec: dict[str, Any], message: str) -> None:

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 FAILED = r"^failed to write to process stdin$"
 
 
-def begun(process: Process, data: bytes) -> asyncio.Future[str]:
+def begun(process: Process[object], data: bytes) -> asyncio.Future[str]:
     """A write that may have to wait."""
     return asyncio.ensure_future(process.write(data))
 

@@ -23,7 +23,8 @@ if TYPE_CHECKING:
 SERVER = """
     import asyncio, signal, sys
     from exec_server.engine.processes.watchdog import Watchdog
-    from exec_server.engine.processes.process import ProcessTable, SpawnSpec
+    from exec_server.engine.processes.spawn import SpawnSpec
+    from exec_server.engine.processes.table import ProcessTable
 
     class Listener:
         def on_output(self, process, chunk): pass
@@ -36,7 +37,9 @@ SERVER = """
         watchdog = Watchdog()
         table = ProcessTable(Listener(), loop=asyncio.get_running_loop(), watchdog=watchdog)
         def start(*argv, **spec):
-            return table.start(str(len(table)), SpawnSpec(argv, "/", {}, **spec)).pid
+            process = table.start(
+                str(len(table)), SpawnSpec(argv, "/", {}, **spec), context=None)
+            return process.pid
         start("true")
         await closed.wait()
         print(watchdog.pid, start("sleep", "1000"), start("sleep", "1000", tty=True),

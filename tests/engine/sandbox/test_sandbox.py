@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from exec_server.engine.processes.process import ExitStatus
+from exec_server.engine.processes.process_state import ExitStatus
 from exec_server.engine.sandbox import bubblewrap
 from exec_server.engine.sandbox.policy import MINIMAL_PATHS, Rule, SandboxPolicy
 from exec_server.errors import InvalidArgument, InvalidRequest, OperationFailed
