@@ -1,4 +1,4 @@
-"""Signals of a listening server: reloading on SIGHUP, and others that must not end its work."""
+"""A listening server: reloading on SIGHUP, signals that end nothing, and what is logged."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ import pytest
 import trustme
 from websockets.exceptions import InvalidStatus
 
+from exec_server.log_throttle import MESSAGES
 from tests.support import peer
 
 if TYPE_CHECKING:
@@ -35,15 +36,16 @@ class Server(peer.Listening):
         """Send a signal."""
         self.process.send_signal(signum)
 
-    def wait_for_log(self, text: str) -> str:
-        """Return the next line of the log that contains a text."""
+    def log_until(self, text: str) -> list[str]:
+        """Return the lines of the log up to the next one that contains a text."""
+        lines: list[str] = []
         while select.select([self._log], [], [], peer.PATIENCE)[0]:
-            line = self._log.readline().decode()
-            if text in line:
-                return line
-            if not line:
+            lines.append(self._log.readline().decode())
+            if text in lines[-1]:
+                return lines
+            if not lines[-1]:
                 break
-        pytest.fail(f"the server did not log {text!r}")
+        pytest.fail(f"the server did not log {text!r}, but {lines}")
 
     def connect(self, token: str) -> peer.WebSocketClient:
         """Connect with a token. Raises InvalidStatus if it is refused."""
@@ -87,7 +89,7 @@ def test_sighup_replaces_the_token(authenticated: Server, token_file: Path) -> N
     before.initialize()
     token_file.write_text("second\n")
     authenticated.signal(signal.SIGHUP)
-    authenticated.wait_for_log(RELOADED)
+    authenticated.log_until(RELOADED)
     after = authenticated.connect("second")
     after.initialize()
     with pytest.raises(InvalidStatus, match="401"):
@@ -102,7 +104,7 @@ def test_a_failed_reload_keeps_the_token(authenticated: Server, token_file: Path
     """The reason is logged, without the secret."""
     token_file.write_bytes(b"\xff")
     authenticated.signal(signal.SIGHUP)
-    line = authenticated.wait_for_log(KEPT)
+    line = authenticated.log_until(KEPT)[-1]
     assert "stream did not contain valid UTF-8" in line
     client = authenticated.connect("first")
     client.initialize()
@@ -131,11 +133,11 @@ def test_sighup_replaces_the_certificate(tmp_path: Path) -> None:
         assert presented() == first
         second = issue()
         server.signal(signal.SIGHUP)
-        server.wait_for_log(RELOADED)
+        server.log_until(RELOADED)
         assert presented() == second
         key.write_text("no key")
         server.signal(signal.SIGHUP)
-        server.wait_for_log(KEPT)
+        server.log_until(KEPT)
         assert presented() == second
 
 
@@ -149,6 +151,19 @@ def test_user_signals_end_nothing(authenticated: Server, signum: signal.Signals)
     (exited,) = [one for one in client.closed("p") if one["method"] == "process/exited"]
     assert exited["params"]["exitCode"] == -1  # killed by a signal, in v1
     client.close()
+
+
+def test_refusals_are_logged_but_not_without_bound(authenticated: Server) -> None:
+    """A line names the address and the reason, never the token; a flood is cut off."""
+    for number in range(MESSAGES + 5):
+        with pytest.raises(InvalidStatus, match="401"):
+            authenticated.connect(f"wrong{number}")
+    authenticated.signal(signal.SIGHUP)
+    lines = authenticated.log_until(RELOADED)
+    refused = [line for line in lines if "refused a connection from 127.0.0.1:" in line]
+    assert len(refused) == MESSAGES
+    assert all("status 401: invalid websocket bearer token" in line for line in refused)
+    assert "wrong" not in "".join(lines)
 
 
 def test_localhost_is_the_loopback_address() -> None:
