@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, ParamSpec
 
 from exec_server.engine.processes.spawn import SpawnSpec
 from exec_server.engine.processes.table import Execution, ProcessTable
+from tests.support.waiting import PATIENCE
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Coroutine, Sequence
@@ -25,9 +26,6 @@ if TYPE_CHECKING:
 
 P = ParamSpec("P")
 
-TIMEOUT = 20.0
-"""Bound of every wait, in seconds; nothing here takes a tenth of it."""
-
 ENV = {"PATH": "/usr/local/bin:/usr/bin:/bin"}
 
 
@@ -36,7 +34,7 @@ def asynchronous(test: Callable[P, Coroutine[Any, Any, None]]) -> Callable[P, No
 
     @functools.wraps(test)
     def run(*args: P.args, **kwargs: P.kwargs) -> None:
-        asyncio.run(asyncio.wait_for(test(*args, **kwargs), TIMEOUT))
+        asyncio.run(asyncio.wait_for(test(*args, **kwargs), PATIENCE))
 
     return run
 
@@ -215,7 +213,7 @@ class Bench:
         """Wait for something that an event brings about."""
         while not condition():
             self._changed.clear()
-            await asyncio.wait_for(self._changed.wait(), TIMEOUT)
+            await asyncio.wait_for(self._changed.wait(), PATIENCE)
 
     async def has_output(self, process: Process[object], text: bytes) -> None:
         """Wait until a process has written a text."""
@@ -242,13 +240,6 @@ class Bench:
             await asyncio.sleep(0)
 
 
-async def eventually(condition: Callable[[], bool]) -> None:
-    """Wait, within bounds, for something that nobody tells of."""
-    async with asyncio.timeout(TIMEOUT):
-        while not condition():  # noqa: ASYNC110 (there is no event to wait for)
-            await asyncio.sleep(0.002)
-
-
 async def within_bounds(awaitable: Awaitable[Any]) -> Any:
     """The result of something that must come without further ado."""
-    return await asyncio.wait_for(awaitable, TIMEOUT)
+    return await asyncio.wait_for(awaitable, PATIENCE)

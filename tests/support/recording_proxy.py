@@ -14,14 +14,12 @@ import pytest
 from exec_server_conformance import codex_binaries as peers
 from tests.support.checkout import ROOT
 from tests.support.suite_runs import PROGRAM
+from tests.support.waiting import PATIENCE
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
 OURS = str(Path(PROGRAM).with_name("codex-exec-server"))
-
-PATIENCE = 30.0
-"""Seconds until something that must happen counts as missing."""
 
 _PEERS = ROOT / peers.DEFAULT_DIRECTORY
 

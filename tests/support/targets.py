@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from exec_server.client import connect_in_process, connect_stdio, connect_websocket
 from exec_server_conformance import codex_binaries as peers
 from tests.support.checkout import ROOT
+from tests.support.waiting import PATIENCE
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -22,9 +23,6 @@ if TYPE_CHECKING:
     from exec_server.client import Connecting
 
 PROGRAM = str(Path(sys.executable).with_name("codex-exec-server"))
-
-PATIENCE = 30.0
-"""Seconds until something that must happen counts as missing."""
 
 Transport = Literal["stdio", "ws", "in-process"]
 

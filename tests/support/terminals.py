@@ -19,6 +19,7 @@ import pytest
 
 from exec_server_conformance import codex_binaries as peers
 from tests.support.checkout import ROOT
+from tests.support.waiting import PATIENCE
 
 if TYPE_CHECKING:
     import signal
@@ -31,9 +32,6 @@ SCRIPT = str(BIN / "exec-server")
 SERVER = str(BIN / "codex-exec-server")
 
 _PEERS = ROOT / peers.DEFAULT_DIRECTORY
-
-PATIENCE = 30.0
-"""Seconds until something that must happen counts as missing."""
 
 
 def environment(**more: str) -> dict[str, str]:

@@ -4,18 +4,17 @@ from __future__ import annotations
 
 import json
 import re
-import select
 import shlex
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
 
 from tests.support.checkout import ROOT
 from tests.support.suite_runs import PROGRAM, run
+from tests.support.waiting import wait_until
 
 pytestmark = pytest.mark.usefixtures("nobody_is_left")
 
@@ -222,10 +221,7 @@ def test_an_interrupted_run_tells_what_there_was_and_leaves_nobody(tmp_path: Pat
     process = subprocess.Popen(
         [PROGRAM, *command], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
     )
-    deadline = time.monotonic() + 30
-    while not started.exists():
-        assert time.monotonic() < deadline
-        select.select([], [], [], 0.02)
+    assert wait_until(started.exists)
     process.send_signal(signal.SIGINT)
     output, errors = process.communicate(timeout=30)
     assert (process.returncode, errors) == (130, "interrupted\n")

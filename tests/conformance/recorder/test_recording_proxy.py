@@ -18,8 +18,9 @@ from websockets.exceptions import ConnectionClosedError, InvalidStatus
 from websockets.sync.client import connect
 
 from exec_server.client import connect_stdio, connect_websocket
-from tests.support.recording_proxy import OURS, PATIENCE, arguments, command, proxy, sessions
+from tests.support.recording_proxy import OURS, arguments, command, proxy, sessions
 from tests.support.suite_runs import against, run
+from tests.support.waiting import PATIENCE
 
 if TYPE_CHECKING:
     from pathlib import Path

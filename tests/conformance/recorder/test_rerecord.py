@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from tests.support.recording_proxy import OURS, PATIENCE, command
+from tests.support.recording_proxy import OURS, command
 from tests.support.suite_runs import PROGRAM, SESSION, against, run, written
+from tests.support.waiting import PATIENCE
 
 if TYPE_CHECKING:
     from pathlib import Path

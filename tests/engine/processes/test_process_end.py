@@ -14,11 +14,11 @@ from tests.support.process_harness import (
     Bench,
     asynchronous,
     children,
-    eventually,
     is_running,
     open_fds,
     within_bounds,
 )
+from tests.support.waiting import eventually
 
 
 @pytest.mark.parametrize("paused", [False, True])
@@ -101,7 +101,7 @@ async def test_orphans_in_the_group_of_an_exited_process_die_too() -> None:
         bench.table.kill_all()
         assert process.closed
         if _kernel() >= (6, 9):
-            await eventually(lambda: not is_running(orphan))
+            assert await eventually(lambda: not is_running(orphan))
         elif is_running(orphan):
             os.kill(orphan, signal.SIGKILL)
 

@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING
 import pytest
 
 from exec_server.engine.processes.process_state import ExitStatus
-from tests.support.process_harness import Bench, asynchronous, eventually, is_running
+from tests.support.process_harness import Bench, asynchronous, is_running
+from tests.support.waiting import eventually
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -44,7 +45,9 @@ async def test_a_paused_child_blocks_instead_of_filling_memory(tty: bool) -> Non
     async with Bench() as bench:
         bench.table.pause_reading()
         process = bench.shell("head -c 3000000 /dev/zero | tee /dev/null", tty=tty)
-        await eventually(lambda: "pipe_write" in _waits(process.pid) or _all_sleep(process.pid))
+        assert await eventually(
+            lambda: "pipe_write" in _waits(process.pid) or _all_sleep(process.pid)
+        )
         await bench.turns()
         assert bench.told(process).last_seq == 0
         assert not process.exited
@@ -99,8 +102,8 @@ async def test_terminating_while_paused(tty: bool, tmp_path: Path) -> None:
         process = bench.shell(
             f"trap '' HUP; setsid sleep 1000 & echo left; echo $! >{ready}; wait", tty=tty
         )
-        await eventually(lambda: ready.exists() and ready.read_text().endswith("\n"))
-        await eventually(lambda: os.getsid(int(ready.read_text())) != process.pid)
+        assert await eventually(lambda: ready.exists() and ready.read_text().endswith("\n"))
+        assert await eventually(lambda: os.getsid(int(ready.read_text())) != process.pid)
         holder = int(ready.read_text())
         try:
             assert process.terminate()

@@ -15,7 +15,8 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from tests.support.process_harness import TIMEOUT, is_running
+from tests.support.process_harness import is_running
+from tests.support.waiting import PATIENCE
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -75,7 +76,7 @@ def end_of(*pids: int) -> Iterator[None]:
     try:
         yield
         for pidfd in pidfds:
-            assert select.select([pidfd], [], [], TIMEOUT)[0], "still running"
+            assert select.select([pidfd], [], [], PATIENCE)[0], "still running"
     finally:
         for pidfd in pidfds:
             with suppress(ProcessLookupError):
@@ -86,7 +87,7 @@ def end_of(*pids: int) -> Iterator[None]:
 def numbers(process: subprocess.Popen[str]) -> list[int]:
     """What a process prints on its next line."""
     assert process.stdout is not None
-    assert select.select([process.stdout], [], [], TIMEOUT)[0]
+    assert select.select([process.stdout], [], [], PATIENCE)[0]
     return [int(word) for word in process.stdout.readline().split()]
 
 
@@ -128,7 +129,7 @@ def test_the_watchdog_holds_nothing_of_the_server() -> None:
         fds = Path(f"/proc/{watchdog}/fd")
         assert os.readlink(fds / "0").startswith("pipe:")
         # It makes a cgroup for the server first.
-        deadline = time.monotonic() + TIMEOUT
+        deadline = time.monotonic() + PATIENCE
         while not held_by(fds) <= {"null", "watchdog.sh"}:
             assert time.monotonic() < deadline, held_by(fds)
         assert os.getsid(watchdog) == watchdog
@@ -217,9 +218,9 @@ def test_only_groups_that_are_still_listed_are_killed(
                 server.stdin.close()
                 if action != "nothing":
                     assert numbers(server) == [1]
-            assert server.wait(TIMEOUT) == 0
+            assert server.wait(PATIENCE) == 0
         if killed:
-            assert second.wait(TIMEOUT) == -signal.SIGKILL
+            assert second.wait(PATIENCE) == -signal.SIGKILL
         else:
             assert second.poll() is None
         assert first.poll() is None
@@ -275,7 +276,7 @@ def test_a_server_without_a_shell_has_no_watchdog_and_says_so() -> None:
         [sys.executable, "-c", textwrap.dedent(program)],
         capture_output=True,
         text=True,
-        timeout=TIMEOUT,
+        timeout=PATIENCE,
         check=True,
     )
     assert finished.stdout == "None\n"
