@@ -21,7 +21,9 @@ from tests.support.waiting import PATIENCE, is_gone, wait_until
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
 
-__all__ = ["PATIENCE", "is_gone", "wait_until"]
+__all__ = ["PATIENCE", "eventually", "is_gone", "wait_until"]
+
+eventually = wait_until  # the former name, which branches in flight still use
 
 PROGRAM = str(Path(sys.executable).with_name("codex-exec-server"))
 

@@ -8,7 +8,6 @@ import signal
 import subprocess
 import sys
 import textwrap
-import time
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -16,7 +15,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from tests.support.process_harness import is_running
-from tests.support.waiting import PATIENCE
+from tests.support.waiting import PATIENCE, wait_until
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -129,9 +128,7 @@ def test_the_watchdog_holds_nothing_of_the_server() -> None:
         fds = Path(f"/proc/{watchdog}/fd")
         assert os.readlink(fds / "0").startswith("pipe:")
         # It makes a cgroup for the server first.
-        deadline = time.monotonic() + PATIENCE
-        while not held_by(fds) <= {"null", "watchdog.sh"}:
-            assert time.monotonic() < deadline, held_by(fds)
+        assert wait_until(lambda: held_by(fds) <= {"null", "watchdog.sh"}), held_by(fds)
         assert os.getsid(watchdog) == watchdog
         assert os.readlink(f"/proc/{watchdog}/cwd") == "/"
         with end_of(watchdog):
