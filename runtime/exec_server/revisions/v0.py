@@ -17,7 +17,6 @@ from exec_server.errors import InvalidArgument, InvalidRequest
 from exec_server.revisions.binding import BoundMethods, Decoders
 from exec_server.revisions.process_events import exit_code_without_signals, output_message
 from exec_server.server.connection import BoundRevision
-from exec_server_protocol.v0 import errors
 from exec_server_protocol.v0.command import (
     CommandExecExitedParams,
     CommandExecOutputDeltaParams,
@@ -28,6 +27,7 @@ from exec_server_protocol.v0.command import (
     CommandExecWriteParams,
     CommandExecWriteResult,
 )
+from exec_server_protocol.v0.errors import ERRORS, INVALID_REQUEST
 from exec_server_protocol.v0.methods import METHODS
 from exec_server_protocol.v0.session import InitializedParams, InitializeParams, InitializeResult
 
@@ -154,16 +154,9 @@ class V0:
         )
         return BoundRevision(
             name=self.name,
-            methods=BoundMethods(
-                self.name,
-                METHODS,
-                _DECODERS,
-                served,
-                in_lane=(),
-                not_found_code=errors.INTERNAL_ERROR,
-            ),
+            methods=BoundMethods(self.name, METHODS, ERRORS, _DECODERS, served),
             aclose=_nothing_to_release,
-            unknown_method=(errors.INVALID_REQUEST, "unknown method: {}"),
+            unknown_method=(INVALID_REQUEST, "unknown method: {}"),
             survives_malformed=False,
             keeps_session=False,
         )

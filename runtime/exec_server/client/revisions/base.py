@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
     from exec_server.client.events import Excerpts, PlacedEvent, ProcessInfo, Snapshot
+    from exec_server_protocol.table import Method
 
 Inherit: TypeAlias = Literal["all", "core", "none"]
 """Which variables of the server's environment a process starts from; ``core`` is HOME, LANG,
@@ -167,8 +168,8 @@ class Revision:
     """Whether events carry sequence numbers, and output can be read again."""
     names_processes: ClassVar[bool] = True
     """Whether the client names processes; otherwise the server does."""
-    repeatable: ClassVar[frozenset[str]] = frozenset()
-    """Methods that may be sent again when a connection was lost before their answer came."""
+    methods: ClassVar[Mapping[str, Method]]
+    """Method table of the revision."""
 
     # Notifications
 

@@ -26,6 +26,7 @@ from exec_server_protocol.v1.http import (
     HttpRequestBodyDeltaParams,
     HttpRequestParams,
 )
+from exec_server_protocol.v1.methods import METHODS
 from exec_server_protocol.v1.process import (
     EnvPolicy,
     ProcessClosedParams,
@@ -60,7 +61,7 @@ class V1(Revision):
     """See Revision for what the methods do."""
 
     name = "v1"
-    repeatable = shared_models.REPEATABLE
+    methods = METHODS
 
     def __init__(self, caller: Caller) -> None:
         self._client = Client(caller)

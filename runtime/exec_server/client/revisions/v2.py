@@ -47,6 +47,7 @@ from exec_server_protocol.v2.http import (
     HttpRequestHeader,
     HttpRequestParams,
 )
+from exec_server_protocol.v2.methods import METHODS
 from exec_server_protocol.v2.process import (
     EnvPolicy,
     ProcessClosedParams,
@@ -60,6 +61,8 @@ from exec_server_protocol.v2.process import (
 )
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from exec_server.client.events import PlacedEvent, Snapshot
     from exec_server.client.revisions.base import (
         BodyPiece,
@@ -70,6 +73,7 @@ if TYPE_CHECKING:
         StartSpec,
     )
     from exec_server_protocol.caller import Caller
+    from exec_server_protocol.table import Method
 
 FILE_WRITE_STREAMING: Final = "fileWriteStreaming"
 """The capability of writing files in blocks."""
@@ -83,7 +87,7 @@ class V2(Revision):
     """See Revision for what the methods do."""
 
     name = "v2"
-    repeatable = shared_models.REPEATABLE | {"process/write", "environment/status", "fs/walk"}
+    methods: ClassVar[Mapping[str, Method]] = METHODS
     has_interrupt = True
     can_stream_reads = True
     has_tree = True
