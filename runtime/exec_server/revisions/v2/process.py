@@ -173,7 +173,7 @@ async def spawn_spec(params: ProcessStartParams, rows: int = 24, cols: int = 80)
         raise InvalidRequest("enforceManagedNetwork: this server does not manage networks")
     wrapper = bubblewrap.require()
     view = await run_in_thread(partial(wrapper.plan, policy))
-    return wrapper.confine(spec, view, allows_network=policy.allows_network)
+    return wrapper.wrap_spec(spec, view, allows_network=policy.allows_network)
 
 
 def sandbox_type(spec: SpawnSpec) -> SandboxType:
