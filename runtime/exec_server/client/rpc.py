@@ -311,8 +311,11 @@ class RpcConnection:
         """The transport met something that is no message; see Receiver."""
         self.give_up(f"the server sent something that is no message: {detail}")
 
-    def congested(self, is_congested: bool) -> None:
-        """Nothing: a client that sends much waits for answers; see Receiver."""
+    def pause_writing(self) -> None:
+        """Do nothing: a client that sends much waits for responses; see Receiver."""
+
+    def resume_writing(self) -> None:
+        """Do nothing; see Receiver."""
 
     def ended(self, *, orderly: bool) -> None:
         """The transport is gone; see Receiver."""
