@@ -13,14 +13,15 @@ from typing import TYPE_CHECKING, Any, Final, Literal
 
 from exec_server_codegen.breaking_rules import RULES, Severity
 from exec_server_codegen.reference import type_text
-from exec_server_codegen.schema import ERRORS_FILE, METHODS_FILE, release_key
+from exec_server_codegen.schema import release_key
+from exec_server_codegen.schema_files import ERRORS_FILE, METHODS_FILE
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
 
     from exec_server_codegen.breaking_rules import Rule
-    from exec_server_codegen.extension import Where
-    from exec_server_codegen.schema import Definition, JsonObject, Method, Revision
+    from exec_server_codegen.json_documents import JsonObject, Where
+    from exec_server_codegen.schema import Definition, Method, Revision
 
 Sender = Literal["client", "server"]
 

@@ -59,18 +59,16 @@ from jsonschema.exceptions import SchemaError as InvalidMetaschema
 from exec_server_codegen.bundle import DEFINITIONS, DIALECT, flat_definitions, rebased
 from exec_server_codegen.errors import SchemaError
 from exec_server_codegen.extension import Extension, place
+from exec_server_codegen.json_documents import json_pointer, read_json, references
 from exec_server_codegen.models import INT64_MAX
-from exec_server_codegen.schema import (
+from exec_server_codegen.schema import release_key
+from exec_server_codegen.schema_files import (
     ERRORS_FILE,
     META_DIRECTORY,
     METHODS_FILE,
     base_of,
-    json_pointer,
     read_documents,
-    read_json,
     read_revision,
-    references,
-    release_key,
 )
 
 if TYPE_CHECKING:
@@ -79,8 +77,8 @@ if TYPE_CHECKING:
 
     from jsonschema.exceptions import ValidationError
 
-    from exec_server_codegen.extension import Where
-    from exec_server_codegen.schema import Area, Definition, JsonObject, Method, Revision
+    from exec_server_codegen.json_documents import JsonObject, Where
+    from exec_server_codegen.schema import Area, Definition, Method, Revision
 
 _METASCHEMAS: Final = {
     METHODS_FILE: "methods.schema.json",
