@@ -9,7 +9,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
 from exec_server_codegen import breaking_sources as sources
-from exec_server_codegen.breaking_changes import Change, compare
+from exec_server_codegen.breaking_changes import compare
+from exec_server_codegen.breaking_notes import Change
 from exec_server_codegen.breaking_rules import RULES, Severity
 from exec_server_codegen.errors import UsageError
 from exec_server_codegen.output import write

@@ -17,7 +17,7 @@ from exec_server_codegen.schema import Source, release_key
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
-    from exec_server_codegen.breaking_changes import Change
+    from exec_server_codegen.breaking_notes import Change
     from exec_server_codegen.json_documents import JsonObject
     from exec_server_codegen.schema import Definition, Method, Revision
 
