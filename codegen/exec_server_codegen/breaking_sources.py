@@ -7,24 +7,28 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
 from exec_server_codegen.errors import CodegenError, SchemaError, UsageError
-from exec_server_codegen.json_documents import json_pointer, parse_json, read_json
-from exec_server_codegen.schema_files import ERRORS_FILE, METHODS_FILE, read_revision, revision_of
+from exec_server_codegen.schema import (
+    ERRORS_FILE,
+    METHODS_FILE,
+    json_pointer,
+    parse_json,
+    read_json,
+    read_revision,
+    revision_of,
+)
 from exec_server_codegen.text import compact_json
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from exec_server_codegen.json_documents import JsonObject, Where
-    from exec_server_codegen.schema import Revision
+    from exec_server_codegen.extension import Where
+    from exec_server_codegen.schema import JsonObject, Revision
 
 RECORDS: Final = "released"
 """Folder below the schema folder with one record per released revision."""
 
-_ANNOTATIONS: Final = {"title", "description", "x-absent", "x-identifier"}
+_PROSE: Final = {"title", "description", "x-absent"}
 """Keywords that promise nothing to a program."""
-
-_UNPROMISED: Final = {"summary", "description", "examples", "changes", "handling"}
-"""Members of a method's row that promise nothing to a program."""
 
 _NAMED: Final = {"$defs", "properties", "mapping"}
 """Keywords whose objects have names for keys."""
@@ -142,7 +146,7 @@ def record_text(revision: Revision) -> str:
         {
             keyword: [_situation(error) for error in value] if keyword == "errors" else value
             for keyword, value in row.items()
-            if keyword not in _UNPROMISED
+            if keyword not in ("summary", "description", "examples", "changes")
         }
         for row in methods["methods"]
     ]
@@ -188,7 +192,7 @@ def _wordless(value: Any, *, are_names: bool = False) -> Any:
         if key == "default" and not are_names
         else _wordless(item, are_names=key in _NAMED and not are_names)
         for key, item in value.items()
-        if are_names or key not in _ANNOTATIONS
+        if are_names or key not in _PROSE
     }
 
 

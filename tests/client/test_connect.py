@@ -28,7 +28,7 @@ from exec_server.client import (
 from exec_server_protocol.v2 import FsWalkParams
 from tests.support.fake_channel import GREETINGS, Peer, fake_server
 from tests.support.targets import PROGRAM, listening
-from tests.support.waiting import eventually, is_gone
+from tests.support.watching import eventually, is_gone
 
 if TYPE_CHECKING:
     from pathlib import Path

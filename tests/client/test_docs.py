@@ -11,8 +11,7 @@ from pathlib import Path
 import pytest
 
 from tests.support.checkout import ROOT
-from tests.support.targets import PROGRAM
-from tests.support.waiting import PATIENCE
+from tests.support.targets import PATIENCE, PROGRAM
 
 DOCS = ROOT / "docs"
 

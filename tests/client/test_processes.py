@@ -19,7 +19,7 @@ from exec_server.client import (
     Output,
     Unsupported,
 )
-from tests.support.waiting import eventually, is_gone
+from tests.support.watching import eventually, is_gone
 
 if TYPE_CHECKING:
     from pathlib import Path

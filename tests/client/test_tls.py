@@ -17,8 +17,7 @@ import trustme
 from exec_server.client import ConnectFailed, Exited, Output, connect, connect_websocket, sync
 from exec_server.client.transports import websocket
 from tests.support.lossy_proxy import CuttingProxy
-from tests.support.targets import listening
-from tests.support.waiting import PATIENCE
+from tests.support.targets import PATIENCE, listening
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

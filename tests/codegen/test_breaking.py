@@ -18,8 +18,7 @@ from exec_server_codegen.breaking_changes import compare
 from exec_server_codegen.breaking_rules import RULES, Severity
 from exec_server_codegen.breaking_sources import recorded
 from exec_server_codegen.cli import main
-from exec_server_codegen.json_documents import json_pointer
-from exec_server_codegen.schema_files import read_revision
+from exec_server_codegen.schema import json_pointer, read_revision
 from tests.support.checkout import ROOT
 
 if TYPE_CHECKING:
@@ -63,8 +62,6 @@ def a_union(tag: str = "kind", **branches: str) -> dict[str, Any]:
 def method(name: str, kind: str = "request", sender: str = "client", **more: Any) -> dict[str, Any]:
     stem = "".join(part.title() for part in name.split("/"))
     result = {"result": {"$ref": f"things.json#/$defs/{stem}Result"}} if kind == "request" else {}
-    if kind == "request" and sender == "client":
-        more["handling"] = {"ordering": "concurrent", "mayWait": True, "repeatable": False}
     return {
         "name": name,
         "kind": kind,
@@ -411,11 +408,9 @@ BREAKING: dict[str, Case] = {
         "ThingMakeParams.label is gone (was optional, string or null)",
     ),
     "PARAM_REQUIRED_ADDED": (
-        both(
-            put(*MAKE, "properties", "writeName", described(TEXT)), put(*REQUIRED, 7, "writeName")
-        ),
-        "things.json:#/$defs/ThingMakeParams/properties/writeName",
-        "ThingMakeParams.writeName is new (required, string)",
+        both(put(*MAKE, "properties", "writeId", described(TEXT)), put(*REQUIRED, 7, "writeId")),
+        "things.json:#/$defs/ThingMakeParams/properties/writeId",
+        "ThingMakeParams.writeId is new (required, string)",
     ),
     "PARAM_NOW_REQUIRED": (
         required(*MAKE, "tags"),

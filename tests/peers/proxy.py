@@ -8,8 +8,7 @@ import threading
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Self
 
-from tests.support.waiting import PATIENCE
-
+from .processes import PATIENCE
 from .wire import Tap, Wire
 
 if TYPE_CHECKING:

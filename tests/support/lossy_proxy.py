@@ -12,22 +12,18 @@ if TYPE_CHECKING:
 
 
 class CuttingProxy:
-    """Proxy that passes bytes on, discards them, refuses connections or resets them."""
+    """Passes bytes on until it is told otherwise."""
 
     def __init__(self, upstream: str, *, tls: ssl.SSLContext | None = None) -> None:
         """``tls``: what the client's side is encrypted with."""
         self.upstream = upstream
         self._tls = tls
         self.refuses = False
-        """True if new connections are reset at once."""
+        """Whether new connections are ended at once."""
         self.is_mute = False
-        """True if what the server sends is discarded."""
+        """Whether what the server sends is swallowed."""
         self.connections = 0
-        """Number of connections passed on so far."""
-        self.refused = 0
-        """Number of connections refused so far."""
-        self.sent_by_client = 0
-        """Number of pieces that clients have sent so far."""
+        """How many have been passed on so far."""
         self._open: set[asyncio.StreamWriter] = set()
         self._passing: set[asyncio.Task[None]] = set()
         self._server: asyncio.Server | None = None
@@ -39,7 +35,7 @@ class CuttingProxy:
         return f"{'ws' if self._tls is None else 'wss'}://{host}:{port}"
 
     def cut(self) -> None:
-        """Reset every connection."""
+        """Lose every connection, without a word."""
         for writer in self._open:
             writer.transport.abort()
 
@@ -66,7 +62,6 @@ class CuttingProxy:
 
     async def _pass_on(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         if self.refuses:
-            self.refused += 1
             writer.transport.abort()
             return
         self.connections += 1
@@ -89,7 +84,6 @@ class CuttingProxy:
         self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, *, from_server: bool
     ) -> None:
         while data := await reader.read(1 << 16):
-            self.sent_by_client += not from_server
             if not (from_server and self.is_mute):
                 writer.write(data)
                 await writer.drain()

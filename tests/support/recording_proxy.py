@@ -11,17 +11,19 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from exec_server_conformance import codex_binaries as peers
+from exec_server_conformance import codex_binaries
 from tests.support.checkout import ROOT
 from tests.support.suite_runs import PROGRAM
-from tests.support.waiting import PATIENCE
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
 OURS = str(Path(PROGRAM).with_name("codex-exec-server"))
 
-_PEERS = ROOT / peers.DEFAULT_DIRECTORY
+PATIENCE = 30.0
+"""Seconds until something that must happen counts as missing."""
+
+_PEERS = ROOT / codex_binaries.DEFAULT_DIRECTORY
 
 
 def command(server: str) -> str:
@@ -30,8 +32,8 @@ def command(server: str) -> str:
     if name == "ours":
         return f"{OURS} --protocol {version}"
     try:
-        return " ".join(peers.command(version, _PEERS))
-    except peers.PeerMissing as error:
+        return " ".join(codex_binaries.command(version, _PEERS))
+    except codex_binaries.BinaryMissing as error:
         pytest.skip(f"nothing proven on codex: {error}")
 
 

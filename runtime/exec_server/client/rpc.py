@@ -19,16 +19,14 @@ from exec_server.client.errors import METHOD_NOT_FOUND, BadAnswer, ConnectionLos
 from exec_server.client.lenient_decode import decoder
 from exec_server.client.limits import (
     BULK_MESSAGE_BYTES,
+    BULK_METHODS,
     MESSAGE_BYTES,
     REFUSED_REQUESTS,
 )
 from exec_server.printable import printable
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
-
     from exec_server.client.transports.channel import Transport
-    from exec_server_protocol.table import Method
 
 log = logging.getLogger("exec_server.client")
 
@@ -40,6 +38,9 @@ LARGE_BYTES: Final = 4096
 MAX_UNANSWERED: Final = 96
 """Requests under way at once; further ones wait. The real servers from codex 0.133 stall for good
 when some 140 are pipelined while output flows."""
+
+UNLIMITED: Final = frozenset(("http/request", "process/terminate", "initialize"))
+"""Methods that do not wait for others: those that may take long, and the one that ends things."""
 
 _MALFORMED_ID: Final = -1
 _ABSENT: Final = msgspec.Raw(b"")
@@ -106,8 +107,6 @@ class RpcConnection:
 
     def __init__(self, owner: Owner, max_message_bytes: int | None = None) -> None:
         """``max_message_bytes``: longest message taken; by default as in ``limits``."""
-        self.methods: Mapping[str, Method] = {}
-        """Method table of the revision; empty until that is known."""
         self._max_bytes = max_message_bytes or MESSAGE_BYTES
         self._max_bulk_bytes = max_message_bytes or BULK_MESSAGE_BYTES
         self._bulk: set[int | str] = set()
@@ -155,8 +154,7 @@ class RpcConnection:
         Raises ServerError for an error answer, BadAnswer for one of the wrong shape, and
         ConnectionLost if the connection ends first.
         """
-        row = self.methods.get(method)
-        counts = row is None or not row.is_uncounted
+        counts = method not in UNLIMITED
         if counts:
             await self._take_turn()
         try:
@@ -184,8 +182,7 @@ class RpcConnection:
         answer: asyncio.Future[_Answer] = self._loop.create_future()
         self._answers[identifier] = answer
         self._methods[identifier] = method
-        row = self.methods.get(method)
-        if row is not None and row.large_result is not None and not row.large_result.is_bounded:
+        if method in BULK_METHODS:
             self._bulk.add(identifier)
             self.transport.limit_messages(self._max_bulk_bytes)
         is_alone = len(self._answers) == 1
@@ -311,11 +308,8 @@ class RpcConnection:
         """The transport met something that is no message; see Receiver."""
         self.give_up(f"the server sent something that is no message: {detail}")
 
-    def pause_writing(self) -> None:
-        """Do nothing: a client that sends much waits for responses; see Receiver."""
-
-    def resume_writing(self) -> None:
-        """Do nothing; see Receiver."""
+    def congested(self, is_congested: bool) -> None:
+        """Nothing: a client that sends much waits for answers; see Receiver."""
 
     def ended(self, *, orderly: bool) -> None:
         """The transport is gone; see Receiver."""

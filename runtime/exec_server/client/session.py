@@ -206,7 +206,6 @@ class Session:
                 self.session_id = greeting.session_id
                 await connection.notify("initialized", _Nothing())
                 self._revision = await self._choose(connection, greeting)
-                connection.methods = self._revision.methods
         except TimeoutError:
             raise ConnectTimedOut(
                 f"{self.target} did not answer initialize within "
@@ -270,7 +269,7 @@ class Session:
             try:
                 return await connection.request(method, params, result)
             except ConnectionLost as error:
-                if error.was_sent and not self._is_repeatable(method):
+                if error.was_sent and method not in self.revision.repeatable:
                     raise ConnectionLost(f"{error}; {method} may have been done") from None
                 if self.failure is not None:
                     raise self.failure from None
@@ -278,10 +277,6 @@ class Session:
             except ServerError as error:
                 error.was_repeated = was_repeated
                 raise
-
-    def _is_repeatable(self, method: str) -> bool:
-        row = self.revision.methods.get(method)
-        return row is not None and row.is_repeatable
 
     async def notify(self, method: str, params: Any) -> None:
         """Send a notification."""
@@ -412,7 +407,6 @@ class Session:
 
     async def _attach(self, connection: RpcConnection) -> None:
         connection.attach(await self._dialer.dial(connection))
-        connection.methods = self.revision.methods
         greeting = await self._initialize(connection, self.session_id)
         if greeting.session_id != self.session_id:
             raise ServerError("initialize", 0, "the server opened another session")

@@ -25,10 +25,10 @@ from exec_server.transports.endpoint import (
 if TYPE_CHECKING:
     import asyncio
     import socket
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
 
     from exec_server.settings import Settings
-    from exec_server.transports.channel import Receiver, StreamedMessage
+    from exec_server.transports.channel import LongMessage, Receiver
     from exec_server.transports.endpoint import OpenStream
 
 PING_SECONDS: Final = 30.0
@@ -68,7 +68,6 @@ class WebSocketTransport(WebSocketEndpoint):
     decides on the request, ``overload`` may reject it all the same.
     """
 
-    message_kind = "websocket JSON-RPC"
     _peer_masks = True
     _protocol: ServerProtocol
 
@@ -82,7 +81,6 @@ class WebSocketTransport(WebSocketEndpoint):
         *,
         policy: handshake.AdmissionPolicy = handshake.OPEN,
         overload: Callable[[], handshake.HttpRejection | None] = lambda: None,
-        on_rejected: Callable[[handshake.HttpRejection], None] = lambda rejection: None,
         open_stream: OpenStream = open_stream,
     ) -> None:
         message_bytes = settings.max_message_bytes
@@ -100,7 +98,6 @@ class WebSocketTransport(WebSocketEndpoint):
         self._on_open = on_open
         self._policy = policy
         self._overload = overload
-        self._on_rejected = on_rejected
         self._expires_at: float | None = None
         self._expiry_check: asyncio.TimerHandle | None = None
         self.peer = f"exec-server websocket {socket_address(sock)}"
@@ -120,25 +117,29 @@ class WebSocketTransport(WebSocketEndpoint):
         """Bytes of memory that wait to be sent; see Channel."""
         return self._stream.unsent_bytes
 
-    def send_reply(self, message: bytes) -> None:
+    def send_reply(self, pieces: Sequence[bytes]) -> None:
         """Queue one message ahead of the notifications; see Channel."""
-        self._stream.queue_reply((frame_header(len(message)), message))
+        if len(pieces) == 1:
+            message = pieces[0]
+            length = len(message)
+            if length < 4096:
+                self._stream.queue_reply((frame_header(length) + message,))
+            else:
+                self._stream.queue_reply((frame_header(length), message))
+        else:
+            self._stream.queue_reply((frame_header(sum(map(len, pieces))), *pieces))
 
-    def send_streamed_reply(self, message: StreamedMessage) -> None:
+    def send_long_reply(self, message: LongMessage) -> None:
         """Queue one message made while it is sent; see Channel."""
-        self._stream.queue_streamed_reply(frame_header(message.length), message)
+        self._stream.queue_long_reply(frame_header(message.length), message)
 
-    def send_notification(self, message: bytes) -> None:
+    def send_notification(self, pieces: Sequence[bytes]) -> None:
         """Queue one message behind everything; see Channel."""
-        self._stream.queue_notification((frame_header(len(message)), message))
+        self._stream.queue_notification((frame_header(sum(map(len, pieces))), *pieces))
 
-    def pause_reading(self) -> None:
-        """Deliver no more messages until ``resume_reading``; see Channel."""
-        self._stream.pause_reading()
-
-    def resume_reading(self) -> None:
-        """Deliver messages again; see Channel."""
-        self._stream.resume_reading()
+    def hold_input(self, is_held: bool) -> None:
+        """Deliver no more messages while it is held; see Channel."""
+        self._stream.hold_input(is_held)
 
     def close(self, reason: str, *, violation: bool = False) -> None:
         """Send what is queued, then the closing handshake; see Channel."""
@@ -179,7 +180,6 @@ class WebSocketTransport(WebSocketEndpoint):
         return end + self._consume(data[end:])
 
     def _reject(self, rejection: handshake.HttpRejection) -> None:
-        self._on_rejected(rejection)
         self._closing = True
         self._consume = _ignore
         self._stream.queue_reply((rejection.encode(),))

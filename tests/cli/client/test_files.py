@@ -12,8 +12,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from tests.support import terminals
-from tests.support.terminals import SERVER, Terminal
-from tests.support.waiting import PATIENCE
+from tests.support.terminals import PATIENCE, SERVER, Terminal
 
 if TYPE_CHECKING:
     from pathlib import Path

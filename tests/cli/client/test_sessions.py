@@ -9,8 +9,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from tests.support import terminals
-from tests.support.terminals import Terminal, listening
-from tests.support.waiting import PATIENCE
+from tests.support.terminals import PATIENCE, Terminal, listening
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

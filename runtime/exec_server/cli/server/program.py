@@ -1,6 +1,6 @@
-"""Entry point of the program ``codex-exec-server``.
+"""The program ``codex-exec-server``, from its first moment to its last.
 
-Clients that start a server for themselves wait for it, so start-up time matters.
+Clients start a server of their own over stdio and wait for it, so it is made to start fast.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from exec_server import lazy_imports
 if TYPE_CHECKING:
     from typing import NoReturn
 
-_HANDLERS: Final = frozenset(
+_FAMILIES: Final = frozenset(
     (
         "exec_server.engine.processes.pty",
         "exec_server.revisions.draft.process",
@@ -31,18 +31,18 @@ _HANDLERS: Final = frozenset(
         "exec_server.revisions.v2.sandbox",
     )
 )
-"""Modules of methods that a client may not use."""
+"""Of methods, and what else a client may not ask for."""
 
 
 def run() -> NoReturn:
-    """Run the server and exit.
+    """Run the server as a program of its own, and end it.
 
-    Skips the interpreter's clean-up, which the operating system does faster.
+    Nothing is left to be cleaned up then but what the system does faster than the interpreter.
     """
-    # Imports create only long-lived objects, so the collector is off meanwhile.
+    # Loading makes much that stays, and nothing that goes.
     gc.disable()
-    lazy_imports.install(lazy_imports.SELDOM_USED | _HANDLERS)
-    from exec_server.cli.server.main import main  # noqa: PLC0415 (after lazy imports are installed)
+    lazy_imports.install(lazy_imports.SELDOM_USED | _FAMILIES)
+    from exec_server.cli.server.main import main  # noqa: PLC0415 (what it loads is to be loaded late)
 
     try:
         code = main()

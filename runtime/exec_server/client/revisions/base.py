@@ -17,7 +17,6 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
     from exec_server.client.events import Excerpts, PlacedEvent, ProcessInfo, Snapshot
-    from exec_server_protocol.table import Method
 
 Inherit: TypeAlias = Literal["all", "core", "none"]
 """Which variables of the server's environment a process starts from; ``core`` is HOME, LANG,
@@ -168,8 +167,8 @@ class Revision:
     """Whether events carry sequence numbers, and output can be read again."""
     names_processes: ClassVar[bool] = True
     """Whether the client names processes; otherwise the server does."""
-    methods: ClassVar[Mapping[str, Method]]
-    """Method table of the revision."""
+    repeatable: ClassVar[frozenset[str]] = frozenset()
+    """Methods that may be sent again when a connection was lost before their answer came."""
 
     # Notifications
 

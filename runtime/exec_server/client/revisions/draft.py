@@ -8,7 +8,6 @@ from exec_server.client.events import Excerpt, Excerpts, ProcessInfo
 from exec_server.client.revisions.v2 import V2
 from exec_server_protocol.draft.client import ProcessClient
 from exec_server_protocol.draft.environment import EnvironmentInfoResult
-from exec_server_protocol.draft.methods import METHODS
 from exec_server_protocol.draft.process import (
     GracefulTermination,
     OutputExcerpt,
@@ -38,7 +37,12 @@ class Draft(V2):
     """See Revision for what the methods do."""
 
     name = "draft"
-    methods = METHODS
+    repeatable = V2.repeatable | {
+        "process/resize",
+        "process/closeStdin",
+        "process/list",
+        "process/snapshot",
+    }
     _info_model = EnvironmentInfoResult
 
     def __init__(self, caller: Caller, environment_info: msgspec.Raw) -> None:

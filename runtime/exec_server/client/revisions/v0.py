@@ -20,7 +20,6 @@ from exec_server_protocol.v0.command import (
     CommandExecTerminateParams,
     CommandExecWriteParams,
 )
-from exec_server_protocol.v0.methods import METHODS
 
 if TYPE_CHECKING:
     import msgspec
@@ -34,7 +33,6 @@ class V0(Revision):
     """See Revision for what the methods do."""
 
     name = "v0"
-    methods = METHODS
     has_sessions = False
     numbers_events = False
     names_processes = False

@@ -26,7 +26,6 @@ from exec_server_protocol.v1.http import (
     HttpRequestBodyDeltaParams,
     HttpRequestParams,
 )
-from exec_server_protocol.v1.methods import METHODS
 from exec_server_protocol.v1.process import (
     EnvPolicy,
     ProcessClosedParams,
@@ -61,7 +60,7 @@ class V1(Revision):
     """See Revision for what the methods do."""
 
     name = "v1"
-    methods = METHODS
+    repeatable = shared_models.REPEATABLE
 
     def __init__(self, caller: Caller) -> None:
         self._client = Client(caller)

@@ -47,7 +47,6 @@ from exec_server_protocol.v2.http import (
     HttpRequestHeader,
     HttpRequestParams,
 )
-from exec_server_protocol.v2.methods import METHODS
 from exec_server_protocol.v2.process import (
     EnvPolicy,
     ProcessClosedParams,
@@ -61,8 +60,6 @@ from exec_server_protocol.v2.process import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
-
     from exec_server.client.events import PlacedEvent, Snapshot
     from exec_server.client.revisions.base import (
         BodyPiece,
@@ -73,7 +70,6 @@ if TYPE_CHECKING:
         StartSpec,
     )
     from exec_server_protocol.caller import Caller
-    from exec_server_protocol.table import Method
 
 FILE_WRITE_STREAMING: Final = "fileWriteStreaming"
 """The capability of writing files in blocks."""
@@ -87,7 +83,7 @@ class V2(Revision):
     """See Revision for what the methods do."""
 
     name = "v2"
-    methods: ClassVar[Mapping[str, Method]] = METHODS
+    repeatable = shared_models.REPEATABLE | {"process/write", "environment/status", "fs/walk"}
     has_interrupt = True
     can_stream_reads = True
     has_tree = True

@@ -1,7 +1,7 @@
-"""File operations as values that can be performed in this process or sent to a sandboxed worker.
+"""File operations as values, which can be carried out here or by a confined process.
 
-Each class corresponds to the function named in its docstring; ``run`` returns and raises as that
-function does. Paths are native, as returned by ``paths.to_native``.
+``run`` does what the function of ``files`` does that is named there, and raises as it does. Paths
+are native, as ``paths.to_native`` makes them.
 """
 
 from __future__ import annotations
@@ -18,47 +18,44 @@ from exec_server.engine.files.regular_file import OpenMode, open_regular
 from exec_server.engine.files.source import open_descriptor
 from exec_server.engine.paths import from_native, to_native
 
-LARGE_WRITE_BYTES: Final = 1024 * 1024
-"""Size above which a file is written in a thread, because writing it delays the event loop."""
+LARGE_WRITE_BYTES = 1024 * 1024
+"""Files above this take a while to write."""
 
 R = TypeVar("R")
 
 
 _LARGE_DIRECTORY_BYTES: Final = 128 * 1024
-"""Size of a directory with about 3,000 entries, which takes 5 ms to list."""
-
-_MANY_LEVELS: Final = 64
-"""Directories that can be created in half a millisecond."""
+"""Size of a directory with about 3,000 entries, which take 5 ms to list."""
 
 
 class Operation(msgspec.Struct, Generic[R], frozen=True, tag=True):
-    """A file operation."""
+    """One file operation."""
 
     result: ClassVar[Any] = None
-    """Type of the value that ``run`` returns."""
+    """Type of what ``run`` returns."""
 
     def run(self) -> R:
-        """Perform the operation."""
+        """Carry it out."""
         raise NotImplementedError
 
     def takes_long(self) -> bool:
-        """Return True if the operation may delay the event loop, so that it belongs in a thread."""
+        """Whether everything else would have to wait for it."""
         return False
 
     def changes_files(self) -> bool:
-        """Return True if the operation requires write access."""
+        """True if it needs more than a view for reading."""
         return False
 
 
 class OpenForRead(Operation[int], frozen=True):
-    """``source.open_descriptor``."""
+    """``open_for_read``, as far as the descriptor."""
 
     path: bytes
     regular_only: bool
     follow_symlinks: bool = True
 
     def run(self) -> int:
-        """Return the descriptor, for ``source.source_of``."""
+        """Return the descriptor, for ``file_source.source_of``."""
         return open_descriptor(
             from_native(self.path), self.regular_only, follow_symlinks=self.follow_symlinks
         )
@@ -75,8 +72,12 @@ class OpenRegular(Operation[int], frozen=True):
         return open_regular(from_native(self.path), self.mode)
 
     def changes_files(self) -> bool:
-        """Return True if the file may be created or truncated."""
+        """True if the file is created or emptied."""
         return self.mode != "read"
+
+
+_MANY_LEVELS: Final = 64
+"""As many directories are made in half a millisecond."""
 
 
 class WriteFile(Operation[PendingWrite | None], frozen=True):
@@ -88,7 +89,7 @@ class WriteFile(Operation[PendingWrite | None], frozen=True):
     durable: bool = False
 
     def run(self) -> PendingWrite | None:
-        """Return the remainder to be written, if any."""
+        """Return what is left to write, if anything."""
         return files.write_file(
             from_native(self.path),
             self.data,
@@ -97,11 +98,11 @@ class WriteFile(Operation[PendingWrite | None], frozen=True):
         )
 
     def takes_long(self) -> bool:
-        """Return True for a large file."""
+        """Whether there is much to write."""
         return len(self.data) > LARGE_WRITE_BYTES
 
     def changes_files(self) -> bool:
-        """Return True."""
+        """It does."""
         return True
 
 
@@ -113,17 +114,17 @@ class CreateDirectory(Operation[None], frozen=True):
     follow_symlinks: bool = True
 
     def run(self) -> None:
-        """Create the directory."""
+        """Make it."""
         files.create_directory(
             from_native(self.path), self.recursive, follow_symlinks=self.follow_symlinks
         )
 
     def takes_long(self) -> bool:
-        """Return True for many levels, because the kernel looks up each from the root."""
+        """True if there are many levels: making each takes a walk down to it."""
         return self.recursive and self.path.count(b"/") > _MANY_LEVELS
 
     def changes_files(self) -> bool:
-        """Return True."""
+        """It does."""
         return True
 
 
@@ -135,7 +136,7 @@ class GetMetadata(Operation[Metadata], frozen=True):
     follow_symlinks: bool = True
 
     def run(self) -> Metadata:
-        """Return the metadata."""
+        """Return what is known."""
         return files.get_metadata(from_native(self.path), follow_symlinks=self.follow_symlinks)
 
 
@@ -150,7 +151,7 @@ class ReadDirectory(Operation[list[DirectoryEntry]], frozen=True):
         return files.read_directory(from_native(self.path))
 
     def takes_long(self) -> bool:
-        """Return True for many entries, estimated by the size of the directory itself."""
+        """Return True for many entries, by the size of the directory itself."""
         try:
             return os.stat(self.path).st_size > _LARGE_DIRECTORY_BYTES
         except OSError:
@@ -166,7 +167,7 @@ class Remove(Operation[None], frozen=True):
     follow_symlinks: bool = True
 
     def run(self) -> None:
-        """Remove the path."""
+        """Remove it."""
         files.remove(
             from_native(self.path),
             self.recursive,
@@ -175,11 +176,11 @@ class Remove(Operation[None], frozen=True):
         )
 
     def takes_long(self) -> bool:
-        """Return True for a directory tree."""
+        """Whether it is a whole tree."""
         return self.recursive and os.path.isdir(self.path) and not os.path.islink(self.path)
 
     def changes_files(self) -> bool:
-        """Return True."""
+        """It does."""
         return True
 
 
@@ -192,7 +193,7 @@ class Copy(Operation[None], frozen=True):
     durable: bool = False
 
     def run(self) -> None:
-        """Copy the path."""
+        """Copy it."""
         files.copy(
             from_native(self.source),
             from_native(self.destination),
@@ -201,11 +202,11 @@ class Copy(Operation[None], frozen=True):
         )
 
     def takes_long(self) -> bool:
-        """Return True, because the amount of data is not known."""
+        """Nobody knows how much there is."""
         return True
 
     def changes_files(self) -> bool:
-        """Return True."""
+        """It does."""
         return True
 
 
@@ -221,18 +222,18 @@ class Canonicalize(Operation[bytes], frozen=True):
 
 
 class Walk(Operation[file_walk.WalkOutcome], frozen=True):
-    """``walk.walk``."""
+    """``file_walk.walk``."""
 
     result = file_walk.WalkOutcome
     path: bytes
     options: file_walk.WalkOptions
 
     def run(self) -> file_walk.WalkOutcome:
-        """Return the entries and errors."""
+        """Return what was found."""
         return file_walk.walk(from_native(self.path), self.options)
 
     def takes_long(self) -> bool:
-        """Return True, because the amount of data is not known."""
+        """Nobody knows how much there is."""
         return True
 
 

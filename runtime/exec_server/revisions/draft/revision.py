@@ -16,12 +16,11 @@ from exec_server.revisions.v2.revision import (
     bound_revision,
     v0_version,
 )
-from exec_server_protocol.draft.errors import ERRORS
 from exec_server_protocol.draft.methods import METHODS
 from exec_server_protocol.draft.session import InitializeResult
 
 if TYPE_CHECKING:
-    from exec_server.revisions.interface import BoundRevision, ConnectionContext
+    from exec_server.server.connection import BoundRevision, Connection
     from exec_server_protocol.draft.server import Handlers
     from exec_server_protocol.draft.session import InitializeParams
 
@@ -73,8 +72,8 @@ class Draft:
 
     name = "draft"
 
-    def bind(self, connection: ConnectionContext) -> BoundRevision:
+    def bind(self, connection: Connection) -> BoundRevision:
         """The handlers of one connection; see Revision."""
         handlers = HandlersDraft(connection)
         served: Handlers = handlers
-        return bound_revision(self.name, METHODS, ERRORS, _DECODERS, served, aclose=handlers.aclose)
+        return bound_revision(self.name, METHODS, _DECODERS, served, handlers.aclose)

@@ -28,19 +28,18 @@ from exec_server_protocol.v1.process import (
 )
 
 if TYPE_CHECKING:
-    from exec_server.engine.processes.process import Process
-    from exec_server.engine.processes.process_state import ExitStatus
-    from exec_server.revisions.interface import ConnectionContext, NotificationEncoder
+    from exec_server.engine.processes.process import ExitStatus, Process
+    from exec_server.server.connection import Connection
 
 
-class V1NotificationEncoder(NumberedEvents):
+class V1Announcer(NumberedEvents):
     """Process events in v1's shapes."""
 
     revision = "v1"
     output_params = ProcessOutputParams
     closed_params = ProcessClosedParams
 
-    def exited(self, process: Process[object], seq: int, status: ExitStatus) -> bytes:
+    def exited(self, process: Process, seq: int, status: ExitStatus) -> bytes:
         """process/exited."""
         params = ProcessExitedParams(
             process_id=process.id, seq=seq, exit_code=exit_code_without_signals(process, status)
@@ -48,16 +47,16 @@ class V1NotificationEncoder(NumberedEvents):
         return jsonrpc.notification("process/exited", params)
 
 
-_ENCODER: Final = V1NotificationEncoder()
+_ANNOUNCER: Final = V1Announcer()
 
 
 class ProcessV1:
     """process/*."""
 
-    def __init__(self, connection: ConnectionContext) -> None:
+    def __init__(self, connection: Connection) -> None:
         self._connection = connection
 
-    def _find(self, process_id: str) -> Process[NotificationEncoder]:
+    def _find(self, process_id: str) -> Process:
         process = self._connection.session.processes.get(process_id)
         if process is None:
             raise InvalidRequest(f"unknown process id {process_id}")
@@ -73,7 +72,7 @@ class ProcessV1:
             pipe_stdin=params.pipe_stdin,
             arg0=params.arg0,
         )
-        self._connection.session.processes.start(params.process_id, spec, context=_ENCODER)
+        self._connection.session.processes.start(params.process_id, spec, context=_ANNOUNCER)
         return ProcessStartResult(process_id=params.process_id)
 
     async def read(self, params: ProcessReadParams) -> ProcessReadResult:

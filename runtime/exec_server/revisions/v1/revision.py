@@ -8,15 +8,15 @@ from typing import TYPE_CHECKING, Any, Final
 import msgspec
 
 from exec_server.engine.discovery.shell import login_shell
-from exec_server.revisions.binding import BoundMethods, Decoders, LazyHandlers
-from exec_server.revisions.interface import BoundRevision
+from exec_server.revisions.binding import BoundMethods, Decoders, LateHandlers
 from exec_server.revisions.v1 import filesystem, http, process
+from exec_server.server.connection import BoundRevision
+from exec_server_protocol.v1 import errors
 from exec_server_protocol.v1.environment import (
     EnvironmentInfoParams,
     EnvironmentInfoResult,
     Shell,
 )
-from exec_server_protocol.v1.errors import ERRORS
 from exec_server_protocol.v1.methods import METHODS
 from exec_server_protocol.v1.session import (
     InitializedParams,
@@ -27,8 +27,7 @@ from exec_server_protocol.v1.session import (
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
-    from exec_server.revisions.interface import ConnectionContext
-    from exec_server_protocol.table import Method
+    from exec_server.server.connection import Connection
     from exec_server_protocol.v1.process import ProcessStartParams, ProcessWriteParams
     from exec_server_protocol.v1.server import Handlers
 
@@ -36,7 +35,7 @@ if TYPE_CHECKING:
 class LifecycleV1:
     """The handshake."""
 
-    def __init__(self, connection: ConnectionContext) -> None:
+    def __init__(self, connection: Connection) -> None:
         self._connection = connection
 
     async def initialize(self, params: InitializeParams) -> InitializeResult:
@@ -57,7 +56,7 @@ class EnvironmentV1:
         return EnvironmentInfoResult(shell=Shell(name=shell.name, path=shell.path))
 
 
-class HandlersV1(LazyHandlers):
+class HandlersV1(LateHandlers):
     """The handlers of one connection."""
 
     @cached_property
@@ -107,6 +106,9 @@ _NEWER: Final[Mapping[str, Callable[[msgspec.Raw, Any], bool]]] = {
 }
 """Params that decode here but are v2's, and wrong there: v1 would ignore what is wrong."""
 
+_COVERED: Final = frozenset(("http/request", "environment/info"))
+"""Methods whose v2 takes and answers all that v1's does."""
+
 
 class V1:
     """Revision v1, for the server's list."""
@@ -117,21 +119,25 @@ class V1:
         """``beside_newer``: v2 is served too, and what can only be meant for it is left to it."""
         self._beside_newer = beside_newer
 
-    def bind(self, connection: ConnectionContext) -> BoundRevision:
+    def bind(self, connection: Connection) -> BoundRevision:
         """The handlers of one connection; see Revision."""
         handlers = HandlersV1(connection)
         served: Handlers = handlers
-        methods: Mapping[str, Method] = METHODS
-        if self._beside_newer:
-            methods = {name: row for name, row in METHODS.items() if row.covered_by is None}
+        covered = _COVERED if self._beside_newer else frozenset[str]()
         return BoundRevision(
             name=self.name,
             methods=BoundMethods(
                 self.name,
-                methods,
-                ERRORS,
+                {name: method for name, method in METHODS.items() if name not in covered},
                 _DECODERS,
                 served,
+                in_lane=("filesystem", "process/start"),
+                not_found_code=errors.NOT_FOUND,
+                large_members={
+                    "fs/readFile": ("data_base64", "dataBase64"),
+                    "http/request": ("body_base64", "bodyBase64"),
+                    "process/read": ("chunks", "chunk"),
+                },
                 is_newer=_NEWER if self._beside_newer else None,
             ),
             aclose=handlers.aclose,

@@ -7,19 +7,19 @@ from typing import TYPE_CHECKING, Final
 
 from msgspec import UNSET, UnsetType
 
-from exec_server.revisions.binding import BoundMethods, Decoders, LazyHandlers
-from exec_server.revisions.interface import BoundRevision
+from exec_server.revisions.binding import BoundMethods, Decoders, LateHandlers
 from exec_server.revisions.v2 import capabilities, config, filesystem, http, process
 from exec_server.revisions.v2.environment import EnvironmentV2, describe_environment
-from exec_server_protocol.v2.errors import ERRORS
+from exec_server.server.connection import BoundRevision
+from exec_server_protocol.v2 import errors
 from exec_server_protocol.v2.methods import METHODS
 from exec_server_protocol.v2.session import InitializedParams, InitializeParams, InitializeResult
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Mapping
 
-    from exec_server.revisions.interface import ConnectionContext
-    from exec_server_protocol.table import ErrorKind, Method
+    from exec_server.server.connection import Connection
+    from exec_server_protocol.table import Method
     from exec_server_protocol.v2.server import Handlers
 
 
@@ -33,7 +33,7 @@ class EveryRevisionInitializeResult(InitializeResult, frozen=True, kw_only=True)
 class LifecycleV2:
     """The handshake."""
 
-    def __init__(self, connection: ConnectionContext) -> None:
+    def __init__(self, connection: Connection) -> None:
         self._connection = connection
 
     async def initialize(self, params: InitializeParams) -> InitializeResult:
@@ -49,12 +49,12 @@ class LifecycleV2:
         """The connection itself notes that the handshake is over."""
 
 
-def v0_version(connection: ConnectionContext) -> str | UnsetType:
+def v0_version(connection: Connection) -> str | UnsetType:
     """What a client of v0 looks for in the answer to initialize, if the server speaks v0."""
     return "exec-server.v0" if "v0" in connection.revisions else UNSET
 
 
-class ExtensibleHandlers(LazyHandlers):
+class ExtensibleHandlers(LateHandlers):
     """The handlers of one connection, as far as revisions that extend v2 have the same."""
 
     @cached_property
@@ -100,18 +100,29 @@ class HandlersV2(ExtensibleHandlers):
 def bound_revision(
     name: str,
     methods: Mapping[str, Method],
-    errors: Mapping[str, ErrorKind],
     decoders: Decoders,
     handlers: object,
-    *,
     aclose: Callable[[], Awaitable[None]],
 ) -> BoundRevision:
     """v2 or an extension of it, bound to one connection."""
     return BoundRevision(
         name=name,
-        methods=BoundMethods(name, methods, errors, decoders, handlers),
+        methods=BoundMethods(
+            name,
+            methods,
+            decoders,
+            handlers,
+            in_lane=("filesystem", "process/start"),
+            not_found_code=errors.NOT_FOUND,
+            large_members={
+                "fs/readFile": ("data_base64", "dataBase64"),
+                "fs/readBlock": ("chunk", "chunk"),
+                "http/request": ("body_base64", "bodyBase64"),
+                "process/read": ("chunks", "chunk"),
+            },
+        ),
         aclose=aclose,
-        attached_code=errors["sessionAttached"].code,
+        attached_code=errors.SESSION_ATTACHED,
     )
 
 
@@ -123,8 +134,8 @@ class V2:
 
     name = "v2"
 
-    def bind(self, connection: ConnectionContext) -> BoundRevision:
+    def bind(self, connection: Connection) -> BoundRevision:
         """The handlers of one connection; see Revision."""
         handlers = HandlersV2(connection)
         served: Handlers = handlers
-        return bound_revision(self.name, METHODS, ERRORS, _DECODERS, served, aclose=handlers.aclose)
+        return bound_revision(self.name, METHODS, _DECODERS, served, handlers.aclose)
