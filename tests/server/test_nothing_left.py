@@ -151,7 +151,7 @@ def test_a_client_over_stdio_leaves_nothing(tmp_path: Path) -> None:
             assert all(map(peer.is_gone, pids))
 
 
-@pytest.mark.parametrize("how", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
+@pytest.mark.parametrize("how", [signal.SIGTERM, signal.SIGINT])
 def test_a_server_that_is_told_to_end_leaves_nothing(tmp_path: Path, how: signal.Signals) -> None:
     """When it has ended, so has everything else."""
     with peer.listening() as server:
