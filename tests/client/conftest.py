@@ -14,8 +14,6 @@ from tests.support import targets
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from _pytest.terminal import TerminalReporter
-
 BOUND = 120.0
 """Seconds that a test may take; nothing here takes a tenth of it on an idle machine."""
 
@@ -79,16 +77,3 @@ def target(request: pytest.FixtureRequest, servers: targets.Servers) -> targets.
     if reason is not None:
         pytest.skip(reason)
     return dataclasses.replace(target, servers=servers)
-
-
-def pytest_terminal_summary(terminalreporter: TerminalReporter) -> None:
-    """Say loudly what was not proven."""
-    reasons = {
-        report.longrepr[2]
-        for report in terminalreporter.getreports("skipped")
-        if isinstance(report.longrepr, tuple) and "nothing proven on codex" in report.longrepr[2]
-    }
-    if reasons:
-        terminalreporter.section("SKIPPED: the client was not tried on codex", sep="!", red=True)
-        for reason in sorted(reasons):
-            terminalreporter.write_line(reason)

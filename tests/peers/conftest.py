@@ -21,8 +21,6 @@ from .stage import Stage
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from _pytest.terminal import TerminalReporter
-
     from .exec_server import Maker
 
 ALL_VERSIONS = ("0.121.0", "0.130.0", "0.139.0", "0.143.0", "0.155.0", "0.169.0")
@@ -59,19 +57,6 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
         why = pytest.mark.skip("none of the chosen releases has what it needs")
         parameters = [pytest.param(None, None, id="none", marks=why)]
     metafunc.parametrize(("release", "transport"), parameters)
-
-
-def pytest_terminal_summary(terminalreporter: TerminalReporter) -> None:
-    """Say loudly what was not proven."""
-    reasons = {
-        report.longrepr[2]
-        for report in terminalreporter.getreports("skipped")
-        if isinstance(report.longrepr, tuple) and _UNPROVEN in report.longrepr[2]
-    }
-    if reasons:
-        terminalreporter.section("SKIPPED: real clients were not tried", sep="!", red=True)
-        for reason in sorted(reasons):
-            terminalreporter.write_line(reason)
 
 
 @pytest.fixture
