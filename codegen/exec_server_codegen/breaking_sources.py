@@ -27,8 +27,11 @@ if TYPE_CHECKING:
 RECORDS: Final = "released"
 """Folder below the schema folder with one record per released revision."""
 
-_PROSE: Final = {"title", "description", "x-absent"}
+_ANNOTATIONS: Final = {"title", "description", "x-absent", "x-identifier"}
 """Keywords that promise nothing to a program."""
+
+_UNPROMISED: Final = {"summary", "description", "examples", "changes", "handling"}
+"""Members of a method's row that promise nothing to a program."""
 
 _NAMED: Final = {"$defs", "properties", "mapping"}
 """Keywords whose objects have names for keys."""
@@ -146,7 +149,7 @@ def record_text(revision: Revision) -> str:
         {
             keyword: [_situation(error) for error in value] if keyword == "errors" else value
             for keyword, value in row.items()
-            if keyword not in ("summary", "description", "examples", "changes")
+            if keyword not in _UNPROMISED
         }
         for row in methods["methods"]
     ]
@@ -192,7 +195,7 @@ def _wordless(value: Any, *, are_names: bool = False) -> Any:
         if key == "default" and not are_names
         else _wordless(item, are_names=key in _NAMED and not are_names)
         for key, item in value.items()
-        if are_names or key not in _PROSE
+        if are_names or key not in _ANNOTATIONS
     }
 
 

@@ -17,6 +17,9 @@ that it stands for. The rules about how the files hang together are functions he
 ``missing-example``         every method has an example
 ``missing-release``         a method of a released revision says since when it is there
 ``method-kind``             requests have a result, notifications none
+``method-handling``         requests of the client say how they are handled, and nothing else does
+``large-result``            a large member of a result is base64
+``covering-revision``       a method is covered by a revision that has it
 ``numbered-definition``     no definition is another's name with a number behind it
 ``duplicate-definition``    a name stands for one definition in a revision
 ``unknown-reference``       a ``$ref`` leads to a definition
@@ -25,6 +28,7 @@ that it stands for. The rules about how the files hang together are functions he
 ``unknown-required``        what is required is a member
 ``missing-default``         an optional member says what its absence means
 ``invalid-default``         a default fits its member
+``missing-identifier``      an id in a client's params says if its length is limited
 ``missing-unit``            an integer says what it counts
 ``union-tag``               the objects of a union are told apart as the union says
 ``unchecked-bound``         unsigned 64-bit integers stand where the models can check them
@@ -415,9 +419,39 @@ class _Checks:
         received = method.params if method.direction == "clientToServer" else method.result
         if received is not None:
             yield from self._received(received)
+        yield from self._handling(index, method)
         for position, example in enumerate(method.examples):
             where = ("methods", index, "examples", position)
             yield from self._example(method, example, *where)
+
+    def _handling(self, index: int, method: Method) -> Iterator[Finding]:
+        """Check what a row says about the handling of a request."""
+        where = ("methods", index, "handling")
+        large = method.handling.get("largeResult")
+        if large is not None and method.result is not None:
+            names = large["member"].split("/")
+            if not self._is_base64(method.result, names):
+                message = f"{method.result.name} has no base64 member {large['member']}"
+                yield self._at(
+                    METHODS_FILE, "large-result", message, *where, "largeResult", "member"
+                )
+        covering = method.handling.get("coveredBy")
+        if covering is not None and self._lacks_method(covering, method.name):
+            message = f"the revision {covering} has no {method.name}"
+            yield self._at(METHODS_FILE, "covering-revision", message, *where, "coveredBy")
+
+    def _is_base64(self, definition: Definition, names: list[str]) -> bool:
+        """Return True if a path leads to a base64 member, of an object or of a list's objects."""
+        schema = definition.properties.get(names[0], {})
+        if len(names) == 1:
+            return bool(schema.get("$ref", "").endswith("/Base64"))
+        items = schema.get("items", {})
+        return "$ref" in items and self._is_base64(self._revision.resolve(items["$ref"]), names[1:])
+
+    def _lacks_method(self, revision: str, name: str) -> bool:
+        """Return True if the schema folder has the revision, but without the method."""
+        path = self._schema / revision / METHODS_FILE
+        return path.is_file() and all(row["name"] != name for row in read_json(path)["methods"])
 
     def _received(self, root: Definition) -> Iterator[Finding]:
         """What a server receives: a client's params, and its results."""
@@ -428,6 +462,10 @@ class _Checks:
                 message = f"{root.name} lead here, and what a server receives is open"
                 yield self._at(file, "closed-params", message, "$defs", name)
             for member, schema in definition.properties.items():
+                if name == root.name and self._lacks_identifier(member, schema):
+                    message = "an id: say in x-identifier if the server keeps it"
+                    where = ("$defs", name, "properties", member)
+                    yield self._at(file, "missing-identifier", message, *where)
                 has_base64 = any(ref.endswith("/Base64") for ref in references(schema))
                 is_plain = any(
                     branch.get("$ref", "").endswith("/Base64")
@@ -437,6 +475,10 @@ class _Checks:
                     message = f"base64 below the top of {root.name}"
                     where = ("$defs", name, "properties", member)
                     yield self._at(file, "nested-base64", message, *where)
+
+    def _lacks_identifier(self, member: str, schema: JsonObject) -> bool:
+        is_text = any(branch.get("type") == "string" for branch in self._branches(schema))
+        return member.endswith("Id") and is_text and "x-identifier" not in schema
 
     def _example(self, method: Method, example: JsonObject, *where: str | int) -> Iterator[Finding]:
         optional = method.params_presence == "optional" and example["params"] is None

@@ -107,6 +107,7 @@ def environment() -> jinja2.Environment:
     )
     templates.globals.update(
         base64_members=base64_members,
+        handling=_handling,
         family_doc=_family_doc,
         method_doc=_method_doc,
         module_doc=_module_doc,
@@ -158,6 +159,30 @@ def base64_members(definition: Definition) -> tuple[str, ...]:
         if any(branch.get("$ref", "").endswith("/Base64") for branch in branches):
             members.append(name)
     return tuple(members)
+
+
+def _handling(method: Method) -> dict[str, str]:
+    """Arguments of a row about the handling of a request, as source; defaults are left out."""
+    members = method.params.properties
+    handling = method.handling
+    large = handling.get("largeResult")
+    values: dict[str, Any] = {
+        "base64_text_params": tuple(
+            name for name, it in members.items() if it.get("$ref", "").endswith("/Base64Text")
+        ),
+        "identifier_params": tuple(name for name, it in members.items() if it.get("x-identifier")),
+        "is_serialized": handling.get("ordering") == "serialized",
+        "may_wait": handling.get("mayWait"),
+        "is_repeatable": handling.get("repeatable"),
+        "process": handling.get("process"),
+        "is_uncounted": handling.get("uncounted"),
+        "covered_by": handling.get("coveredBy"),
+    }
+    arguments = {name: repr(value) for name, value in values.items() if value}
+    if large is not None:
+        path, is_bounded = tuple(large["member"].split("/")), large["bounded"]
+        arguments["large_result"] = f"LargeResult(path={path!r}, is_bounded={is_bounded})"
+    return arguments
 
 
 def _module_doc(summary: str, description: str) -> str:

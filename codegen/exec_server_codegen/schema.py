@@ -147,6 +147,12 @@ class Method:
         return str(self.row["paramsPresence"])
 
     @property
+    def handling(self) -> JsonObject:
+        """Treatment of a client's request besides its types; empty for any other method."""
+        handling: JsonObject = self.row.get("handling", {})
+        return handling
+
+    @property
     def errors(self) -> list[JsonObject]:
         """The method's own error conditions."""
         return list(self.row["errors"])

@@ -44,7 +44,7 @@ WORDS: Final = (
         "Any number of threads may use it at once.",
     ),
     (
-        r"\n\n    server: one to share; otherwise the client makes its own and ends it\. Its",
+        r"\n\n    server: existing server to share; [^\n]*\n\n    Its",
         "\n\n    Its",
     ),
     ("an asynchronous context manager", "a context manager"),
@@ -102,7 +102,7 @@ def facade(folder: Path) -> str:
 
 def _imports(trees: dict[str, ast.Module]) -> Iterator[str]:
     """Everything that a signature may name; what is not needed is taken out later."""
-    yield "from exec_server.client.portal import Entered, Portal"
+    yield "from exec_server.client.portal import BlockingContextManager, Portal"
     yield "from collections.abc import Iterator"
     yield "from contextlib import AbstractContextManager"
     for module, tree in trees.items():
@@ -185,7 +185,7 @@ def _member(owner: str, node: ast.FunctionDef | ast.AsyncFunctionDef) -> list[st
     if "contextlib.asynccontextmanager" in decorators:
         inner = _element(node.returns)
         head[0] = head[0].format(f"AbstractContextManager[{inner}]")
-        return [*head, f"        return Entered(self._portal, {call}, {inner})"]
+        return [*head, f"        return BlockingContextManager(self._portal, {call}, {inner})"]
     if _is_generator(node):
         inner = _element(node.returns)
         head[0] = head[0].format(f"Iterator[{inner}]")

@@ -1,15 +1,14 @@
-"""Exceptions of the suite, grouped by who has to act on them.
+"""What can go wrong in the suite, told apart by who must act.
 
 ConformanceError
-├── SessionError         a session or configuration file is invalid
-├── ReportError          a report cannot be written or read
-├── TargetError          the target cannot be started or reached
-└── Failure              the target violated the contract
-    ├── SchemaViolation  a message does not validate against the schema
-    ├── Mismatch         a value differs from the expected one
-    └── NoResponse       an expected message did not arrive
-        ├── Unresponsive    the server no longer answers any request
-        └── ServerCrashed   the server process terminated abnormally
+├── SessionError     a session file is wrong: whoever wrote it must mend it
+├── ReportError      a report cannot be written or read: whoever asked for it must say where
+├── TargetError      the server under test cannot be run at all
+└── Failure          the server under test did something a session forbids
+    ├── Mismatch     it sent a value other than the expected one
+    └── Silence      it did not send what it should have
+        ├── Muteness     and answers nothing else either
+        └── Death        because its process ended
 """
 
 from __future__ import annotations
@@ -18,35 +17,35 @@ from typing import Any
 
 
 class ConformanceError(Exception):
-    """Base class of all errors raised by this package."""
+    """Root of the errors of this package."""
 
 
 class SessionError(ConformanceError):
-    """Invalid session, scenario or configuration file; the message names the file and line."""
+    """A session or scenario file cannot be used; the text names the file and line."""
 
 
 class ReportError(ConformanceError):
-    """Report that cannot be written or read; the message names the file."""
+    """A report cannot be written or read; the text names the file."""
 
 
 class TargetError(ConformanceError):
-    """Target that cannot be started or reached."""
+    """The server under test cannot be started or reached."""
 
 
 class Failure(ConformanceError):
-    """Contract violation by the target; the message names the expected and received value."""
+    """The server under test broke the contract; the text says what was expected and what came."""
 
     line: int = 1
-    """Line of the session file that was being executed."""
+    """Line of the session file that was played."""
 
     entry: int | None = None
-    """Index in the trace of the offending message; None if there is none."""
+    """Index in the trace of the message that broke it."""
 
 
 class Mismatch(Failure):
-    """A value differs from the expected one.
+    """A value is not the expected one.
 
-    ``where`` is the path to the differing part; ``expected`` and ``received`` are that part.
+    ``where`` is the path to the part that differs; ``expected`` and ``received`` are that part.
     """
 
     def __init__(self, text: str, where: str, expected: Any, received: Any) -> None:
@@ -56,13 +55,13 @@ class Mismatch(Failure):
         self.received = received
 
 
-class NoResponse(Failure):
-    """An expected message did not arrive in time, or the connection was closed before it did."""
+class Silence(Failure):
+    """What was expected did not come in time, or the server ended the connection before."""
 
 
-class Unresponsive(NoResponse):
-    """The server no longer answers any request."""
+class Muteness(Silence):
+    """The server does not answer anything any more."""
 
 
-class ServerCrashed(NoResponse):
-    """The server process was terminated by a signal or exited with an error."""
+class Death(Silence):
+    """The server's process ended by a signal or with an error; nothing excuses that."""

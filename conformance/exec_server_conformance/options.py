@@ -1,4 +1,4 @@
-"""Command-line options shared by several commands."""
+"""Options of the command line that several commands share."""
 
 from __future__ import annotations
 
@@ -24,33 +24,33 @@ if TYPE_CHECKING:
 
 
 def add_target(parser: argparse.ArgumentParser) -> None:
-    """Add the options that name the server under test and the transports."""
+    """The server, and how to reach it."""
     where = parser.add_mutually_exclusive_group()
     where.add_argument(
         "--cmd",
         metavar="CMD",
         help="command that runs the server; `--listen stdio` or `--listen ws://127.0.0.1:0` is "
-        "appended unless the command contains --listen; a listening server must print its "
-        "ws:// URL on stdout",
+        "appended per session unless the command has a --listen, and a command that listens "
+        "prints its ws:// URL on stdout",
     )
-    where.add_argument("--url", metavar="URL", help="ws:// URL of a running server")
+    where.add_argument("--url", metavar="URL", help="ws:// URL of a server that runs already")
     parser.add_argument(
         "--transport",
         choices=["ws", "stdio", "both"],
         default="both",
-        help="transports to use (default: %(default)s; only ws with --url)",
+        help="transports to play over (default: %(default)s; --url means ws)",
     )
 
 
 def target(options: argparse.Namespace, parser: argparse.ArgumentParser) -> Target:
-    """Return the target given on the command line; exit with a usage error if there is none."""
+    """The one of ``add_target``; without one the usage is wrong."""
     if not options.cmd and not options.url:
         parser.error("one of the arguments --cmd --url is required")
     return Target(options.cmd, options.url)
 
 
 def transports(options: argparse.Namespace, sessions: Iterable[Session]) -> list[Transport]:
-    """Return the selected transports; raise SessionError if no session uses any of them."""
+    """Those of ``add_target`` that sessions have; raises SessionError if there are none."""
     asked = "ws" if options.url else options.transport
     offered = {one for session in sessions for one in session.transports}
     chosen = [one for one in get_args(Transport) if asked in ("both", one) and one in offered]
@@ -60,43 +60,38 @@ def transports(options: argparse.Namespace, sessions: Iterable[Session]) -> list
 
 
 def add_choice(parser: argparse.ArgumentParser) -> None:
-    """Add the options that filter by name, method, tag and level."""
+    """What to play."""
     for name, settings in CHOICE_OPTIONS.items():
         parser.add_argument(f"--{name}", action="append", **settings)
 
 
 def add_selection(parser: argparse.ArgumentParser) -> None:
-    """Add the options that select sessions."""
+    """Which sessions."""
     add_choice(parser)
     parser.add_argument(
         "--sessions",
         metavar="DIR",
         type=Path,
         default=SESSIONS,
-        help="directory of the session files (default: those of the suite)",
+        help="where the sessions are (default: those of the suite)",
     )
 
 
 def choice(options: argparse.Namespace) -> Choice:
-    """Return the filter built from the options of ``add_choice``."""
+    """What ``add_choice`` has brought."""
     return Choice.of_options(lambda name: getattr(options, name))
 
 
 def add_reports(parser: argparse.ArgumentParser) -> None:
-    """Add the options for known deviations and reports."""
+    """What is known already, and what to write about a run."""
     parser.add_argument(
-        "--known-deviations",
-        metavar="FILE",
-        type=Path,
-        help="TOML file with known deviations of "
-        "the server; see "
-        "docs/conformance.md for the format",
+        "--known-deviations", metavar="FILE", type=Path, help="TOML file of known deviations"
     )
     parser.add_argument(
         "--write-baseline",
         metavar="FILE",
         type=Path,
-        help="write the failures of this run to FILE as known deviations",
+        help="write what failed as a file of known deviations",
     )
     for kind, name in (
         ("junit", "JUnit XML"),
@@ -108,8 +103,8 @@ def add_reports(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--reference-url",
         metavar="URL",
-        help="base URL of the reference pages that --html links to (default: docs/reference of "
-        "the checkout, if there is one)",
+        help="where the reference pages are, for links from --html (default: docs/reference of "
+        "the checkout that the suite runs from, if it does)",
     )
     parser.add_argument(
         "--verbose", action="store_true", help="print every session with its wire trace"
@@ -119,9 +114,7 @@ def add_reports(parser: argparse.ArgumentParser) -> None:
 def known_deviations(
     options: argparse.Namespace, everything: Iterable[Playable]
 ) -> list[Deviation]:
-    """Load the known deviations; raise SessionError for an entry that matches nothing in
-    ``everything``.
-    """
+    """What is known already, of all that there is; raises SessionError for what is not there."""
     if not options.known_deviations:
         return []
     deviations = load_deviations(options.known_deviations)
@@ -130,20 +123,18 @@ def known_deviations(
 
 
 def check_reports(options: argparse.Namespace) -> None:
-    """Raise ReportError unless every output file can be written, so that the run does not fail
-    late.
-    """
+    """Raise ReportError unless every file can be written; better before a run than after."""
     for path in [*_wanted(options).values(), *filter(None, [options.write_baseline])]:
         reports.check_writable(path)
 
 
 def wants_reports(options: argparse.Namespace) -> bool:
-    """Return True if a report was requested that contains the trace of each session."""
+    """Whether anything is to be written that shows how each session went."""
     return bool(_wanted(options))
 
 
 def write_reports(report: Report, options: argparse.Namespace) -> None:
-    """Write the requested reports; raise ReportError if one cannot be written."""
+    """Write what was asked for about a run; raises ReportError if it cannot be."""
     for kind, path in _wanted(options).items():
         reports.write(report, kind, path, options.reference_url)
     if options.write_baseline:
@@ -155,25 +146,24 @@ def _wanted(options: argparse.Namespace) -> dict[str, Path]:
 
 
 def add_effort(parser: argparse.ArgumentParser) -> None:
-    """Add the options for concurrency and timeouts."""
+    """How much at a time, and for how long."""
     parser.add_argument(
         "--jobs",
         metavar="N",
         type=at_least_one,
         default=4 * (os.cpu_count() or 1),
-        help="maximum number of sessions that run concurrently; most of their time is spent "
-        "waiting (default: %(default)s)",
+        help="sessions at a time; most of a session is waiting (default: %(default)s)",
     )
     parser.add_argument(
         "--timeout",
         metavar="SECONDS",
         type=_seconds,
-        help="time limit of each session in seconds (default: the limit in its header, usually 20)",
+        help="bound on each session (default: its own)",
     )
 
 
 def at_least_one(text: str) -> int:
-    """Parse a positive integer; raise argparse.ArgumentTypeError for anything else."""
+    """A number of something; raises argparse.ArgumentTypeError."""
     if not text.isdecimal() or int(text) < 1:
         raise argparse.ArgumentTypeError(f"expected 1 or more, not {text!r}")
     return int(text)

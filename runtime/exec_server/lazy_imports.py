@@ -1,10 +1,12 @@
-"""Modules that are loaded when something of them is used, instead of when they are imported.
+"""Lazy imports: modules that are loaded at their first use instead of at their import.
 
-Half of what a Python program of this kind loads before it can serve, it does not use before it
-ends: asyncio imports TLS and the inspection of source code, this package how to request URLs and
-to walk directories. ``install`` has imports of such modules put off, whoever imports them.
+asyncio and msgspec import modules that most runs of a program never use, such as TLS and the
+inspection of source code. Without lazy imports the server takes 1.6 times as long to start (107
+instead of 67 ms of processor time, of which the modules of this package are 14 ms and those of the
+standard library and msgspec 22 ms, no single one more than 7 ms).
 
-That is for programs that own their process, not for libraries.
+For programs only, never for libraries: ``install`` affects the whole process. ``LazyLoader`` of the
+standard library is not used because, before Python 3.12.3, threads can see a module half loaded.
 """
 
 from __future__ import annotations
@@ -24,21 +26,21 @@ if TYPE_CHECKING:
 
 SELDOM_USED: Final = frozenset(
     (
-        # By asyncio: TLS, connecting to several addresses, and questions about functions.
+        # Imported by asyncio: TLS, connecting to several addresses, inspection of functions.
         "asyncio.sslproto",
         "asyncio.staggered",
         "inspect",
         "ssl",
-        # By whoever shows tracebacks or reads a child's output as text.
+        # Imported for tracebacks and for a child's output as text.
         "linecache",
         "locale",
         "textwrap",
-        # By msgspec: schemas, other formats than JSON and MessagePack, and by uuid for it.
+        # Imported by msgspec: schemas, other formats than JSON and MessagePack; by uuid for it.
         "msgspec.inspect",
         "msgspec.toml",
         "msgspec.yaml",
         "platform",
-        # By this package.
+        # Imported by this package.
         "base64",
         "exec_server.engine.http.url",
         "hashlib",
@@ -49,80 +51,93 @@ SELDOM_USED: Final = frozenset(
         "urllib.parse",
     )
 )
-"""What is imported by much and used by little."""
+"""Modules that are imported by many others and used by few."""
+
+_pending: Final[set[str]] = set()
+"""Names of lazy modules that are not loaded yet."""
 
 
-class _LateModule(ModuleType):
-    """Stands for a module until it is used, and then has what the module has."""
+class _LazyModule(ModuleType):
+    """Placeholder of a module; takes over the module's attributes once it is loaded."""
 
     def __getattr__(self, name: str) -> Any:
-        """What the module has; special names tell how a module was loaded, and load nothing."""
+        """Load the module, unless for a special name, which describes the import alone."""
         if name.startswith("__"):
             raise AttributeError(f"module {self.__name__!r} has no attribute {name!r}")
         spec = self.__spec__
         assert spec is not None
-        assert isinstance(spec.loader, _LateLoader)
+        assert isinstance(spec.loader, _LazyLoader)
         return getattr(spec.loader.load(self), name)
 
 
-class _LateLoader:
-    """Makes the module that stands for another, and loads the other."""
+class _LazyLoader:
+    """Loader that creates a placeholder first and the module at its first use."""
 
-    def __init__(self, name: str, names: set[str]) -> None:
+    def __init__(self, name: str) -> None:
         self._name = name
-        self._names = names
         self._lock = threading.RLock()
         self._is_loading = False
 
     def create_module(self, spec: ModuleSpec) -> ModuleType:
-        return _LateModule(spec.name)
+        return _LazyModule(spec.name)
 
     def exec_module(self, module: ModuleType) -> None:
-        """Nothing yet."""
+        """Do nothing yet."""
 
-    def load(self, late: ModuleType) -> ModuleType:
-        """Load the module as any other, once, whatever threads use it first."""
+    def load(self, placeholder: ModuleType) -> ModuleType:
+        """Load the module once, whichever threads use it first."""
         with self._lock:
-            if self._is_loading:  # and needed for that: there is a circle of imports
+            if self._is_loading:  # an import circle: the module uses itself while it loads
                 return sys.modules[self._name]
             self._is_loading = True
             try:
-                self._names.discard(self._name)
-                if sys.modules.get(self._name) is late:
+                _pending.discard(self._name)
+                if sys.modules.get(self._name) is placeholder:
                     del sys.modules[self._name]
                 module = import_module(self._name)
             finally:
                 self._is_loading = False
             for name, value in vars(module).items():
-                vars(late).setdefault(name, value)
+                vars(placeholder).setdefault(name, value)
             return module
 
 
-class _LateFinder:
-    """Finds some modules where the interpreter finds them, to be loaded late."""
-
-    def __init__(self, names: Collection[str]) -> None:
-        self._names = set(names)
+class _LazyFinder:
+    """Finder of lazy modules, which are where the interpreter finds them."""
 
     def find_spec(
         self, name: str, path: Sequence[str] | None = None, target: ModuleType | None = None
     ) -> ModuleSpec | None:
-        if name not in self._names:
+        if name not in _pending:
             return None
         spec = PathFinder.find_spec(name, path, target)
         if spec is not None:
-            spec.loader = _LateLoader(name, self._names)  # type: ignore[assignment]
+            spec.loader = _LazyLoader(name)  # type: ignore[assignment]
         return spec
 
 
 def install(names: Collection[str]) -> None:
-    """Have modules loaded late; it does nothing to those that are loaded already."""
-    sys.meta_path.insert(0, _LateFinder(names))
+    """Make modules lazy; modules that are loaded already stay as they are."""
+    _pending.update(names)
+    sys.meta_path.insert(0, _LazyFinder())
+
+
+def pending(package: str) -> list[str]:
+    """Return the names of a package's lazy modules that are not loaded yet."""
+    return sorted(name for name in _pending if name.startswith(f"{package}."))
+
+
+def load(name: str) -> None:
+    """Load a module now, lazy or not."""
+    placeholder = import_module(name)
+    spec = placeholder.__spec__
+    if spec is not None and isinstance(spec.loader, _LazyLoader):
+        spec.loader.load(placeholder)
 
 
 @contextlib.contextmanager
 def without(name: str) -> Iterator[None]:
-    """Have imports of a module fail meanwhile, if it is not loaded already."""
+    """Make imports of a module fail meanwhile, if it is not loaded already."""
     if name in sys.modules:
         yield
         return
@@ -134,10 +149,10 @@ def without(name: str) -> Iterator[None]:
 
 
 def load_msgspec() -> None:
-    """Load msgspec without typing_extensions and, where it is to be loaded late, platform.
+    """Load msgspec without typing_extensions and, if it is lazy, without platform.
 
-    What msgspec would take from the first, the standard library has as well; it takes half as long
-    again to load. Of the second, uuid in Python 3.11 wants the system's name alone.
+    The standard library provides the names that msgspec takes from typing_extensions, which is
+    slow to load. uuid of Python 3.11 uses ``platform.system`` alone.
     """
     import platform  # noqa: PLC0415
 

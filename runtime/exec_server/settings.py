@@ -13,7 +13,7 @@ import msgspec
 if TYPE_CHECKING:
     from collections.abc import Collection
 
-    from exec_server.engine.processes.process import Execution
+    from exec_server.engine.processes.table import Execution
 
 MEBIBYTE: Final = 1024 * 1024
 

@@ -86,8 +86,8 @@ async def test_a_wrong_argument_is_named(call: Callable[[Client], Any], words: s
     ("options", "words"),
     [
         ({"revision": "v9"}, "revision: expected one of"),
-        ({"token": SECRET}, "token: only for servers that listen"),
-        ({"session_id": "x"}, "session_id: only for servers that listen"),
+        ({"token": SECRET}, "token: applies to listening servers only"),
+        ({"session_id": "x"}, "session_id: applies to listening servers only"),
         ({"client_name": 5}, "client_name: expected str"),
         ({"initialize_timeout": -1}, "initialize_timeout: expected zero or more"),
         ({"max_message_bytes": 0}, "max_message_bytes: expected 1 or more"),
@@ -118,7 +118,7 @@ async def test_arguments_as_subprocess_takes_them(tmp_path: Path) -> None:
 async def test_a_revision_is_not_claimed() -> None:
     """A server that does not speak the chosen revision is told from one that does."""
     for arguments, revision in ((["--protocol", "v1"], "v2"), (["--protocol", "v2"], "draft")):
-        with pytest.raises(ConnectFailed, match=f"does not speak revision {revision}"):
+        with pytest.raises(ConnectFailed, match=f"does not support revision {revision}"):
             await connect_stdio([PROGRAM, *arguments], revision=revision)  # type: ignore[arg-type]
 
 

@@ -26,9 +26,9 @@ from exec_server.client import (
     connect_websocket,
 )
 from exec_server_protocol.v2 import FsWalkParams
-from tests.support.fake_channel import GREETINGS, Peer, fake_server
+from tests.support.fake_channel import GREETINGS, SHELL, Peer, fake_server
 from tests.support.targets import PROGRAM, listening
-from tests.support.watching import eventually, is_gone
+from tests.support.waiting import eventually, is_gone
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -179,7 +179,7 @@ async def test_no_exec_server() -> None:
         await peer.answer(await peer.request("initialize"), {"hello": "world"})
 
     async with fake_server(greet) as url:
-        with pytest.raises(ConnectFailed, match="is no exec-server"):
+        with pytest.raises(ConnectFailed, match="is not an exec-server"):
             await connect(url)
 
 
@@ -341,3 +341,52 @@ async def test_a_socket_in_the_file_system(target: Target) -> None:
             await client.aclose(detach=True)
         async with connect(url, session_id=client.session_id) as second:
             assert await (await second.attach(process.id)).terminate()
+
+
+@pytest.mark.parametrize("requested", ["v0", "v1", "v2", "draft"])
+@pytest.mark.parametrize("spoken", ["v0", "v1", "v2", "auto"])
+async def test_requested_revision_is_verified(spoken: str, requested: str) -> None:
+    """A revision is used only if the server supports it."""
+    connecting = connect_stdio([PROGRAM, "--protocol", spoken], revision=requested)
+    if spoken in (requested, "auto"):
+        async with connecting as client:
+            assert client.revision == requested
+            assert (await client.run(["true"], env={"PATH": "/usr/bin:/bin"})).returncode == 0
+    else:
+        with pytest.raises(ConnectFailed, match=f"does not support revision {requested}, only"):
+            await connecting
+
+
+async def test_null_members_of_the_environment() -> None:
+    """codex reports a removed working directory as null; the client starts in ``/`` then."""
+    info = {"shell": SHELL, "cwd": None, "userHomeDir": "file:///home", "capabilities": None}
+
+    async def play(peer: Peer) -> None:
+        start = await peer.request("process/start")
+        assert start["params"]["cwd"] == "file:///"
+        await peer.answer(start, {"processId": start["params"]["processId"]})
+
+    greeting = {"sessionId": "s", "environmentInfo": info}
+    async with fake_server(play, greeting) as url, connect(url) as client:
+        environment = await client.environment()
+        assert (environment.cwd, environment.home) == (None, "/home")
+        await client.start(["true"])
+
+
+async def test_v2_server_without_environment_info() -> None:
+    """A v2 server that does not report its directory starts programs in ``/``."""
+
+    async def play(peer: Peer) -> None:
+        missing = {"code": -32601, "message": "no such method"}
+        await peer.answer(await peer.request("initialize"), {"sessionId": "s"})
+        await peer.request("initialized")
+        await peer.answer(await peer.request("fs/walk"), {})
+        asked = await peer.request("environment/info")
+        await peer.send({"id": asked["id"], "error": missing})
+        start = await peer.request("process/start")
+        assert start["params"]["cwd"] == "file:///"
+        await peer.answer(start, {"processId": start["params"]["processId"]})
+
+    async with fake_server(play) as url, connect(url) as client:
+        assert client.revision == "v2"
+        await client.start(["true"])

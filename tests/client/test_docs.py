@@ -11,7 +11,8 @@ from pathlib import Path
 import pytest
 
 from tests.support.checkout import ROOT
-from tests.support.targets import PATIENCE, PROGRAM
+from tests.support.targets import PROGRAM
+from tests.support.waiting import PATIENCE
 
 DOCS = ROOT / "docs"
 

@@ -196,7 +196,7 @@ async def test_large_files(target: Target, tmp_path: Path) -> None:
         assert (tmp_path / "file").read_bytes() == content
         assert await client.fs.read_bytes(tmp_path / "file") == content
         if target.revision == "v1":
-            with pytest.raises(Unsupported, match="takes files of up to"):
+            with pytest.raises(Unsupported, match="accepts files of up to"):
                 await client.fs.write_bytes(tmp_path / "file", bytes(60 << 20))
             assert (tmp_path / "file").read_bytes() == content
         else:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from exec_server.client import BodyTooFast, ClientError, ServerError, Unsupported
+from tests.support.waiting import eventually
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -137,7 +138,7 @@ async def test_broken_streams(target: Target) -> None:
                 await response.read()
         async with client.http.stream("GET", f"{url}/large", buffer_bytes=100_000) as response:
             await anext(response)
-            await asyncio.sleep(1)
+            assert await eventually(lambda: response._body._failure is not None)
             with pytest.raises(BodyTooFast):
                 await response.read()
         async with client.http.stream("GET", f"{url}/large") as response:

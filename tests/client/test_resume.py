@@ -24,7 +24,7 @@ from exec_server.client import (
 from exec_server.client.transports import websocket
 from tests.support.lossy_proxy import CuttingProxy
 from tests.support.targets import listening
-from tests.support.watching import eventually, is_gone
+from tests.support.waiting import eventually, is_gone
 
 if TYPE_CHECKING:
     from tests.support.targets import Target
@@ -76,7 +76,7 @@ async def test_end_while_away(target: Target, tmp_path: Path) -> None:
         proxy.refuses = True
         proxy.cut()
         (tmp_path / "go").touch()
-        await asyncio.sleep(0.3)
+        assert await eventually(lambda: proxy.refused > 1)
         assert not waiting.done()
         proxy.refuses = False
         assert await waiting == 5
@@ -127,7 +127,7 @@ async def test_write_is_not_repeated(target: Target, tmp_path: Path) -> None:
         assert await eventually(lambda: received.read_bytes() == b"one two ")
         proxy.is_mute = False
         proxy.cut()
-        with pytest.raises(ConnectionLost, match="process/write may have been done"):
+        with pytest.raises(ConnectionLost, match="process/write may have been carried out"):
             await writing
         await process.write(b"three")
         assert await eventually(lambda: received.read_bytes() == b"one two three")
@@ -163,10 +163,11 @@ async def test_requests_wait(target: Target, tmp_path: Path) -> None:
     ):
         proxy.refuses = True
         proxy.cut()
-        await asyncio.sleep(0.05)
+        assert await eventually(lambda: proxy.refused > 0)
         writing = asyncio.create_task(client.fs.write_text(tmp_path / "file", "text"))
         running = asyncio.create_task(client.run(["echo", "hi"]))
-        await asyncio.sleep(0.1)
+        refused = proxy.refused
+        assert await eventually(lambda: proxy.refused > refused)
         proxy.refuses = False
         await writing
         assert (tmp_path / "file").read_text() == "text"
@@ -174,7 +175,7 @@ async def test_requests_wait(target: Target, tmp_path: Path) -> None:
 
 
 async def test_change_is_not_repeated(target: Target, tmp_path: Path) -> None:
-    """A change of a file whose answer was lost fails, and says that it may have been done."""
+    """A change whose answer was lost fails, and says that it may have been carried out."""
     async with (
         CuttingProxy(url_of(target)) as proxy,
         connect_websocket(proxy.url) as client,
@@ -185,7 +186,7 @@ async def test_change_is_not_repeated(target: Target, tmp_path: Path) -> None:
         assert await eventually((tmp_path / "new").exists)
         proxy.is_mute = False
         proxy.cut()
-        with pytest.raises(ConnectionLost, match="fs/createDirectory may have been done"):
+        with pytest.raises(ConnectionLost, match="fs/createDirectory may have been carried out"):
             await making
         assert [entry.name for entry in await looking] == ["new"]
 
@@ -319,13 +320,15 @@ async def test_the_command_goes_on(target: Target) -> None:
 
 
 async def test_silent_connection(target: Target, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A connection on which nothing comes any more, not even an answer to a ping, is lost."""
-    monkeypatch.setattr(websocket, "KEEPALIVE_SECONDS", 0.2)
+    """A connection on which nothing arrives, not even an answer to a ping, is lost."""
+    monkeypatch.setattr(websocket, "KEEPALIVE_SECONDS", 0.3)
     async with (
         CuttingProxy(url_of(target)) as proxy,
         connect_websocket(proxy.url, initialize_timeout=1) as client,
     ):
-        await asyncio.sleep(1)
+        greeted = proxy.sent_by_client
+        # Without an answer, the connection would have been given up after the second ping.
+        assert await eventually(lambda: proxy.sent_by_client > greeted + 2)
         assert proxy.connections == 1, "answers to pings count"
         proxy.is_mute = True
         assert await eventually(lambda: proxy.connections > 1)

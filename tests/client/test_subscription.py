@@ -16,7 +16,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from exec_server.client.errors import ConnectionLost, ServerError
-from exec_server.client.event_sequencer import SEQ_BEYOND, Feed
+from exec_server.client.event_sequencer import SEQ_BEYOND, EventSequencer
 from exec_server.client.events import Closed, Exited, Gap, Output, ProcessEvent, Snapshot
 from exec_server.client.subscription import Overflow, Subscription
 
@@ -27,7 +27,7 @@ class ModelServer:
     can_read = True
 
     def __init__(self, retained_bytes: int) -> None:
-        self.feed = Feed(self, "p")
+        self.sequencer = EventSequencer(self, "p")
         self.retained: deque[Output] = deque()
         self.retained_bytes = retained_bytes
         self.seq = 0
@@ -78,17 +78,17 @@ class ModelServer:
             raise ServerError("process/read", -32600, "unknown process id p")
         return self.snapshot(after_seq, max_bytes)
 
-    def hold(self, holder: object) -> None:
+    def pause_reading(self, holder: object) -> None:
         self.holders.add(holder)
 
-    def release(self, holder: object) -> None:
+    def resume_reading(self, holder: object) -> None:
         self.holders.discard(holder)
 
-    def reorder(self, feed: Feed) -> None:
+    def resynchronize(self, sequencer: EventSequencer) -> None:
         self.wants_state = True
 
-    def resynchronise(self) -> None:
-        self.feed.resynchronise(self.snapshot(SEQ_BEYOND, None))
+    def apply_state(self) -> None:
+        self.sequencer.apply_state(self.snapshot(SEQ_BEYOND, None))
 
 
 async def take_ready(subscription: Subscription) -> list[ProcessEvent]:
@@ -116,7 +116,10 @@ async def play(seed: int, overflow: Overflow, streams: tuple[str, ...] | None) -
     chance = random.Random(seed)
     server = ModelServer(retained_bytes=chance.choice([50, 200, 2000]))
     subscription = Subscription(
-        server.feed, streams=streams, buffer_bytes=chance.choice([1, 60, 500]), overflow=overflow
+        server.sequencer,
+        streams=streams,
+        buffer_bytes=chance.choice([1, 60, 500]),
+        overflow=overflow,
     )
     done: list[Output | Exited | Closed] = []
     undelivered: list[Output | Exited | Closed] = []
@@ -138,17 +141,17 @@ async def play(seed: int, overflow: Overflow, streams: tuple[str, ...] | None) -
             # The connection is lost with what had not come, and resumed.
             undelivered.clear()
             was_cut = True
-            server.resynchronise()
+            server.apply_state()
         elif action < 0.6:
             # Neighbours may overtake each other.
             if len(undelivered) > 1 and chance.random() < 0.3:
                 undelivered[-2:] = reversed(undelivered[-2:])
             while undelivered:
-                server.feed.take(undelivered.pop(0))
+                server.sequencer.take(undelivered.pop(0))
         if chance.random() < 0.4:
             taken += await take_ready(subscription)
     while undelivered:
-        server.feed.take(undelivered.pop(0))
+        server.sequencer.take(undelivered.pop(0))
     taken += await take_ready(subscription)
 
     outputs = [event for event in taken if isinstance(event, Output)]
@@ -191,13 +194,13 @@ def test_every_life_is_told_truly(
 async def test_rereading_loses_nothing_that_is_retained() -> None:
     """A consumer that is slower than its buffer gets everything that the server still has."""
     server = ModelServer(retained_bytes=10_000)
-    subscription = Subscription(server.feed, buffer_bytes=100, overflow="reread")
+    subscription = Subscription(server.sequencer, buffer_bytes=100, overflow="reread")
     for _ in range(50):
-        server.feed.take(server.write("stdout", 90))
+        server.sequencer.take(server.write("stdout", 90))
     assert subscription.queued_bytes <= 100
     taken = await take_ready(subscription)
     assert [event.seq for event in taken] == list(range(1, 51))
-    server.feed.take(server.write("stdout", 90))
+    server.sequencer.take(server.write("stdout", 90))
     reads = server.reads
     assert [event.seq for event in await take_ready(subscription)] == [51]
     assert server.reads == reads, "who has caught up lives from notifications"
@@ -206,14 +209,14 @@ async def test_rereading_loses_nothing_that_is_retained() -> None:
 async def test_dropping_marks_what_it_drops() -> None:
     """A consumer that may miss output gets one gap for all it missed, and goes on behind it."""
     server = ModelServer(retained_bytes=10_000)
-    subscription = Subscription(server.feed, buffer_bytes=100, overflow="drop")
+    subscription = Subscription(server.sequencer, buffer_bytes=100, overflow="drop")
     for _ in range(5):
-        server.feed.take(server.write("stdout", 40))
+        server.sequencer.take(server.write("stdout", 40))
     assert [event.seq for event in await take_ready(subscription) if isinstance(event, Output)] == [
         1,
         2,
     ]
-    server.feed.take(server.write("stdout", 40))
+    server.sequencer.take(server.write("stdout", 40))
     assert [event.seq for event in await take_ready(subscription) if isinstance(event, Output)] == [
         6
     ]
@@ -223,9 +226,9 @@ async def test_dropping_marks_what_it_drops() -> None:
 async def test_blocking_holds_the_server_and_lets_go() -> None:
     """A consumer that must miss nothing stops the reading, and frees it when half is consumed."""
     server = ModelServer(retained_bytes=10)
-    subscription = Subscription(server.feed, buffer_bytes=100, overflow="block")
+    subscription = Subscription(server.sequencer, buffer_bytes=100, overflow="block")
     for _ in range(3):
-        server.feed.take(server.write("stdout", 40))
+        server.sequencer.take(server.write("stdout", 40))
     assert server.holders
     await subscription.next()
     assert server.holders
@@ -237,23 +240,23 @@ async def test_blocking_holds_the_server_and_lets_go() -> None:
 async def test_an_event_that_never_comes() -> None:
     """When too many have overtaken a missing event, the state of the process is asked for."""
     server = ModelServer(retained_bytes=100_000)
-    subscription = Subscription(server.feed)
+    subscription = Subscription(server.sequencer)
     server.write("stdout", 1)
     for _ in range(100):
-        server.feed.take(server.write("stdout", 1))
+        server.sequencer.take(server.write("stdout", 1))
     assert server.wants_state
-    server.resynchronise()
+    server.apply_state()
     assert [event.seq for event in await take_ready(subscription)] == list(range(1, 102))
 
 
 async def test_output_that_was_forgotten() -> None:
     """A consumer that comes when nothing is retained any more learns of the gap and the exit."""
     server = ModelServer(retained_bytes=10_000)
-    subscription = Subscription(server.feed, buffer_bytes=50, overflow="reread")
+    subscription = Subscription(server.sequencer, buffer_bytes=50, overflow="reread")
     for _ in range(3):
-        server.feed.take(server.write("stdout", 40))
-    server.feed.take(server.exit())
-    server.feed.take(server.close())
+        server.sequencer.take(server.write("stdout", 40))
+    server.sequencer.take(server.exit())
+    server.sequencer.take(server.close())
     server.forgotten = True
     taken = await take_ready(subscription)
     assert taken == [Output(1, "stdout", bytes(40)), Gap(2, 3), Exited(4, 7), Closed(5)] or (
@@ -264,9 +267,9 @@ async def test_output_that_was_forgotten() -> None:
 async def test_failure_comes_after_what_had_come() -> None:
     """A lost connection is raised behind the events that came before it."""
     server = ModelServer(retained_bytes=100)
-    subscription = Subscription(server.feed)
-    server.feed.take(server.write("stdout", 3))
-    server.feed.fail(ConnectionLost("gone"))
+    subscription = Subscription(server.sequencer)
+    server.sequencer.take(server.write("stdout", 3))
+    server.sequencer.fail(ConnectionLost("gone"))
     assert await subscription.next() == Output(1, "stdout", bytes(3))
     with pytest.raises(ConnectionLost, match="gone"):
         await subscription.next()

@@ -25,7 +25,8 @@ from exec_server.client import (
 )
 from exec_server.client import filesystem as async_filesystem
 from exec_server_codegen import client_files
-from tests.support.targets import OURS, PATIENCE, PROGRAM, Target, listening
+from tests.support.targets import OURS, PROGRAM, Target, listening
+from tests.support.waiting import PATIENCE, wait_until
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -143,11 +144,7 @@ def test_interrupting(tmp_path: Path) -> None:
     )
     program = subprocess.Popen([sys.executable, "-c", script], stdout=subprocess.PIPE)
     pid_file = tmp_path / "pid"
-    wait = threading.Event()
-    for _ in range(int(PATIENCE * 100)):
-        if pid_file.exists():
-            break
-        wait.wait(0.01)
+    assert wait_until(pid_file.exists)
     program.send_signal(signal.SIGINT)
     output, _ = program.communicate(timeout=PATIENCE)
     assert output == b"interrupted still here\n\n"

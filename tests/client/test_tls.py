@@ -17,7 +17,8 @@ import trustme
 from exec_server.client import ConnectFailed, Exited, Output, connect, connect_websocket, sync
 from exec_server.client.transports import websocket
 from tests.support.lossy_proxy import CuttingProxy
-from tests.support.targets import PATIENCE, listening
+from tests.support.targets import listening
+from tests.support.waiting import PATIENCE
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

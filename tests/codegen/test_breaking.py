@@ -62,6 +62,8 @@ def a_union(tag: str = "kind", **branches: str) -> dict[str, Any]:
 def method(name: str, kind: str = "request", sender: str = "client", **more: Any) -> dict[str, Any]:
     stem = "".join(part.title() for part in name.split("/"))
     result = {"result": {"$ref": f"things.json#/$defs/{stem}Result"}} if kind == "request" else {}
+    if kind == "request" and sender == "client":
+        more["handling"] = {"ordering": "concurrent", "mayWait": True, "repeatable": False}
     return {
         "name": name,
         "kind": kind,
@@ -408,9 +410,11 @@ BREAKING: dict[str, Case] = {
         "ThingMakeParams.label is gone (was optional, string or null)",
     ),
     "PARAM_REQUIRED_ADDED": (
-        both(put(*MAKE, "properties", "writeId", described(TEXT)), put(*REQUIRED, 7, "writeId")),
-        "things.json:#/$defs/ThingMakeParams/properties/writeId",
-        "ThingMakeParams.writeId is new (required, string)",
+        both(
+            put(*MAKE, "properties", "writeName", described(TEXT)), put(*REQUIRED, 7, "writeName")
+        ),
+        "things.json:#/$defs/ThingMakeParams/properties/writeName",
+        "ThingMakeParams.writeName is new (required, string)",
     ),
     "PARAM_NOW_REQUIRED": (
         required(*MAKE, "tags"),

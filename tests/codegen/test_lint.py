@@ -206,6 +206,45 @@ BREAKS: dict[str, Break] = {
         put("methods", 1, "result", {"$ref": "session.json#/$defs/InitializeResult"}),
         "/methods/1",
     ),
+    "method-handling: request of the client without it": (
+        "method-handling",
+        "methods.json",
+        drop("methods", 2, "handling"),
+        "/methods/2",
+    ),
+    "method-handling: notification with it": (
+        "method-handling",
+        "methods.json",
+        put(
+            *("methods", 1, "handling"),
+            {"ordering": "concurrent", "mayWait": False, "repeatable": False},
+        ),
+        "/methods/1",
+    ),
+    "large-result: no such member": (
+        "large-result",
+        "methods.json",
+        put("methods", 3, "handling", "largeResult", "member", "chunks/text"),
+        "/methods/3/handling/largeResult/member",
+    ),
+    "large-result: no base64": (
+        "large-result",
+        "methods.json",
+        put("methods", 3, "handling", "largeResult", "member", "nextSeq"),
+        "/methods/3/handling/largeResult/member",
+    ),
+    "covering-revision": (
+        "covering-revision",
+        "methods.json",
+        put("methods", 3, "handling", "coveredBy", "v0"),
+        "/methods/3/handling/coveredBy",
+    ),
+    "missing-identifier": (
+        "missing-identifier",
+        "process.json",
+        drop(*START, "processId", "x-identifier"),
+        "/$defs/ProcessStartParams/properties/processId",
+    ),
     "numbered-definition": (
         "numbered-definition",
         "environment.json",

@@ -78,6 +78,41 @@ def test_the_base64_members_of_the_map_are_the_bytes_of_the_models(revision: str
 
 
 @pytest.mark.parametrize("revision", REVISIONS)
+def test_the_handling_of_a_request_is_that_of_its_row(revision: str) -> None:
+    methods = module(revision, "methods").METHODS
+    for row in rows(revision):
+        method: Method = methods[row["name"]]
+        handling = row.get("handling", {})
+        assert method.is_serialized == (handling.get("ordering") == "serialized")
+        assert method.may_wait == handling.get("mayWait", False)
+        assert method.is_repeatable == handling.get("repeatable", False)
+        assert method.process == handling.get("process")
+        assert method.is_uncounted == handling.get("uncounted", False)
+        large = method.large_result
+        found = (
+            None if large is None else {"member": "/".join(large.path), "bounded": large.is_bounded}
+        )
+        assert found == handling.get("largeResult")
+
+
+@pytest.mark.parametrize("revision", REVISIONS)
+def test_a_covered_method_is_one_of_the_covering_revision(revision: str) -> None:
+    for method in module(revision, "methods").METHODS.values():
+        if method.covered_by is not None:
+            assert method.name in module(method.covered_by, "methods").METHODS
+
+
+@pytest.mark.parametrize("revision", REVISIONS)
+def test_identifiers_are_the_marked_texts_of_the_params(revision: str) -> None:
+    for method in module(revision, "methods").METHODS.values():
+        properties = SCHEMAS[revision].definitions[method.params.__name__].properties
+        marked = [name for name, schema in properties.items() if schema.get("x-identifier")]
+        assert list(method.identifier_params) == marked
+        fields = {field.encode_name: field for field in msgspec.structs.fields(method.params)}
+        assert all(fields[name].type in (str, str | None) for name in marked)
+
+
+@pytest.mark.parametrize("revision", REVISIONS)
 def test_the_error_map_is_the_error_table(revision: str) -> None:
     errors = module(revision, "errors")
     document = SCHEMAS[revision].errors_document

@@ -8,8 +8,10 @@ import threading
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Self
 
+from tests.support.waiting import PATIENCE
+
 from .codex_client import CLIENT_SECONDS, CodexClient
-from .processes import PATIENCE, kill_group
+from .processes import kill_group
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

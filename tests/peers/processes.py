@@ -3,31 +3,12 @@
 from __future__ import annotations
 
 import os
-import select
 import signal
-import time
 from contextlib import suppress
 from pathlib import Path
-from typing import TYPE_CHECKING
-
-if TYPE_CHECKING:
-    from collections.abc import Callable
-
-PATIENCE = 20.0
-"""Seconds until something that must happen counts as missing."""
 
 MARK = "PEER_SCENARIO"
 """The variable whose value names the scenario that a process belongs to."""
-
-
-def eventually(condition: Callable[[], bool], seconds: float = PATIENCE) -> bool:
-    """Whether the condition comes to hold in time."""
-    deadline = time.monotonic() + seconds
-    while not condition():
-        if time.monotonic() > deadline:
-            return False
-        select.select([], [], [], 0.01)
-    return True
 
 
 def belonging(directory: Path) -> dict[int, str]:

@@ -8,7 +8,8 @@ import threading
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Self
 
-from .processes import PATIENCE
+from tests.support.waiting import PATIENCE
+
 from .wire import Tap, Wire
 
 if TYPE_CHECKING:

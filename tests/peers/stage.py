@@ -11,12 +11,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self, TypeVar
 
-from exec_server_conformance import codex_binaries
+from exec_server_conformance import codex_binaries as peers
+from tests.support.waiting import PATIENCE, wait_until
 
 from .codex_client import CodexClient, Connection, Release, Transport
 from .exec_server import ListeningServer, Maker, command
 from .mock_model import Item, MockModel, ModelRequest, Turn, call, call_freeform
-from .processes import MARK, PATIENCE, belonging, eventually, kill
+from .processes import MARK, belonging, kill
 from .proxy import Proxy
 
 if TYPE_CHECKING:
@@ -114,7 +115,7 @@ class Stage:
     _exits: ExitStack = field(init=False)
 
     def __enter__(self) -> Self:
-        homes = codex_binaries.homes()
+        homes = peers.homes()
         homes.mkdir(parents=True, exist_ok=True)
         self.directory = Path(tempfile.mkdtemp(prefix="scenario-", dir=homes))
         with ExitStack() as exits:
@@ -220,13 +221,13 @@ class Stage:
         """No process outlives its client, and the server ends in order and in peace."""
         server = {} if self._server is None else self._server_processes()
         seconds = PATIENCE if self.maker == "ours" else _CODEX_SECONDS
-        assert eventually(lambda: self._processes().keys() <= server.keys(), seconds), (
+        assert wait_until(lambda: self._processes().keys() <= server.keys(), seconds), (
             self._processes()
         )
         if self._server is not None:
             code = self._server.stop()
             assert code == 0 or self.maker == "codex", f"the server ended with {code}"
-            assert eventually(lambda: not self._processes()), self._processes()
+            assert wait_until(lambda: not self._processes()), self._processes()
         if self.wire is not None:
             assert self.wire.faults() == []
 

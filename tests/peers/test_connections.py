@@ -8,9 +8,10 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from tests.support.waiting import PATIENCE
+
 from .codex_client import CodexClient
 from .mock_model import MockModel
-from .processes import PATIENCE
 from .stage import CommandResult, run_command, running, type_into
 
 if TYPE_CHECKING:

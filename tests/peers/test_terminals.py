@@ -6,7 +6,8 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from .processes import eventually
+from tests.support.waiting import wait_until
+
 from .stage import CommandResult, run_command, running, type_into
 
 if TYPE_CHECKING:
@@ -25,7 +26,7 @@ def test_typing_into_a_terminal(stage: Stage) -> None:
     program = 'stty size; tty; touch ready; read -p "name? " name; echo "hello $name"'
 
     def answer(request: ModelRequest) -> Sequence[Item]:
-        assert eventually((stage.workspace / "ready").exists)
+        assert wait_until((stage.workspace / "ready").exists)
         return [type_into("answer", running(request, "ask"), "wörld\n", yield_time_ms=10_000)]
 
     told = stage.play([run_command("ask", program, tty=True, yield_time_ms=500)], answer)
@@ -94,7 +95,7 @@ def test_typing_into_pipes(stage: Stage) -> None:
 
 def _interrupt(stage: Stage, *, tty: bool) -> ModelRequest:
     def interrupt(request: ModelRequest) -> Sequence[Item]:
-        assert eventually((stage.workspace / "ready").exists)
+        assert wait_until((stage.workspace / "ready").exists)
         session_id = running(request, "run")
         return [type_into("interrupt", session_id, "\x03", yield_time_ms=10_000)]
 

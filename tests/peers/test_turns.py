@@ -7,9 +7,10 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from tests.support.waiting import wait_until
+
 from .app_server import AppServer
 from .mock_model import MockModel, say
-from .processes import eventually
 from .stage import CommandResult, run_command, running, type_into
 
 if TYPE_CHECKING:
@@ -50,11 +51,11 @@ def test_interrupted_turn(stage: Stage) -> None:
     with MockModel(turns) as model, stage.client(model, kind=AppServer) as client:
         thread_id = client.start_thread()
         turn_id = client.start_turn(thread_id)
-        assert eventually((stage.workspace / "waits").exists)
+        assert wait_until((stage.workspace / "waits").exists)
         client.interrupt_turn(thread_id, turn_id)
         client.wait_for_turn(turn_id)
         (stage.workspace / "go").touch()
-        assert eventually((stage.workspace / "went").exists)
+        assert wait_until((stage.workspace / "went").exists)
         client.wait()
 
 
@@ -69,7 +70,7 @@ def test_skills_that_appear(stage: Stage) -> None:
     def appear(_: ModelRequest) -> Sequence[Item]:
         assert wire.notifications("fs/missingChanged") == []
         (stage.directory / "prepared").rename(stage.workspace / ".agents")
-        assert eventually(lambda: wire.notifications("fs/missingChanged") != [])
+        assert wait_until(lambda: wire.notifications("fs/missingChanged") != [])
         # Whoever has the answers to this command has read the notification before them.
         return [run_command("between", "true")]
 

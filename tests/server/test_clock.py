@@ -57,7 +57,7 @@ def test_a_closed_process_is_retained_and_then_forgotten(server: peer.Listening)
         return "error" in answer
 
     assert not is_forgotten()
-    assert peer.eventually(is_forgotten)
+    assert peer.wait_until(is_forgotten)
     assert time.monotonic() - begin >= 1
 
 
@@ -72,7 +72,7 @@ def test_a_detached_session_can_be_resumed_and_then_ends(server: peer.Listening)
     (pid,) = children(server.process.pid)
     again.close()
     begin = time.monotonic()
-    assert peer.eventually(lambda: peer.is_gone(pid))
+    assert peer.wait_until(lambda: peer.is_gone(pid))
     assert time.monotonic() - begin >= 0.9  # the end began before it was seen to
     params = {"clientName": "test", "resumeSessionId": session}
     assert "unknown session id" in server.client().error("initialize", params)["message"]

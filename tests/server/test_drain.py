@@ -38,7 +38,7 @@ class Served:
 
     def refuses(self) -> bool:
         """Whether it comes to refuse what is new, as soon as it has heard of the signal."""
-        return peer.eventually(
+        return peer.wait_until(
             lambda: (
                 self.client.answer(self.client.request("environment/info")).get("error") == REFUSAL
             )

@@ -54,4 +54,4 @@ def test_requests_that_had_to_wait_for_their_turn_outlive_their_senders_end(
             for number in range(BURST):
                 busy.request("fs/writeFile", {"path": f"{tmp_path}/{number}", "dataBase64": ""})
             busy.websocket.socket.shutdown(socket.SHUT_WR)
-        assert peer.eventually(lambda: len(list(tmp_path.iterdir())) == BURST)
+        assert peer.wait_until(lambda: len(list(tmp_path.iterdir())) == BURST)

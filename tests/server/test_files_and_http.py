@@ -251,7 +251,7 @@ def test_a_copy_ends_with_the_connection_that_asked_for_it(tmp_path: Path) -> No
         client = server.client()
         client.initialize()
         client.request("fs/copy", params)
-        assert peer.eventually(lambda: destination.exists() and any(destination.iterdir()))
+        assert peer.wait_until(lambda: destination.exists() and any(destination.iterdir()))
         client.websocket.socket.close()
     # The server has ended, and waited for its threads.
     assert 0 < len(os.listdir(destination)) < files

@@ -148,7 +148,7 @@ def _bombard(
             assert client.is_alive(), text
     for name in ("p", "", "\0", "../..", "Ünï"):
         client.call("process/terminate", {"processId": name})
-    assert peer.eventually(lambda: children(pid) == before)
+    assert peer.wait_until(lambda: children(pid) == before)
 
 
 def _is_violation(text: str) -> bool:

@@ -167,7 +167,7 @@ class TestConnectionsAndSessions:
                 b"this server serves at most 2 connections at a time"
             )
             second.close()
-            assert peer.eventually(lambda: is_let_in(server))
+            assert peer.wait_until(lambda: is_let_in(server))
             assert first.is_alive()
 
     def test_sessions(self) -> None:
@@ -184,7 +184,7 @@ class TestConnectionsAndSessions:
             resumed = server.client()
             assert resumed.initialize(resumeSessionId=session_id) == session_id
             resumed.close()
-            assert peer.eventually(
+            assert peer.wait_until(
                 lambda: (
                     "result"
                     in clients[2].answer(clients[2].request("initialize", {"clientName": "x"}))

@@ -48,13 +48,13 @@ def test_what_clients_have_not_read_is_given_back_when_they_are_gone(tmp_path: P
         for client in clients:
             for _ in range(40):  # of which the client library takes 16
                 client.request("process/read", {"processId": "p"})
-        assert peer.eventually(lambda: resident_bytes(pid) > at_rest + LEFT_BYTES)
+        assert peer.wait_until(lambda: resident_bytes(pid) > at_rest + LEFT_BYTES)
         # What is still in use lies above what is not, so that the C library cannot let go of it.
         stays.start("p", "head", "-c", "500000", "/dev/zero")
         stays.closed("p")
         for client in clients:
             client.websocket.socket.close()
-        assert peer.eventually(lambda: resident_bytes(pid) < at_rest + LEFT_BYTES)
+        assert peer.wait_until(lambda: resident_bytes(pid) < at_rest + LEFT_BYTES)
 
 
 HELD_BYTES = 16 * MEBIBYTE
@@ -265,7 +265,7 @@ def blocked(
     client.initialize()
     data = base64.b64encode(bytes(MEBIBYTE)).decode()
     client.request("fs/writeFile", {"path": str(fifo), "dataBase64": data})
-    assert peer.eventually(lambda: fcntl.ioctl(reader, termios.FIONREAD, bytes(4)) != bytes(4))
+    assert peer.wait_until(lambda: fcntl.ioctl(reader, termios.FIONREAD, bytes(4)) != bytes(4))
 
     def drain() -> None:
         while os.read(reader, MEBIBYTE):

@@ -88,7 +88,7 @@ def escape(client: peer.Client, folder: Path, *names: str) -> list[int]:
         file = folder / name.replace(" ", "-")
         client.start(name, "sh", "-c", ESCAPES[name].format(file))
         expected = 2 if name == "family" else 1
-        assert peer.eventually(
+        assert peer.wait_until(
             lambda file=file, expected=expected: (
                 file.exists() and len(file.read_text().split()) == expected
             )
@@ -110,7 +110,7 @@ def is_unlocked(file: Path) -> bool:
 
 def all_gone(pids: list[int]) -> bool:
     """Whether all of them come to an end in time."""
-    return peer.eventually(lambda: all(map(peer.is_gone, pids)))
+    return peer.wait_until(lambda: all(map(peer.is_gone, pids)))
 
 
 def encoded(message: dict[str, Any]) -> str:
@@ -189,13 +189,13 @@ def test_a_chain_over_stdio_is_ended(tmp_path: Path, end: str | signal.Signals, 
         client.initialize()
         chain = (sys.executable, "-I", "-S", "-c", CHAIN, str(file), "own sessions", "0")
         client.start("chain", *chain, tty=tty)
-        assert peer.eventually(lambda: file.exists() and file.stat().st_size > 10)
+        assert peer.wait_until(lambda: file.exists() and file.stat().st_size > 10)
         if isinstance(end, signal.Signals):
             client.process.send_signal(end)
         else:
             client.end_input()
         client.process.wait(peer.PATIENCE)
-        assert peer.eventually(lambda: is_unlocked(file))
+        assert peer.wait_until(lambda: is_unlocked(file))
 
 
 @pytest.mark.parametrize("pause", [0, 0.002])
@@ -212,13 +212,13 @@ def test_a_chain_of_processes_is_ended(
         client.start(
             "chain", sys.executable, "-I", "-S", "-c", CHAIN, str(file), sessions, str(pause)
         )
-        assert peer.eventually(lambda: file.exists() and file.stat().st_size > 10)
+        assert peer.wait_until(lambda: file.exists() and file.stat().st_size > 10)
         assert not is_unlocked(file)
         if isinstance(end, signal.Signals):
             server.process.send_signal(end)
         else:
             client.close()
-        assert peer.eventually(lambda: is_unlocked(file))
+        assert peer.wait_until(lambda: is_unlocked(file))
 
 
 def own_cgroup() -> Path | None:
@@ -246,15 +246,15 @@ def test_a_process_that_has_removed_its_tag_stays_in_the_cgroup(
         client.initialize()
         client.start("first", "true")
         cgroup = Path(f"/proc/{server.process.pid}/cgroup")
-        assert peer.eventually(lambda: "/exec_server." in cgroup.read_text())
+        assert peer.wait_until(lambda: "/exec_server." in cgroup.read_text())
         (path,) = (line[3:] for line in cgroup.read_text().splitlines() if line.startswith("0::"))
         client.start("daemon", sys.executable, "-I", "-S", "-c", UNTAGGED, str(file))
-        assert peer.eventually(lambda: file.exists() and file.stat().st_size > 0)
+        assert peer.wait_until(lambda: file.exists() and file.stat().st_size > 0)
         server.process.send_signal(end)
-        assert peer.eventually(lambda: is_unlocked(file))
+        assert peer.wait_until(lambda: is_unlocked(file))
         parent = own_cgroup()
         assert parent is not None
-        assert peer.eventually(lambda: not (parent / Path(path).name).exists())
+        assert peer.wait_until(lambda: not (parent / Path(path).name).exists())
 
 
 def test_servers_killed_at_random_moments_leave_nothing() -> None:
@@ -279,7 +279,7 @@ def test_a_server_within_a_session_is_ended_with_all_of_its_own(tmp_path: Path) 
             {"id": 2, "method": "process/start", "params": start},
         ):
             client.call("process/write", {"processId": "inner", "chunk": encoded(message)})
-        assert peer.eventually(lambda: file.exists() and len(file.read_text().split()) == 2)
+        assert peer.wait_until(lambda: file.exists() and len(file.read_text().split()) == 2)
         pids = [int(word) for word in file.read_text().split()]
         with killed_at_last(pids):
             client.end_input()
@@ -298,7 +298,7 @@ def test_orphans_that_end_are_waited_for() -> None:
         for number in range(20):
             client.start(f"p{number}", "sh", "-c", "setsid -f true; setsid -f sleep 0.1; true &")
             client.closed(f"p{number}")
-        assert peer.eventually(lambda: children(server.process.pid) == before)
+        assert peer.wait_until(lambda: children(server.process.pid) == before)
         assert client.is_alive()
 
 

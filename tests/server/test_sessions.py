@@ -62,7 +62,7 @@ def test_a_detached_session_expires_and_its_processes_die() -> None:
         first.start("p", "sh", "-c", "echo $$; trap '' TERM HUP; sleep 100")
         pid = pid_of(first, "p")
         first.close()
-        assert peer.eventually(lambda: peer.is_gone(pid))
+        assert peer.wait_until(lambda: peer.is_gone(pid))
         error = server.client().error(
             "initialize", {"clientName": "x", "resumeSessionId": session_id}
         )
@@ -75,7 +75,7 @@ def test_a_closed_process_is_forgotten_after_its_time() -> None:
         client.initialize()
         client.start("p", "true")
         client.closed("p")
-        assert peer.eventually(
+        assert peer.wait_until(
             lambda: "error" in client.answer(client.request("process/read", {"processId": "p"}))
         )
         client.start("p", "true")
@@ -137,7 +137,7 @@ def test_processes_die_with_a_server_that_is_killed(tty: bool) -> None:
         client.start("p", "sh", "-c", "echo $$; trap '' TERM HUP; sleep 100", tty=tty)
         pid = pid_of(client, "p")
         os.kill(server.process.pid, signal.SIGKILL)
-        assert peer.eventually(lambda: peer.is_gone(pid))
+        assert peer.wait_until(lambda: peer.is_gone(pid))
 
 
 @pytest.mark.parametrize(

@@ -213,3 +213,9 @@ def test_the_environment_is_told_at_the_handshake_and_when_asked(client: peer.Cl
     assert client.call("environment/status", {}) == {"status": "ready"}
     error = client.error("environment/status", {"x": 1})
     assert error["code"] == -32602
+
+
+def test_a_watch_may_be_described_at_length(client: peer.Client) -> None:
+    """Its id is a number, so that the limit on the length of ids does not apply to it."""
+    params = {"watchId": 7, "missing": [f"file:///tmp/{'a' * 240}"]}
+    assert client.call("fs/watchMissing", params) == {"watching": True}

@@ -12,18 +12,22 @@ if TYPE_CHECKING:
 
 
 class CuttingProxy:
-    """Passes bytes on until it is told otherwise."""
+    """Proxy that passes bytes on, discards them, refuses connections or resets them."""
 
     def __init__(self, upstream: str, *, tls: ssl.SSLContext | None = None) -> None:
         """``tls``: what the client's side is encrypted with."""
         self.upstream = upstream
         self._tls = tls
         self.refuses = False
-        """Whether new connections are ended at once."""
+        """True if new connections are reset at once."""
         self.is_mute = False
-        """Whether what the server sends is swallowed."""
+        """True if what the server sends is discarded."""
         self.connections = 0
-        """How many have been passed on so far."""
+        """Number of connections passed on so far."""
+        self.refused = 0
+        """Number of connections refused so far."""
+        self.sent_by_client = 0
+        """Number of pieces that clients have sent so far."""
         self._open: set[asyncio.StreamWriter] = set()
         self._passing: set[asyncio.Task[None]] = set()
         self._server: asyncio.Server | None = None
@@ -35,7 +39,7 @@ class CuttingProxy:
         return f"{'ws' if self._tls is None else 'wss'}://{host}:{port}"
 
     def cut(self) -> None:
-        """Lose every connection, without a word."""
+        """Reset every connection."""
         for writer in self._open:
             writer.transport.abort()
 
@@ -62,6 +66,7 @@ class CuttingProxy:
 
     async def _pass_on(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         if self.refuses:
+            self.refused += 1
             writer.transport.abort()
             return
         self.connections += 1
@@ -84,6 +89,7 @@ class CuttingProxy:
         self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, *, from_server: bool
     ) -> None:
         while data := await reader.read(1 << 16):
+            self.sent_by_client += not from_server
             if not (from_server and self.is_mute):
                 writer.write(data)
                 await writer.drain()

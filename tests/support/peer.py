@@ -16,11 +16,14 @@ from typing import TYPE_CHECKING, Any
 from websockets.exceptions import ConnectionClosed
 from websockets.sync.client import connect, unix_connect
 
+from tests.support.waiting import PATIENCE, is_gone, wait_until
+
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
 
-PATIENCE = 20.0
-"""Seconds until something that must happen counts as missing."""
+__all__ = ["PATIENCE", "eventually", "is_gone", "wait_until"]
+
+eventually = wait_until  # the former name, which branches in flight still use
 
 PROGRAM = str(Path(sys.executable).with_name("codex-exec-server"))
 
@@ -299,22 +302,3 @@ class Servers:
 
     def close(self) -> None:
         self._exits.close()
-
-
-def is_gone(pid: int) -> bool:
-    """Whether a process has ended (a zombie has)."""
-    try:
-        status = Path(f"/proc/{pid}/stat").read_text()
-    except (FileNotFoundError, ProcessLookupError):
-        return True
-    return status.rpartition(")")[2].split()[0] in "ZX"
-
-
-def eventually(condition: Callable[[], bool]) -> bool:
-    """Whether the condition comes to hold in time."""
-    deadline = time.monotonic() + PATIENCE
-    while not condition():
-        if time.monotonic() > deadline:
-            return False
-        select.select([], [], [], 0.01)
-    return True

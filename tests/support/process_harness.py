@@ -11,24 +11,20 @@ import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ParamSpec
 
-from exec_server.engine.processes.process import (
-    Execution,
-    ExitStatus,
-    OutputChunk,
-    Process,
-    ProcessTable,
-    SpawnSpec,
-)
+from exec_server.engine.processes.spawn import SpawnSpec
+from exec_server.engine.processes.table import Execution, ProcessTable
+from tests.support.waiting import PATIENCE
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Coroutine, Sequence
     from types import TracebackType
     from typing import Self
 
-P = ParamSpec("P")
+    from exec_server.engine.processes.output_log import OutputChunk
+    from exec_server.engine.processes.process import Process
+    from exec_server.engine.processes.process_state import ExitStatus
 
-TIMEOUT = 20.0
-"""Bound of every wait, in seconds; nothing here takes a tenth of it."""
+P = ParamSpec("P")
 
 ENV = {"PATH": "/usr/local/bin:/usr/bin:/bin"}
 
@@ -38,7 +34,7 @@ def asynchronous(test: Callable[P, Coroutine[Any, Any, None]]) -> Callable[P, No
 
     @functools.wraps(test)
     def run(*args: P.args, **kwargs: P.kwargs) -> None:
-        asyncio.run(asyncio.wait_for(test(*args, **kwargs), TIMEOUT))
+        asyncio.run(asyncio.wait_for(test(*args, **kwargs), PATIENCE))
 
     return run
 
@@ -116,17 +112,17 @@ class Bench:
 
     def __init__(self, **options: Any) -> None:
         self._options = options
-        self._told: dict[Process, Told] = {}
+        self._told: dict[Process[object], Told] = {}
         self._changed = asyncio.Event()
         self._count = 0
         self._resources = contextlib.ExitStack()
-        self.on_event: Callable[[Process, str], None] | None = None
+        self.on_event: Callable[[Process[object], str], None] | None = None
 
     async def __aenter__(self) -> Self:
         self.loop = asyncio.get_running_loop()
         self._fds = open_fds()
         self._children = children()
-        self.table = ProcessTable(self, loop=self.loop, **self._options)
+        self.table: ProcessTable[object] = ProcessTable(self, loop=self.loop, **self._options)
         return self
 
     async def __aexit__(
@@ -143,7 +139,7 @@ class Bench:
 
     # The listener
 
-    def _take(self, process: Process, seq: int) -> Told:
+    def _take(self, process: Process[object], seq: int) -> Told:
         told = self._told.setdefault(process, Told())
         assert not told.closed_seq, "nothing follows closed"
         assert seq == told.last_seq + 1, "numbers are contiguous and in order"
@@ -152,7 +148,7 @@ class Bench:
         self._changed.set()
         return told
 
-    def on_output(self, process: Process, chunk: OutputChunk) -> None:
+    def on_output(self, process: Process[object], chunk: OutputChunk) -> None:
         told = self._take(process, chunk.seq)
         assert 0 < len(chunk.data) <= 65536
         told.chunks.append(chunk)
@@ -161,7 +157,7 @@ class Bench:
         if self.on_event is not None:
             self.on_event(process, "output")
 
-    def on_exited(self, process: Process, seq: int, status: ExitStatus) -> None:
+    def on_exited(self, process: Process[object], seq: int, status: ExitStatus) -> None:
         told = self._take(process, seq)
         assert not told.exit_seq, "an exit is told once"
         assert process.status == status
@@ -170,7 +166,7 @@ class Bench:
         if self.on_event is not None:
             self.on_event(process, "exited")
 
-    def on_closed(self, process: Process, seq: int) -> None:
+    def on_closed(self, process: Process[object], seq: int) -> None:
         told = self._take(process, seq)
         assert told.exit_seq, "closed follows exited"
         assert process.closed
@@ -187,17 +183,20 @@ class Bench:
         *,
         execution: Execution = "direct",
         **spec: Any,
-    ) -> Process:
+    ) -> Process[object]:
         """Start a process; a text is split as a shell would."""
         self._count += 1
         spec.setdefault("cwd", "/")
         spec.setdefault("env", ENV)
         words = shlex.split(argv) if isinstance(argv, str) else list(argv)
         return self.table.start(
-            process_id or f"p{self._count}", SpawnSpec(argv=words, **spec), execution=execution
+            process_id or f"p{self._count}",
+            SpawnSpec(argv=words, **spec),
+            context=None,
+            execution=execution,
         )
 
-    def shell(self, script: str, **spec: Any) -> Process:
+    def shell(self, script: str, **spec: Any) -> Process[object]:
         """Start a shell script."""
         return self.start(["/bin/sh", "-c", script], **spec)
 
@@ -206,7 +205,7 @@ class Bench:
         directory = self._resources.enter_context(tempfile.TemporaryDirectory())
         return self._resources.enter_context(contextlib.closing(Gate(f"{directory}/gate")))
 
-    def told(self, process: Process) -> Told:
+    def told(self, process: Process[object]) -> Told:
         """What was told of a process until now."""
         return self._told.setdefault(process, Told())
 
@@ -214,19 +213,19 @@ class Bench:
         """Wait for something that an event brings about."""
         while not condition():
             self._changed.clear()
-            await asyncio.wait_for(self._changed.wait(), TIMEOUT)
+            await asyncio.wait_for(self._changed.wait(), PATIENCE)
 
-    async def has_output(self, process: Process, text: bytes) -> None:
+    async def has_output(self, process: Process[object], text: bytes) -> None:
         """Wait until a process has written a text."""
         await self.until(lambda: text in self.told(process).text())
 
-    async def has_exited(self, process: Process) -> ExitStatus:
+    async def has_exited(self, process: Process[object]) -> ExitStatus:
         """Wait for the end of a process."""
         await self.until(lambda: process.exited)
         assert process.status is not None
         return process.status
 
-    async def has_closed(self, process: Process) -> Told:
+    async def has_closed(self, process: Process[object]) -> Told:
         """Wait until nothing more comes of a process."""
         await self.until(lambda: self.told(process).closed_seq > 0)
         return self.told(process)
@@ -241,13 +240,6 @@ class Bench:
             await asyncio.sleep(0)
 
 
-async def eventually(condition: Callable[[], bool]) -> None:
-    """Wait, within bounds, for something that nobody tells of."""
-    async with asyncio.timeout(TIMEOUT):
-        while not condition():  # noqa: ASYNC110 (there is no event to wait for)
-            await asyncio.sleep(0.002)
-
-
 async def within_bounds(awaitable: Awaitable[Any]) -> Any:
     """The result of something that must come without further ado."""
-    return await asyncio.wait_for(awaitable, TIMEOUT)
+    return await asyncio.wait_for(awaitable, PATIENCE)

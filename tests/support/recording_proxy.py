@@ -11,19 +11,17 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from exec_server_conformance import codex_binaries
+from exec_server_conformance import codex_binaries as peers
 from tests.support.checkout import ROOT
 from tests.support.suite_runs import PROGRAM
+from tests.support.waiting import PATIENCE
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
 OURS = str(Path(PROGRAM).with_name("codex-exec-server"))
 
-PATIENCE = 30.0
-"""Seconds until something that must happen counts as missing."""
-
-_PEERS = ROOT / codex_binaries.DEFAULT_DIRECTORY
+_PEERS = ROOT / peers.DEFAULT_DIRECTORY
 
 
 def command(server: str) -> str:
@@ -32,8 +30,8 @@ def command(server: str) -> str:
     if name == "ours":
         return f"{OURS} --protocol {version}"
     try:
-        return " ".join(codex_binaries.command(version, _PEERS))
-    except codex_binaries.BinaryMissing as error:
+        return " ".join(peers.command(version, _PEERS))
+    except peers.PeerMissing as error:
         pytest.skip(f"nothing proven on codex: {error}")
 
 

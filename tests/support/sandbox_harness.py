@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from exec_server.engine.processes.process import Process, SpawnSpec
+from exec_server.engine.processes.spawn import SpawnSpec
 from exec_server.engine.sandbox import bubblewrap
 from exec_server.engine.sandbox.policy import Rule, SandboxPolicy
 from exec_server.errors import InvalidRequest
@@ -14,6 +14,8 @@ from tests.support.process_harness import Bench, Told
 
 if TYPE_CHECKING:
     from pathlib import Path
+
+    from exec_server.engine.processes.process import Process
 
 
 def _why_not() -> str:
@@ -40,7 +42,7 @@ class SandboxBench(Bench):
 
     def confined(
         self, script: str | list[str], policy: SandboxPolicy | None = None, **spec: Any
-    ) -> Process:
+    ) -> Process[object]:
         """Start a confined shell script, all on standard output, or any other command."""
         argv = ["/bin/sh", "-c", f"exec 2>&1; {script}"] if isinstance(script, str) else script
         spec.setdefault("cwd", "/")
@@ -53,7 +55,7 @@ class SandboxBench(Bench):
             allows_network=policy.allows_network,
         )
         self._count += 1
-        return self.table.start(f"c{self._count}", confined)
+        return self.table.start(f"c{self._count}", confined, context=None)
 
     async def finish(self, script: str | list[str], **options: Any) -> tuple[str, int | None]:
         """All that a confined command writes, and its exit code."""

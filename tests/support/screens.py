@@ -13,19 +13,15 @@ import shutil
 import subprocess
 import sys
 import tempfile
-import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Final, Self
+
+from tests.support.waiting import PATIENCE, wait_until
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
 BIN: Final = Path(sys.executable).parent
-
-PATIENCE: Final = 30.0
-"""Seconds until something that must be shown counts as missing."""
-
-POLL_SECONDS: Final = 0.05
 
 ROWS: Final = 16
 COLS: Final = 80
@@ -88,11 +84,15 @@ class Window:
         return "\n".join(line.rstrip() for line in lines).rstrip("\n")
 
     def expect(self, pattern: str) -> str:
-        """Wait until the screen has a match of the pattern; returns the screen."""
-        give_up_at = time.monotonic() + PATIENCE
-        while not re.search(pattern, screen := self.screen(), re.MULTILINE):
-            assert time.monotonic() < give_up_at, f"{pattern!r} was not shown, but\n{screen}"
-            time.sleep(POLL_SECONDS)
+        """Wait until the screen has a match of the pattern; return the screen."""
+        screen = ""
+
+        def is_shown() -> bool:
+            nonlocal screen
+            screen = self.screen()
+            return re.search(pattern, screen, re.MULTILINE) is not None
+
+        assert wait_until(is_shown), f"{pattern!r} was not shown, but\n{screen}"
         return screen
 
     def enter(self) -> None:

@@ -1,4 +1,4 @@
-"""Measurements: each returns its figures for one round."""
+"""What is measured, and how: each measurement returns its figures for one round."""
 
 from __future__ import annotations
 
@@ -9,55 +9,56 @@ import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal, TypeAlias
+from typing import TYPE_CHECKING, Final, Literal, TypeAlias, get_args
 
 from exec_server_conformance.bench.channel import ANSWER, Channel
-from exec_server_conformance.bench.subject import REVISIONS, Revision, Transport
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from exec_server_conformance.bench.subject import Subject
+    from exec_server_conformance.bench.subject import Subject, Transport
+
+Revision: TypeAlias = Literal["v1", "v2"]
+REVISIONS: Final[tuple[Revision, ...]] = get_args(Revision)
 
 IN_FLIGHT = 128
-"""Maximum number of pipelined requests; codex from 0.133 hangs after a larger burst over WebSocket.
-"""
+"""codex from 0.133 on stops answering after a larger burst over WebSocket."""
 
 BATCH = IN_FLIGHT // 32
-"""Requests sent at once: a fraction of the window, so that the server is never idle."""
+"""Requests sent at once: half the window, so that the server never runs dry."""
 
 PROCESSES_IN_FLIGHT = 8
 
 WALK_ENTRIES = 10_000
 
 BETWEEN_PROBES_BYTES = 256 * 1024
-"""Data received between two probes: more than one message, so that output is in progress."""
+"""More than the largest message of ours, so that a probe meets a flood under way."""
 
 MEGABYTE = 1_000_000
 CLOSED = b'"process/closed"'
 CLOSED_TAIL_BYTES = 256
-"""Upper bound of the size of a closed notification with its frame."""
+"""A closed notification and its frame are shorter than this."""
 
 
 @dataclass(frozen=True, slots=True)
 class Scale:
-    """Amount of work in one round."""
+    """How much one round does."""
 
     rounds: int
     seconds: float
-    """Duration of a round of requests, in seconds."""
+    """Duration of a round of requests."""
     latencies: int
-    """Number of processes started sequentially per round."""
+    """Processes started one after another in a round."""
     processes: int
-    """Number of processes started concurrently per round."""
+    """Processes started several at a time in a round."""
     probes: int
-    """Number of small requests per round during bulk output."""
+    """Small requests in a round beside a flood."""
     pipe_megabytes: int
     pty_megabytes: int
     files: int
-    """Number of reads of the 1 MB file per round."""
+    """Times that the 1 MB file is read in a round."""
     walks: int
-    """Number of walks of the tree per round."""
+    """Times that a tree is walked in a round."""
 
 
 FULL = Scale(
@@ -86,17 +87,17 @@ QUICK = Scale(
 
 @dataclass(frozen=True, slots=True)
 class Bar:
-    """Target for the ratio of our figure to codex's."""
+    """What the ratio of our figure to codex's ought to reach."""
 
     limit: float
     relation: Literal["at least", "at most"]
 
     def met(self, ratio: float) -> bool:
-        """Return True if a ratio meets the target."""
+        """Tell whether a ratio reaches the bar."""
         return ratio >= self.limit if self.relation == "at least" else ratio <= self.limit
 
     def __str__(self) -> str:
-        """Format the target for the report."""
+        """Return the bar as the report prints it."""
         return f"{'≥' if self.relation == 'at least' else '≤'} {self.limit:g}×"
 
 
@@ -105,20 +106,19 @@ Bars: TypeAlias = Mapping[Revision, Bar]
 
 @dataclass(frozen=True, slots=True)
 class Figure:
-    """Row of the report."""
+    """One row of the report."""
 
     name: str
     unit: str
     bars: Bars = field(default_factory=dict, hash=False)
     best_client: bool = False
-    """Compare with the client variant that is faster with codex, since bulk output depends on
-    Nagle's algorithm.
-    """
+    """Compare with whichever client got more out of codex: bulk output is a matter of luck
+    with Nagle's algorithm."""
 
 
 @dataclass(frozen=True, slots=True)
 class Measurement:
-    """Measurement: its figures, and the function that performs one round."""
+    """A measurement: the figures it yields, and how one round of it is done."""
 
     name: str
     figures: tuple[Figure, ...]
@@ -150,7 +150,7 @@ def _terminate(name: str) -> bytes:
 
 
 def _requests_per_second(channel: Channel, method: str, params: object, seconds: float) -> float:
-    """Keep up to IN_FLIGHT requests pipelined for ``seconds``; return answers per second."""
+    """Keep up to IN_FLIGHT requests unanswered for a while; return answers per second."""
     batch = b"".join(
         channel.frame(_message(id=1000 + index, method=method, params=params))
         for index in range(BATCH)
@@ -275,7 +275,7 @@ def _write_file(subject: Subject, size: int) -> tuple[float, ...]:
 
 
 def _walk(subject: Subject, scale: Scale) -> tuple[float, ...]:
-    """Walk a tree of WALK_ENTRIES entries, a hundred per directory."""
+    """List a tree of WALK_ENTRIES entries, a hundred to a directory."""
     channel = subject.channel
     root = subject.scratch / "tree"
     if not root.exists():
@@ -306,9 +306,9 @@ def _walk(subject: Subject, scale: Scale) -> tuple[float, ...]:
 
 
 def _flood(subject: Subject, scale: Scale) -> tuple[float, ...]:
-    """Measure small requests on a connection that carries bulk output.
+    """Time small requests on a connection over which a process's output pours.
 
-    A server may delay output while requests arrive, so some output is received before each request.
+    A server may hold output back while requests come, so each waits until some has poured.
     """
     channel = subject.channel
     name = subject.new_name()

@@ -1,4 +1,4 @@
-"""Aggregation of rounds into a table: medians, ratios, and targets met."""
+"""From rounds to a table: medians, ratios, and whether they reach the bar."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
-    from exec_server_conformance.bench.measurements import Figure
-    from exec_server_conformance.bench.subject import Revision, Transport
+    from exec_server_conformance.bench.measurements import Figure, Revision
+    from exec_server_conformance.bench.subject import Transport
 
 
 @dataclass(frozen=True, slots=True)
 class Result:
-    """Figure of one target over all rounds."""
+    """A figure of one target over all rounds."""
 
     figure: Figure
     transport: Transport
@@ -28,13 +28,14 @@ class Result:
 
     @property
     def median(self) -> float:
-        """Median of the rounds; NaN if no round succeeded."""
+        """The median round; not a number when no round succeeded."""
         return statistics.median(self.rounds) if self.rounds else math.nan
 
 
 @dataclass(frozen=True, slots=True)
 class Comparison:
-    """Columns of one table: labels of our server and of codex with both client variants."""
+    """The columns of one table: our label, codex's with a plain client and, over ws, with one
+    that acknowledges at once."""
 
     revision: Revision
     ours: str
@@ -43,17 +44,17 @@ class Comparison:
 
 
 def ratio(ours: float, codex: float) -> float:
-    """Return ours divided by codex's; NaN if either is missing or codex's is zero."""
+    """Return ours divided by codex's; not a number when either is missing or codex's is zero."""
     return ours / codex if codex else math.nan
 
 
 def machine() -> dict[str, object]:
-    """Return the properties of the machine."""
+    """Return what the figures depend on besides the servers."""
     return {"cores": len(os.sched_getaffinity(0)), "kernel": platform.release()}
 
 
 def table(comparison: Comparison, results: Sequence[Result]) -> str:
-    """Render the table of one comparison: a row per figure and transport."""
+    """Return the table of one comparison: a row per figure and transport."""
     found = {(one.transport, one.figure.name, one.target): one for one in results}
     rows = [
         (
@@ -95,7 +96,7 @@ def table(comparison: Comparison, results: Sequence[Result]) -> str:
 
 
 def verdict(figure: Figure, revision: Revision, plain_ratio: float, quick_ratio: float) -> str:
-    """Return the verdict for a figure, for both client variants if they differ."""
+    """Say whether the bar is reached against either client, or against the one that counts."""
     bar = figure.bars.get(revision)
     if bar is None or math.isnan(plain_ratio):
         return ""
@@ -110,7 +111,7 @@ def verdict(figure: Figure, revision: Revision, plain_ratio: float, quick_ratio:
 
 
 def failures(results: Iterable[Result]) -> list[str]:
-    """Return one line for each figure that could not be measured."""
+    """Return one line for each figure that could not be measured in every round."""
     return list(
         dict.fromkeys(
             f"{one.target}, {one.transport}, {one.figure.name}: {one.failure}"
@@ -121,7 +122,7 @@ def failures(results: Iterable[Result]) -> list[str]:
 
 
 def as_json(results: Iterable[Result]) -> dict[str, object]:
-    """Return all results for the JSON file."""
+    """Return everything measured, for a file."""
     return {
         "machine": machine(),
         "results": [
@@ -140,7 +141,7 @@ def as_json(results: Iterable[Result]) -> dict[str, object]:
 
 
 def number(value: float) -> str:
-    """Format a figure with three significant digits; a dash for NaN."""
+    """Return a figure with three significant digits, or a dash for none."""
     if math.isnan(value):
         return "–"
     if abs(value) >= 1000:

@@ -1,4 +1,4 @@
-"""Servers under measurement: start, connections, memory, termination."""
+"""The servers under measurement: how they are started, reached, looked at and ended."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import threading
 import time
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Final, Literal, TypeAlias, get_args
+from typing import TYPE_CHECKING, Literal
 from urllib.parse import urlsplit
 
 from exec_server_conformance.bench.channel import BenchError, Channel, StdioLink, WebSocketLink
@@ -18,19 +18,17 @@ from exec_server_conformance.bench.channel import BenchError, Channel, StdioLink
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
 
-Transport: TypeAlias = Literal["ws", "stdio"]
-Revision: TypeAlias = Literal["v1", "v2"]
+    from exec_server_conformance.bench.measurements import Revision
 
-REVISIONS: Final[tuple[Revision, ...]] = get_args(Revision)
-"""Revisions that a server is measured in."""
+Transport = Literal["ws", "stdio"]
 
 WATCHDOG_SECONDS = 60.0
-"""Time limit of one round; a server that exceeds it is killed."""
+"""No single round takes this long; a server that stalls is killed, which ends the round."""
 
 
 @dataclass(frozen=True, slots=True)
 class Target:
-    """Column of the report: server command, transport and client variant."""
+    """One column of the report: a server program, a transport, a manner of client."""
 
     label: str
     command: Sequence[str]
@@ -49,17 +47,17 @@ class Memory:
     """Memory of a server, in bytes."""
 
     resident: int
-    """Resident set size of the server process, including file pages."""
+    """Resident set of the server process itself, file pages included."""
 
     anonymous: int
-    """Anonymous memory of the server and its descendants, shared pages counted proportionally."""
+    """Anonymous memory of the server and all processes it keeps, shared pages counted once."""
 
 
 class Server:
-    """Running server process."""
+    """A running server process."""
 
     def __init__(self, target: Target) -> None:
-        """Start the command; raise BenchError if it does not start or listen."""
+        """Start the program; BenchError when it cannot be started or does not listen."""
         self._target = target
         listen = "ws://127.0.0.1:0" if target.transport == "ws" else "stdio"
         started = time.perf_counter()
@@ -91,7 +89,7 @@ class Server:
         return url.hostname, url.port
 
     def connect(self) -> Channel:
-        """Return an initialized connection; a stdio server has only one."""
+        """Return an initialized connection; a stdio server has one connection only."""
         if self._target.transport == "ws":
             return Channel(WebSocketLink(*self._address, quick_ack=self._target.quick_ack))
         assert self._process.stdin is not None
@@ -99,7 +97,7 @@ class Server:
         return Channel(StdioLink(self._process.stdin.fileno(), self._process.stdout.fileno()))
 
     def memory(self) -> Memory:
-        """Return the current memory usage."""
+        """Return what the server holds at this moment."""
         own = _smaps_rollup(self._process.pid)
         others = [_smaps_rollup(pid) for pid in _descendants(self._process.pid)]
         return Memory(
@@ -109,7 +107,7 @@ class Server:
 
     @contextlib.contextmanager
     def watched(self) -> Iterator[None]:
-        """Context manager that kills the server when its time limit expires."""
+        """Kill the server when what is done inside takes too long: the driver sees its end."""
         watchdog = threading.Timer(WATCHDOG_SECONDS, self._process.kill)
         watchdog.start()
         try:
@@ -118,7 +116,7 @@ class Server:
             watchdog.cancel()
 
     def close(self) -> None:
-        """Kill the server and wait for its exit."""
+        """End the server and wait until it is gone."""
         with contextlib.suppress(ProcessLookupError):
             os.killpg(self._process.pid, signal.SIGKILL)
         with contextlib.suppress(OSError):
@@ -127,7 +125,7 @@ class Server:
 
 @dataclass(slots=True)
 class Subject:
-    """Target during one measurement, with a server and a connection shared by all rounds."""
+    """A target during one measurement: its server and connection live through all rounds."""
 
     target: Target
     scratch: Path
@@ -137,29 +135,29 @@ class Subject:
 
     @property
     def server(self) -> Server:
-        """Running server, started on first use."""
+        """The running server, started when first asked for."""
         if self._server is None:
             self._server = self.target.start()
         return self._server
 
     @property
     def channel(self) -> Channel:
-        """Connection to the server, opened on first use."""
+        """The one connection to the server, opened when first asked for."""
         if self._channel is None:
             self._channel = self.server.connect()
         return self._channel
 
     def path(self, path: Path) -> str:
-        """Format an absolute path as the revision requires."""
+        """Return an absolute path as the revision writes it."""
         return str(path) if self.target.revision == "v1" else path.as_uri()
 
     def new_name(self) -> str:
-        """Return a process id that has not been used on this subject."""
+        """Return a process id that this subject has not used yet."""
         self._names += 1
         return f"p{self._names}"
 
     def close(self) -> None:
-        """Close the connection and the server."""
+        """End the connection and the server."""
         if self._channel is not None:
             self._channel.close()
         if self._server is not None:
@@ -168,7 +166,7 @@ class Subject:
 
 
 def _smaps_rollup(pid: int) -> dict[str, int]:
-    """Return the counters of /proc/PID/smaps_rollup in bytes; zeros if the process has exited."""
+    """Return the counters of /proc/PID/smaps_rollup, in bytes; zeros when the process is gone."""
     counters = {"Rss": 0, "Pss_Anon": 0}
     try:
         text = Path(f"/proc/{pid}/smaps_rollup").read_text()
@@ -182,7 +180,7 @@ def _smaps_rollup(pid: int) -> dict[str, int]:
 
 
 def _descendants(pid: int) -> list[int]:
-    """Return the descendants of a process."""
+    """Return the processes below a process, as far as they exist now."""
     found: list[int] = []
     waiting = [pid]
     while waiting:

@@ -1,4 +1,4 @@
-"""JSON Lines report; ``report.schema.json`` describes the lines."""
+"""JSON Lines: a ``run``, its ``play`` lines, a ``summary``; ``report.schema.json`` says how."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ Line = RunHeader | Play | Summary
 
 
 def render(report: Report) -> str:
-    """Render a report."""
+    """The text of a report."""
     lines = [report.header, *report.plays, report.summary]
     return b"".join(msgspec.json.encode(line) + b"\n" for line in lines).decode()
 
 
 def parse(text: str) -> Report:
-    """Parse a report; raise ReportError if it is invalid."""
+    """Read a report; raises ReportError for anything else."""
     try:
         header, *plays, summary = (
             msgspec.json.decode(line, type=Line) for line in text.splitlines()

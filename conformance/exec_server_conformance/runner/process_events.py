@@ -1,8 +1,8 @@
-"""Events of a process, and the ordering rules of each revision.
+"""What a server tells of one process, and the rules of each era for it.
 
-From v1 the events of a process are numbered 1, 2, 3, … without gaps; ``exited`` and ``closed``
-occur once each, and ``closed`` has the highest number. v0 has neither numbers nor ``closed``, and
-output may follow the exit.
+From v1 on the events of a process are numbered 1, 2, 3, … without a gap; ``exited`` and ``closed``
+come once each, ``closed`` with the highest number and nothing after it. v0 numbers nothing, has no
+close, and output may follow the exit.
 """
 
 from __future__ import annotations
@@ -19,14 +19,14 @@ Params = dict[str, Any]
 
 
 class Sequence:
-    """Numbered messages: numbers start from 1, are unique, and have no gaps at the end."""
+    """Numbered messages: numbers start from 1, none comes twice, and at the end none is missing."""
 
     def __init__(self, name: str) -> None:
         self._name = name
         self._params: dict[int, Params] = {}
 
     def add(self, params: Params) -> None:
-        """Add a message by its ``seq``; raise Failure for an invalid or repeated number."""
+        """Take a message in by its ``seq``."""
         seq = params["seq"]
         if seq < 1:
             raise Failure(f"seq {seq} of {self._name!r}: numbers start from 1")
@@ -36,68 +36,68 @@ class Sequence:
 
     @property
     def last(self) -> int:
-        """Highest number so far; 0 before the first message."""
+        """The highest number so far, 0 before the first."""
         return max(self._params, default=0)
 
     @property
     def is_complete(self) -> bool:
-        """True if the numbers have no gaps."""
+        """Whether the numbers run without a gap."""
         return len(self._params) == self.last
 
     @property
     def missing(self) -> list[int]:
-        """Numbers missing below the highest one."""
+        """The numbers that have been passed over, so far."""
         return [seq for seq in range(1, self.last) if seq not in self._params]
 
     def in_order(self) -> list[Params]:
-        """Return the messages sorted by number."""
+        """The messages by number."""
         return [self._params[seq] for seq in sorted(self._params)]
 
 
 class ProcessEvents(Protocol):
-    """Events of one process received so far."""
+    """The events of one process, as far as they have come."""
 
     def add(self, method: str, params: Params) -> None:
-        """Add an event; raise Failure if it violates an ordering rule."""
+        """Take an event in; raises Failure if a rule forbids it."""
         ...
 
     def has(self, method: str) -> bool:
-        """Return True if the exit or close notification named ``method`` has been received."""
+        """Whether the exit or the close has come, by the name of its notification."""
         ...
 
     @property
     def is_numbered(self) -> bool:
-        """True if events are numbered, so that completeness can be determined."""
+        """Whether numbers tell that nothing is missing."""
         ...
 
     @property
     def output(self) -> dict[str, bytes]:
-        """Output received so far, joined per stream."""
+        """The output so far, joined per stream."""
         ...
 
     @property
     def exit(self) -> Params | None:
-        """Params of the exit notification; None before it."""
+        """What was told of the exit, once it was."""
         ...
 
     @property
     def is_over(self) -> bool:
-        """True if the last event has been received."""
+        """Whether the last event has come."""
         ...
 
     @property
     def is_complete(self) -> bool:
-        """True if the last event and all events before it have been received."""
+        """Whether the last event has come and none is missing before it."""
         ...
 
     @property
-    def missing_description(self) -> str:
-        """Description of the events that are still missing."""
+    def lacking(self) -> str:
+        """What has not come so far, in words."""
         ...
 
 
 class NumberedEvents:
-    """Events of a process in v1 and later."""
+    """The events of a process in v1 and later."""
 
     is_numbered = True
 
@@ -107,7 +107,7 @@ class NumberedEvents:
         self._once: dict[str, Params] = {}
 
     def add(self, method: str, params: Params) -> None:
-        """Add an event; raise Failure if it violates an ordering rule."""
+        """Take an event in; raises Failure if a rule forbids it."""
         if self.has(method):
             raise Failure(f"second {method} of process {self._process_id!r}")
         self._sequence.add(params)
@@ -116,32 +116,32 @@ class NumberedEvents:
         closed = self._once.get("process/closed")
         if closed is not None and self._sequence.last > closed["seq"]:
             raise Failure(
-                f"event {self._sequence.last} of process {self._process_id!r} has a number after "
-                "that of its close"
+                f"event {self._sequence.last} of process {self._process_id!r} is numbered after "
+                "its close"
             )
 
     def has(self, method: str) -> bool:
-        """Return True if the exit or close notification named ``method`` has been received."""
+        """Whether the exit or the close has come, by the name of its notification."""
         return method in self._once
 
     @property
     def output(self) -> dict[str, bytes]:
-        """Output received so far, joined per stream."""
+        """The output so far, joined per stream."""
         return _joined(params for params in self._sequence.in_order() if "chunk" in params)
 
     @property
     def exit(self) -> Params | None:
-        """Params of the exit notification; None before it."""
+        """What was told of the exit, once it was."""
         return _without(self._once.get("process/exited"), "processId", "seq")
 
     @property
     def is_over(self) -> bool:
-        """True if process/closed has been received."""
+        """Whether the close has come."""
         return self.has("process/closed")
 
     @property
     def is_complete(self) -> bool:
-        """True if process/closed and everything before it have been received."""
+        """Whether the close has come and nothing is missing before it."""
         if not self.is_over or not self._sequence.is_complete:
             return False
         if self.exit is None:
@@ -149,18 +149,18 @@ class NumberedEvents:
         return True
 
     @property
-    def missing_description(self) -> str:
-        """Description of the events that are still missing."""
+    def lacking(self) -> str:
+        """What has not come so far, in words."""
         ends = ("process/exited", "process/closed")
-        missing_description = [method for method in ends if not self.has(method)]
+        lacking = [method for method in ends if not self.has(method)]
         missing = self._sequence.missing
         if missing:
-            missing_description.append(f"the events numbered {', '.join(map(str, missing[:5]))}")
-        return " and ".join(missing_description)
+            lacking.append(f"what is numbered {', '.join(map(str, missing[:5]))}")
+        return " and ".join(lacking)
 
 
 class UnnumberedEvents:
-    """Events of a process in v0, which has no end marker for output."""
+    """The events of a process in v0, where nothing tells whether more output comes."""
 
     is_numbered = False
 
@@ -170,7 +170,7 @@ class UnnumberedEvents:
         self._exit: Params | None = None
 
     def add(self, method: str, params: Params) -> None:
-        """Add an event; raise Failure if it violates an ordering rule."""
+        """Take an event in; raises Failure if a rule forbids it."""
         if method == "command/exec/outputDelta":
             self._output.append(params)
         elif self._exit is None:
@@ -179,32 +179,32 @@ class UnnumberedEvents:
             raise Failure(f"second {method} of process {self._process_id!r}")
 
     def has(self, method: str) -> bool:
-        """Return True if the exit notification named ``method`` has been received."""
+        """Whether the exit has come, by the name of its notification."""
         return method == "command/exec/exited" and self._exit is not None
 
     @property
     def output(self) -> dict[str, bytes]:
-        """Output received so far, joined per stream."""
+        """The output so far, joined per stream."""
         return _joined(self._output)
 
     @property
     def exit(self) -> Params | None:
-        """Params of the exit notification; None before it."""
+        """What was told of the exit, once it was."""
         return _without(self._exit, "sessionId")
 
     @property
     def is_over(self) -> bool:
-        """True if the exit notification has been received."""
+        """Whether the exit has come."""
         return self._exit is not None
 
     @property
     def is_complete(self) -> bool:
-        """True if the exit notification has been received."""
+        """Whether the exit has come."""
         return self.is_over
 
     @property
-    def missing_description(self) -> str:
-        """Description of the events that are still missing."""
+    def lacking(self) -> str:
+        """What has not come so far, in words."""
         return "" if self.is_over else "command/exec/exited"
 
 

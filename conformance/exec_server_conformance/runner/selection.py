@@ -1,7 +1,7 @@
-"""Selection of sessions: the user's filter, and applicability to a server.
+"""Which sessions are played against a server, and why the others are not.
 
-A selected session that cannot be judged on a server is *not applicable* (n/a), which is neither a
-pass nor a failure.
+Whoever runs the suite chooses: that is a Choice. A session that is chosen but cannot say anything
+about a server is *not applicable* (n/a), which is neither passed nor failed.
 """
 
 from __future__ import annotations
@@ -16,55 +16,54 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
     from collections.abc import Set as AbstractSet
 
-    from exec_server_conformance.runner.server_probe import ServerFeatures
+    from exec_server_conformance.runner.server_probe import Abilities
     from exec_server_conformance.runner.session import Release, Session
 
 
 CHOICE_OPTIONS: Final[Mapping[str, Mapping[str, Any]]] = {
     "select": {
         "metavar": "GLOB",
-        "help": "run only items with a matching name, such as 'v1/fs/*'; repeatable",
+        "help": "play only what has such a name, such as 'v1/fs/*'; repeatable",
     },
     "method": {
         "metavar": "GLOB",
-        "help": "run only items that call a matching method, such as 'process/*'; repeatable",
+        "help": "play only what calls such a method, such as 'process/*'; repeatable",
     },
     "tag": {
         "metavar": "TAG",
-        "help": "run only items with this tag: a folder of the name, such as strict, a required "
-        "capability, or a tag in the header; repeatable",
+        "help": "play only what has this tag: a folder of its name, such as strict, a capability "
+        "that it needs, or a tag that its header names; repeatable",
     },
     "level": {
         "choices": ["contract", "quirk"],
-        "help": "run only items of this level: contract for required behaviour, quirk for "
-        "behaviour in which implementations are known to differ; repeatable (default: "
-        "both)",
+        "help": "play only what shows the contract, or where implementations are known to differ",
     },
 }
-"""Options that make up a Choice, in the order of its fields, with their argparse settings."""
+"""The options that make a Choice, in the order of its fields, as argparse and pytest take them;
+each may be given more than once."""
 
 
 class Choosable(Protocol):
-    """Item that can be selected: a session or a client case."""
+    """What can be chosen: a session, or a case for clients."""
 
     @property
     def name(self) -> str:
-        """Revision, group and name."""
+        """Revision, group, name."""
         ...
 
     @property
     def level(self) -> str:
-        """``contract`` or ``quirk``."""
+        """Whether it shows the contract, or where implementations are known to differ."""
         ...
 
     @property
     def methods(self) -> Sequence[str]:
-        """Methods that the item calls."""
+        """The methods that it is about."""
         ...
 
     @property
     def tags(self) -> AbstractSet[str]:
-        """Tags of the item."""
+        """What else it is about."""
         ...
 
 
@@ -73,22 +72,22 @@ ChoosableT = TypeVar("ChoosableT", bound=Choosable)
 
 @dataclass(frozen=True, slots=True)
 class Choice:
-    """Filter: an item must match one value of each non-empty field."""
+    """What to play: what is among each of these that is not empty."""
 
     globs: Sequence[str] = ()
-    """Globs of names."""
+    """Of names."""
     methods: Sequence[str] = ()
-    """Globs of methods, at least one of which is called."""
+    """Globs of methods, one of which is called."""
     tags: Sequence[str] = ()
     levels: Sequence[str] = ()
 
     @classmethod
     def of_options(cls, values: Callable[[str], Sequence[str] | None]) -> Choice:
-        """Return the filter for the values of CHOICE_OPTIONS."""
+        """From what was given for each of CHOICE_OPTIONS, by its name."""
         return cls(*(values(name) or () for name in CHOICE_OPTIONS))
 
     def of(self, offered: Sequence[ChoosableT]) -> Sequence[ChoosableT]:
-        """Return the matching items; raise SessionError if there are none."""
+        """What is chosen; raises SessionError if nothing is."""
         chosen = [one for one in offered if self._includes(one)]
         if not chosen:
             raise SessionError(f"no session matches {self}")
@@ -117,30 +116,30 @@ class Choice:
 
 @dataclass(frozen=True, slots=True)
 class Applicability:
-    """Decides which sessions apply to a server.
+    """Tells whether sessions apply to a server.
 
     ``server_release`` is the codex release that the server is or stands in for; None for a server
-    that has every feature and behaves like the newest release.
+    that has everything and behaves as the newest release.
     """
 
-    features: ServerFeatures
+    abilities: Abilities
     server_release: Release | None = None
     is_running_already: bool = False
 
     def reason_against(self, session: Session) -> str | None:
-        """Return why a session does not apply; None if it does."""
+        """Why a session does not apply; None when it does."""
         release = self.server_release
         if release is not None and release < session.since:
             return f"needs codex {_text(session.since)}"
         if session.until is not None and (release is None or release > session.until):
-            return f"shows behaviour that ended with codex {_text(session.until)}"
-        missing = session.capabilities - self.features.capabilities
+            return f"shows what ended with codex {_text(session.until)}"
+        missing = session.capabilities - self.abilities.capabilities
         if missing:
             return f"needs the capability {', '.join(sorted(missing))}"
         if session.needs_own_server and self.is_running_already:
             return "needs a server that the suite starts"
-        if session.strict and len(self.features.revisions) > 1:
-            return f"needs a server that supports only {session.revision}"
+        if session.strict and len(self.abilities.revisions) > 1:
+            return f"needs a server that speaks {session.revision} alone"
         return None
 
 

@@ -1,4 +1,4 @@
-"""Wire trace of a session: every message with its time, redacted."""
+"""The wire as it went: every message of a session with its time, without secrets."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ if TYPE_CHECKING:
 Direction: TypeAlias = Literal["sent", "received"]
 
 SHOWN_CHARACTERS = 800
-"""Maximum length of a message in the trace; enough for all but bulk data."""
+"""How much of a message is kept: enough for all but bulk data."""
 
-MAX_ENTRIES = 5000
-"""Maximum number of messages in the trace, which bounds memory when a server floods."""
+MOST_ENTRIES = 5000
+"""How many messages are kept; a server that floods must not fill the memory."""
 
 
 KEPT_BYTES = 16 << 20
-"""Maximum number of bytes kept before they are redacted and truncated."""
+"""How much of the messages is kept as it came until somebody looks, or there is more."""
 
 
 class _Message(NamedTuple):
@@ -32,51 +32,50 @@ class _Message(NamedTuple):
 
 
 class Trace:
-    """Messages of one session over all its connections, in order.
+    """The messages of one session, over all its connections, as they went.
 
-    Redaction is deferred until the trace is read: most sessions pass, and their traces are not
-    read.
+    Secrets are taken out when somebody looks: most sessions pass, and nobody does.
     """
 
     def __init__(self) -> None:
         self._begin = time.monotonic()
         self._redactor: Redactor | None = None
         self._entries: list[TraceEntry] = []
-        self._pending: list[_Message] = []
-        self._pending_bytes = 0
+        self._unread: list[_Message] = []
+        self._unread_bytes = 0
         self.last_received: int | None = None
-        """Index of the latest message from the server; None if there is none."""
+        """Index of the newest message of the server; None if there is none."""
 
     def add(self, connection: str, direction: Direction, data: bytes) -> int:
-        """Add a message and return its index."""
-        index = len(self._entries) + len(self._pending)
-        if index == MAX_ENTRIES:
+        """Note a message; returns its index."""
+        index = len(self._entries) + len(self._unread)
+        if index == MOST_ENTRIES:
             return index - 1
         seconds = round(time.monotonic() - self._begin, 6)
-        self._pending.append(_Message(seconds, connection, direction, data))
-        self._pending_bytes += len(data)
+        self._unread.append(_Message(seconds, connection, direction, data))
+        self._unread_bytes += len(data)
         if direction == "received":
             self.last_received = index
-        if self._pending_bytes > KEPT_BYTES:
-            self._flush()
+        if self._unread_bytes > KEPT_BYTES:
+            self._read()
         return index
 
     @property
     def redactor(self) -> Redactor:
-        """Redactor that knows the secrets of all messages so far."""
-        return self._flush()
+        """It knows the secrets that were in messages."""
+        return self._read()
 
     @property
     def entries(self) -> list[TraceEntry]:
-        """Redacted messages."""
-        self._flush()
+        """The messages without secrets."""
+        self._read()
         return self._entries
 
-    def _flush(self) -> Redactor:
-        """Redact pending messages in order, since earlier messages identify secrets."""
+    def _read(self) -> Redactor:
+        """Take the secrets out of what has come; what came first tells what is one."""
         if self._redactor is None:
             self._redactor = Redactor()
-        for message in self._pending:
+        for message in self._unread:
             shown = self._redactor.message(message.data.decode("utf-8", "replace"))
             self._entries.append(
                 TraceEntry(
@@ -87,13 +86,13 @@ class Trace:
                     characters=len(shown),
                 )
             )
-        self._pending.clear()
-        self._pending_bytes = 0
+        self._unread.clear()
+        self._unread_bytes = 0
         return self._redactor
 
 
 def lines(entries: list[TraceEntry]) -> Iterator[str]:
-    """Format each entry as a line of text."""
+    """Each entry as a line of text."""
     for entry in entries:
         arrow = "->" if entry.direction == "sent" else "<-"
         rest = "" if entry.characters == len(entry.text) else f"… ({entry.characters} characters)"

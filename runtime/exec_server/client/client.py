@@ -1,23 +1,28 @@
-"""The client: what can be asked of a server."""
+"""The client: processes, files and HTTP requests of one session."""
 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import errno
+import math
 import os
 from typing import TYPE_CHECKING, Final, Self, get_args
 
 from exec_server.client import arguments
 from exec_server.client import run as command
+from exec_server.client.display import shown_command
 from exec_server.client.errors import (
     ClientError,
+    CommandTimedOut,
     ConnectionLost,
     MethodUnknown,
+    RequestTimedOut,
     ServerError,
     Unsupported,
     os_error,
 )
-from exec_server.client.event_sequencer import Feed
+from exec_server.client.event_sequencer import EventSequencer
 from exec_server.client.process import Process
 from exec_server.client.revisions.base import Environment, Inherit, StartSpec
 from exec_server.client.subscription import BUFFER_BYTES, Overflow
@@ -35,15 +40,20 @@ if TYPE_CHECKING:
 
 
 _ABOUT_PATHS: Final = frozenset((errno.ENOENT, errno.ENOTDIR, errno.EACCES, errno.ELOOP))
-"""Errors of a start that may be about the program or about the working directory."""
+"""Errors of a start that may concern the program or the working directory."""
 
 
 class Client:
-    """A session with a server. ``connect`` and its kin make it.
+    """A session with a server, returned by ``connect`` and the other connect functions.
 
     Close it, or use it in ``async with``.
 
     It belongs to the event loop it was made in. Any number of tasks may use it at once.
+
+    Calls that wait for an answer of the server take a ``timeout`` in seconds, and raise
+    RequestTimedOut when it has passed; the request may still be carried out. Without one, the
+    ``timeout`` given to ``connect`` applies, which is unlimited by default. ``math.inf`` removes
+    the limit of one call.
     """
 
     def __init__(self, session: Session) -> None:
@@ -51,13 +61,13 @@ class Client:
         self._environment: Environment | None = None
         self._fs: FileSystem | None = None
         self._http: Http | None = None
-        # Processes of other clients in the same session must not have the same names.
+        # Ids must differ from those of other clients in the same session.
         self._id_prefix = os.urandom(4).hex()
         self._starts = 0
 
     @property
     def revision(self) -> str:
-        """The revision of the protocol that is spoken: ``v0``, ``v1``, ``v2`` or ``draft``."""
+        """Protocol revision in use: ``v0``, ``v1``, ``v2`` or ``draft``."""
         return self._session.revision.name
 
     @property
@@ -67,29 +77,34 @@ class Client:
 
     @property
     def can_detach(self) -> bool:
-        """Whether the session can be left, and taken up again by its id; see ``aclose``."""
+        """True if the session can be left and resumed by its id; see ``aclose``."""
         return self._session.can_resume
 
     @property
     def target(self) -> str:
-        """What the client is connected to."""
+        """Name of the server in error messages, without credentials."""
         return self._session.target
 
     def __repr__(self) -> str:
         return f"<Client of {self.target}, revision {self.revision}>"
 
-    async def environment(self) -> Environment:
-        """What the server tells about its machine, asked once. Empty where it tells nothing."""
+    async def environment(self, *, timeout: float | None = None) -> Environment:
+        """Return the description of the server's machine, empty if the server has none.
+
+        It is requested once.
+        """
+        arguments.seconds("timeout", timeout)
         if self._environment is None:
             try:
-                self._environment = await self._session.revision.environment()
+                async with self._session.deadline(timeout, "environment"):
+                    self._environment = await self._session.revision.environment()
             except MethodUnknown:
                 self._environment = Environment()
         return self._environment
 
     @property
     def fs(self) -> FileSystem:
-        """The files of the server's machine."""
+        """Files of the server's machine."""
         if self._fs is None:
             from exec_server.client.filesystem import FileSystem  # noqa: PLC0415 (when needed)
 
@@ -98,7 +113,7 @@ class Client:
 
     @property
     def http(self) -> Http:
-        """HTTP requests from the server's machine."""
+        """HTTP requests made by the server."""
         if self._http is None:
             from exec_server.client.http import Http  # noqa: PLC0415 (when needed)
 
@@ -121,28 +136,31 @@ class Client:
         process_id: str | None = None,
         buffer_bytes: int | None = BUFFER_BYTES,
         overflow: Overflow = "reread",
+        timeout: float | None = None,
     ) -> Process:
         """Start a process.
 
-        argv: program and arguments. Like those, ``cwd`` and ``env`` may be ``str``, ``bytes`` and
-            paths; what is not UTF-8 is refused, because the protocol cannot carry it.
-        cwd: its working directory; the server's own unless given.
-        env: variables laid over the inherited ones.
-        inherit: which of the server's variables it starts from: ``all``, ``core`` or ``none``.
-            Names with KEY, SECRET or TOKEN in them are never inherited. All unless given; none
-            in revision v0, which cannot inherit.
-        tty: give it a terminal instead of pipes; ``size`` is its rows and columns.
-        stdin: give it a pipe to write to instead of an empty standard input. A terminal can always
-            be written to.
-        arg0: the name the program sees itself called by.
-        process_id: its id within the session; made up unless given.
-        buffer_bytes, overflow: how much output is kept for a slow consumer, and what becomes of
-            more; see ``exec_server.client.subscription``.
+        argv: program and arguments. Arguments, ``cwd`` and ``env`` may be ``str``, ``bytes`` or
+            paths. They must be UTF-8, because the protocol carries nothing else.
+        cwd: working directory; default: the server's own, or ``/`` if the server reports none.
+        env: variables that are added to the inherited ones or replace them. Unlike the ``env`` of
+            ``subprocess``, it does not replace the whole environment; ``inherit="none"`` does.
+        inherit: variables inherited from the server: ``all``, ``core`` or ``none``. Names that
+            contain KEY, SECRET or TOKEN are never inherited. Default: ``all``, but ``none`` in
+            revision v0, which cannot inherit.
+        tty: run the process on a terminal instead of pipes; ``size`` is its rows and columns.
+        stdin: open a pipe to the standard input of the process instead of an empty one. A
+            terminal is always writable.
+        arg0: name that the program receives as ``argv[0]``.
+        process_id: id within the session; default: a unique one.
+        buffer_bytes, overflow: size of the output queue, and the policy when it is full; see
+            ``exec_server.client.subscription``.
 
-        Raises FileNotFoundError, PermissionError and so on if it cannot be started, whose
-        ``filename`` is the program or ``cwd``; TypeError and ValueError for an argument that is not
-        as described; ServerError if the server refuses otherwise. A cancelled start is undone.
+        Raises FileNotFoundError, PermissionError and so on if the process cannot be started, whose
+        ``filename`` is the program or ``cwd``; TypeError and ValueError for an invalid argument;
+        ServerError if the server refuses otherwise. A cancelled start is rolled back.
         """
+        arguments.seconds("timeout", timeout)
         argv = arguments.argv(argv)
         _check_output(buffer_bytes, overflow)
         if inherit is not None:
@@ -160,15 +178,16 @@ class Client:
             arg0=None if arg0 is None else arguments.text("arg0", arg0),
             size=arguments.size(size, tty=tty),
         )
-        feed = Feed(self._session, spec.process_id)
+        sequencer = EventSequencer(self._session.processes, spec.process_id)
         process = Process(
-            self._session, feed, argv, tty=tty, buffer_bytes=buffer_bytes, overflow=overflow
+            self._session, sequencer, argv, tty=tty, buffer_bytes=buffer_bytes, overflow=overflow
         )
-        starting = asyncio.ensure_future(self._session.start(feed, spec))
+        starting = asyncio.ensure_future(self._session.processes.start(sequencer, spec))
         try:
-            await asyncio.shield(starting)
-        except asyncio.CancelledError:
-            self._session.spawn(self._undo(starting, process))
+            async with self._session.deadline(timeout, f"start of {shown_command(argv)!r}"):
+                await asyncio.shield(starting)
+        except (asyncio.CancelledError, RequestTimedOut):
+            self._session.spawn(self._roll_back(starting, process))
             raise
         except ServerError as error:
             failure = await self._start_failure(error, spec)
@@ -176,7 +195,7 @@ class Client:
         return process
 
     async def _start_failure(self, error: ServerError, spec: StartSpec) -> OSError | None:
-        """The ``OSError`` of a failed start, about the program or the working directory."""
+        """Return the ``OSError`` of a failed start, about the program or the working directory."""
         failure = os_error(error, spec.argv[0])
         if failure is None or spec.cwd is None or failure.errno not in _ABOUT_PATHS:
             return failure
@@ -191,8 +210,8 @@ class Client:
             return OSError(errno.ENOTDIR, os.strerror(errno.ENOTDIR), spec.cwd)
         return failure
 
-    async def _undo(self, starting: asyncio.Future[None], process: Process) -> None:
-        """Kill a process that nobody wants any more, once it runs."""
+    async def _roll_back(self, starting: asyncio.Future[None], process: Process) -> None:
+        """Kill the process of a cancelled start as soon as it runs."""
         try:
             await starting
             await process.terminate()
@@ -206,27 +225,33 @@ class Client:
         tty: bool = False,
         buffer_bytes: int | None = BUFFER_BYTES,
         overflow: Overflow = "reread",
+        timeout: float | None = None,
     ) -> Process:
-        """A process of the session that was started earlier, from its oldest retained output on.
+        """Return a process that was started earlier in a resumed session.
 
-        For a resumed session. Raises ServerError if there is none of that id.
+        Its events begin with the oldest retained output. Raises ServerError if the session has no
+        process of that id.
         """
+        arguments.seconds("timeout", timeout)
         arguments.string("process_id", process_id)
         _check_output(buffer_bytes, overflow)
-        feed = Feed(self._session, process_id)
+        sequencer = EventSequencer(self._session.processes, process_id)
         process = Process(
-            self._session, feed, (), tty=tty, buffer_bytes=buffer_bytes, overflow=overflow
+            self._session, sequencer, (), tty=tty, buffer_bytes=buffer_bytes, overflow=overflow
         )
-        await self._session.adopt(feed)
+        async with self._session.deadline(timeout, f"attach to process {process_id!r}"):
+            await self._session.processes.adopt(sequencer)
         return process
 
-    async def processes(self) -> list[ProcessInfo]:
-        """The processes of the session in the order of their starts, whoever started them.
+    async def processes(self, *, timeout: float | None = None) -> list[ProcessInfo]:
+        """Return the processes of the session, of every client, in the order of their starts.
 
-        Those that have ended are among them as long as the server retains their output. Raises
-        Unsupported where the server cannot list them, which is before the draft.
+        Processes that have ended are included while the server retains their output. Raises
+        Unsupported before the draft.
         """
-        return await self._session.revision.list_processes()
+        arguments.seconds("timeout", timeout)
+        async with self._session.deadline(timeout, "list of processes"):
+            return await self._session.revision.list_processes()
 
     async def run(
         self,
@@ -243,17 +268,18 @@ class Client:
         size: tuple[int, int] | None = None,
         arg0: str | None = None,
     ) -> CompletedProcess:
-        """Run a command to its end and return what it wrote, like ``subprocess.run``.
+        """Run a command to completion and return its output, like ``subprocess.run``.
 
-        input: what the command reads, and then its end. Where the revision cannot close a pipe, the
-            command is run by ``/bin/sh`` behind ``head``, so that a program that does not exist
-            exits with 127; revision v0 has no pipe to write to.
-        timeout: seconds after which the command is killed and CommandTimedOut raised.
+        input: standard input of the command. Where the revision cannot close a pipe, the command
+            is run by ``/bin/sh`` behind ``head``, so that a program that does not exist exits with
+            127; revision v0 has no pipe to write to.
+        timeout: seconds after which the command is killed and CommandTimedOut raised, with the
+            output so far. The limit is kept within 0.5 seconds even if the server does not answer.
         check: raise CommandFailed unless the exit code is 0.
-        limit: keep only that many bytes of each stream, the first ones.
+        limit: maximum number of bytes kept of each stream, from its start; default: no limit.
 
-        The rest is as in ``start``. A cancelled run kills the command. Its end is that of its
-        output, which descendants may hold open.
+        The other parameters are those of ``start``. A cancelled run kills the command. It is
+        complete when its output has ended, which descendants may keep open.
         """
         argv = arguments.argv(argv)
         content = None if input is None else arguments.data("input", input)
@@ -264,40 +290,54 @@ class Client:
             if arg0 is not None:
                 raise ValueError("input and arg0 cannot be combined in this revision")
             wrapped = ["/bin/sh", "-c", command.FEED_SCRIPT, str(len(content)), *argv]
-        process = await self.start(
-            wrapped,
-            cwd=cwd,
-            env=env,
-            inherit=inherit,
-            tty=tty,
-            size=size,
-            stdin=bool(content),
-            arg0=arg0,
-            buffer_bytes=None,
-        )
+        capture = command.Capture(limit)
+        process: Process | None = None
         try:
-            completed = await command.finish(process, argv, content, timeout, limit)
+            async with asyncio.timeout(timeout) as scope:
+                process = await self.start(
+                    wrapped,
+                    cwd=cwd,
+                    env=env,
+                    inherit=inherit,
+                    tty=tty,
+                    size=size,
+                    stdin=bool(content),
+                    arg0=arg0,
+                    buffer_bytes=None,
+                )
+                completed = await command.finish(process, argv, content, capture)
+        except TimeoutError:
+            if timeout is None or not scope.expired():
+                raise
+            outcome = "the server has not confirmed its start"
+            if process is not None:
+                outcome = await command.kill(process, capture)
+                self._kill_soon(process)
+            raise CommandTimedOut(argv, timeout, capture.stdout, capture.stderr, outcome) from None
         except BaseException:
-            if process.returncode is None:
-                self._session.spawn(self._kill(process))
+            if process is not None:
+                self._kill_soon(process)
             raise
         if check:
             completed.check_returncode()
         return completed
 
+    def _kill_soon(self, process: Process) -> None:
+        """Kill a process in the background unless it is known to have ended."""
+        if process.returncode is None:
+            self._session.spawn(self._kill(process))
+
     async def _kill(self, process: Process) -> None:
-        try:
-            await process.terminate()
-        except ClientError:
-            return
+        with contextlib.suppress(ClientError):
+            await process.terminate(timeout=math.inf)
 
     # Ending
 
     async def aclose(self, *, detach: bool = False) -> None:
-        """End the session; its processes are killed. Returns when nothing of it is left here.
+        """End the session and kill its processes; return when its connection is closed.
 
         With ``detach`` a WebSocket session is left as it is, for as long as the server keeps it:
-        connect with its ``session_id`` to take it up again.
+        connect with its ``session_id`` to resume it.
         """
         await self._session.aclose(detach=detach)
 

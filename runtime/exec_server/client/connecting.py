@@ -1,4 +1,4 @@
-"""Connecting to a server, whichever way it is reached."""
+"""Connecting to a server over any transport."""
 
 from __future__ import annotations
 
@@ -9,14 +9,14 @@ from exec_server.client import arguments
 from exec_server.client.client import Client
 from exec_server.client.display import shown_url
 from exec_server.client.errors import ConnectFailed
-from exec_server.client.session import (
+from exec_server.client.handshake import (
     CONNECT_SECONDS,
     INITIALIZE_SECONDS,
     RESUME_SECONDS,
     Options,
     RevisionName,
-    Session,
 )
+from exec_server.client.session import Session
 
 if TYPE_CHECKING:
     import os
@@ -29,13 +29,13 @@ if TYPE_CHECKING:
     from exec_server.server.server import Server
 
 LISTENING: Final = ("ws://", "wss://", "unix://")
-"""Schemes of servers that listen."""
+"""URL schemes of listening servers."""
 
 CLIENT_NAME: Final = "exec-server-client"
 
 
 class Connecting:
-    """A client that is about to connect: await it, or use it in ``async with``."""
+    """A pending connection: await it for a Client, or use it in ``async with``."""
 
     def __init__(self, make_dialer: Callable[[], Dialer], options: Options) -> None:
         self._make_dialer = make_dialer
@@ -76,16 +76,17 @@ def connect(
     connect_timeout: float = CONNECT_SECONDS,
     initialize_timeout: float = INITIALIZE_SECONDS,
     resume_timeout: float = RESUME_SECONDS,
+    timeout: float | None = None,
     max_message_bytes: int | None = None,
 ) -> Connecting:
     """Connect to ``ws://HOST:PORT``, ``wss://…``, ``unix:///PATH``, ``stdio:…`` or ``in-process:``.
 
-    The command of ``stdio:COMMAND`` is split as a shell would. ``token``, ``tls`` and ``ca_file``
-    are for servers that listen; see ``connect_websocket``. ``connect_stdio`` and
-    ``connect_in_process`` have more to choose.
+    The command of ``stdio:COMMAND`` is split with shell syntax. ``token``, ``tls`` and ``ca_file``
+    apply to listening servers only. The other parameters are those of ``connect_websocket``.
+    ``connect_stdio`` and ``connect_in_process`` have further parameters.
 
-    Raises ConnectFailed for any other target, and if the connection cannot be made; TypeError and
-    ValueError for an argument that is not as described, or that the target has no use for.
+    Raises ConnectFailed for any other target, and if the connection fails; TypeError and ValueError
+    for an invalid argument, or one that does not apply to the target.
     """
     arguments.string("target", target)
     if target.startswith(LISTENING):
@@ -100,6 +101,7 @@ def connect(
             connect_timeout=connect_timeout,
             initialize_timeout=initialize_timeout,
             resume_timeout=resume_timeout,
+            timeout=timeout,
             max_message_bytes=max_message_bytes,
         )
     for name, value in {
@@ -109,7 +111,9 @@ def connect(
         "session_id": session_id,
     }.items():
         if value is not None:
-            raise ValueError(f"{name}: only for servers that listen, not {shown_url(target)!r}")
+            raise ValueError(
+                f"{name}: applies to listening servers only, not to {shown_url(target)!r}"
+            )
     if target.startswith("stdio:"):
         try:
             argv = shlex.split(target.removeprefix("stdio:"))
@@ -122,10 +126,11 @@ def connect(
             client_name=client_name,
             revision=revision,
             initialize_timeout=initialize_timeout,
+            timeout=timeout,
             max_message_bytes=max_message_bytes,
         )
     if target == "in-process:":
-        return connect_in_process(client_name=client_name, revision=revision)
+        return connect_in_process(client_name=client_name, revision=revision, timeout=timeout)
     raise ConnectFailed(
         f"cannot connect to {shown_url(target)!r}: expected ws://HOST:PORT, wss://HOST, "
         "unix:///PATH, stdio:COMMAND or in-process:"
@@ -144,21 +149,25 @@ def connect_websocket(
     connect_timeout: float = CONNECT_SECONDS,
     initialize_timeout: float = INITIALIZE_SECONDS,
     resume_timeout: float = RESUME_SECONDS,
+    timeout: float | None = None,
     max_message_bytes: int | None = None,
 ) -> Connecting:
-    """Connect to a server that listens: ``ws://HOST:PORT``, ``wss://HOST`` or ``unix:///PATH``.
+    """Connect to a listening server: ``ws://HOST:PORT``, ``wss://HOST`` or ``unix:///PATH``.
 
-    token: sent as a bearer token.
-    ca_file: certificates (PEM) of the authorities to trust instead of the system's; a server's own
-        certificate is one, if nobody else signed it.
-    tls: everything about TLS, for a certificate of the client's own among others.
-    client_name: told to the server, for people.
-    revision: speak this one instead of the newest that the server answers to.
-    session_id: take up this session, which another client has left.
-    connect_timeout, initialize_timeout: seconds for the connection, and for the handshake.
-    resume_timeout: how many seconds resuming a lost connection is tried; 0 does not try.
-    max_message_bytes: longest message taken from the server; beyond it the session ends. By default
-        64 MiB, and 684 MiB for an answer that holds a whole file or HTTP body.
+    token: bearer token.
+    ca_file: PEM file of the trusted certificate authorities, instead of the system's, for
+        ``wss://``. A self-signed certificate of a server is its own authority.
+    tls: TLS context for ``wss://``, for example with a client certificate.
+    client_name: name of the client, which the server may log.
+    revision: protocol revision; default: the newest one that the server supports.
+    session_id: session to resume, which another client has left.
+    connect_timeout, initialize_timeout: seconds for the connection and for the handshake.
+    resume_timeout: seconds during which resuming a lost connection is tried; 0 disables it.
+    timeout: default time limit, in seconds, of each call that waits for an answer of the server;
+        default: no limit. Calls that wait for a process (``run``, ``wait``, ``communicate`` and
+        reading output) are not affected, except for their requests.
+    max_message_bytes: maximum length of a message from the server; a longer one ends the session.
+        Default: 64 MiB, and 684 MiB for an answer that holds a whole file or HTTP body.
 
     Raises ConnectFailed, or ConnectTimedOut, when awaited.
     """
@@ -178,6 +187,7 @@ def connect_websocket(
         connect_timeout=connect_timeout,
         initialize_timeout=initialize_timeout,
         resume_timeout=resume_timeout,
+        timeout=timeout,
         max_message_bytes=max_message_bytes,
     )
     return Connecting(dialer, options)
@@ -191,16 +201,18 @@ def connect_stdio(
     client_name: str = CLIENT_NAME,
     revision: RevisionName = "auto",
     initialize_timeout: float = INITIALIZE_SECONDS,
+    timeout: float | None = None,
     max_message_bytes: int | None = None,
 ) -> Connecting:
-    """Start a server that speaks on its standard streams, and end it with the client.
+    """Start a server on pipes, and end it with the client.
 
-    argv: the server's program and arguments, such as ``["codex-exec-server"]``.
-    cwd, env: its working directory, and variables laid over those of this process.
-    max_message_bytes: longest message taken from the server; see ``connect_websocket``.
+    argv: program and arguments of the server, such as ``["codex-exec-server"]``.
+    cwd: working directory of the server; default: the current one.
+    env: variables added to the environment of this process.
 
-    It is ended with SIGTERM to its process group, and with SIGKILL two seconds later. What it
-    writes on standard error is logged, and quoted when it fails. Raises ConnectFailed when awaited.
+    The other parameters are those of ``connect_websocket``. The server is ended with SIGTERM to its
+    process group, and with SIGKILL two seconds later. Its standard error is logged, and quoted when
+    it fails. Raises ConnectFailed when awaited.
     """
 
     words = arguments.argv(argv)
@@ -212,7 +224,7 @@ def connect_stdio(
 
         return StdioDialer(words, cwd=directory, env=variables)
 
-    options = _local_options(client_name, revision, initialize_timeout, max_message_bytes)
+    options = _local_options(client_name, revision, initialize_timeout, timeout, max_message_bytes)
     return Connecting(dialer, options)
 
 
@@ -221,13 +233,14 @@ def connect_in_process(
     *,
     client_name: str = CLIENT_NAME,
     revision: RevisionName = "auto",
+    timeout: float | None = None,
 ) -> Connecting:
     """Use a server in this process and event loop, without a transport.
 
-    server: one to share; otherwise the client makes its own and ends it.
+    server: existing server to share; default: a new one, which ends with the client.
 
-    Its processes are children of this process, and end with the client. While one is started, the
-    working directory of this process is for a moment that of the process to be.
+    Its processes are children of this process, and end with the client. Starting one changes the
+    working directory of this process for a moment.
     """
 
     def dialer() -> Dialer:
@@ -237,7 +250,7 @@ def connect_in_process(
             return MemoryDialer(lambda: server, owns_server=False)
         return MemoryDialer(_own_server, owns_server=True)
 
-    return Connecting(dialer, _local_options(client_name, revision, INITIALIZE_SECONDS))
+    return Connecting(dialer, _local_options(client_name, revision, INITIALIZE_SECONDS, timeout))
 
 
 def _own_server() -> Server:
@@ -251,6 +264,7 @@ def _local_options(
     client_name: str,
     revision: RevisionName,
     initialize_timeout: float,
+    timeout: float | None,
     max_message_bytes: int | None = None,
 ) -> Options:
     return _options(
@@ -260,6 +274,7 @@ def _local_options(
         connect_timeout=CONNECT_SECONDS,
         initialize_timeout=initialize_timeout,
         resume_timeout=0,
+        timeout=timeout,
         max_message_bytes=max_message_bytes,
     )
 
@@ -272,6 +287,7 @@ def _options(
     connect_timeout: float,
     initialize_timeout: float,
     resume_timeout: float,
+    timeout: float | None,
     max_message_bytes: int | None,
 ) -> Options:
     arguments.string("client_name", client_name)
@@ -281,6 +297,7 @@ def _options(
     arguments.seconds("connect_timeout", connect_timeout)
     arguments.seconds("initialize_timeout", initialize_timeout)
     arguments.seconds("resume_timeout", resume_timeout)
+    arguments.seconds("timeout", timeout)
     arguments.count("max_message_bytes", max_message_bytes, least=1)
     return Options(
         client_name=client_name,
@@ -289,5 +306,6 @@ def _options(
         connect_timeout=connect_timeout,
         initialize_timeout=initialize_timeout,
         resume_timeout=resume_timeout,
+        request_timeout=timeout,
         max_message_bytes=max_message_bytes,
     )

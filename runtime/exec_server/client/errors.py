@@ -1,23 +1,24 @@
-"""What can go wrong for a client.
+"""Exceptions of the client.
 
     ExecServerError
     └── ClientError
-        ├── ConnectFailed          there is no connection, or no handshake
-        │   └── ConnectTimedOut    … within the time allowed; also a TimeoutError
-        ├── ConnectionLost         there was one; also a ConnectionError
-        │   └── SessionLost        it could not be resumed: the session's processes are gone
-        ├── ServerError            the server answered with an error
-        │   └── MethodUnknown      … because it does not have the method
-        ├── BadAnswer              the server's answer has the wrong shape
-        ├── Unsupported            the server's revision has no way to do it
-        ├── InputRefused           the process takes no input (any more); also a BrokenPipeError
-        ├── OutputLost             a reader of bytes would have skipped output
-        ├── BodyTooFast            an HTTP body came faster than it was read
-        ├── CommandFailed          a checked command exited with something else than 0
-        └── CommandTimedOut        a command took too long and was killed; also a TimeoutError
+        ├── ConnectFailed          connection or handshake failed
+        │   └── ConnectTimedOut    connection or handshake timed out; also a TimeoutError
+        ├── ConnectionLost         established connection lost; also a ConnectionError
+        │   └── SessionLost        session not resumed; its processes are gone
+        ├── RequestTimedOut        no answer within the time limit; also a TimeoutError
+        ├── ServerError            error answer of the server
+        │   └── MethodUnknown      method not implemented by the server
+        ├── BadAnswer              answer of the wrong shape
+        ├── Unsupported            operation missing in the server's revision
+        ├── InputRefused           standard input closed or absent; also a BrokenPipeError
+        ├── OutputLost             output missing from a byte stream
+        ├── BodyTooFast            HTTP body received faster than it was read
+        ├── CommandFailed          checked command with an exit code other than 0
+        └── CommandTimedOut        command exceeded its time limit; also a TimeoutError
 
-What the operating system of the server refuses is raised as the ``OSError`` it would be here
-(``FileNotFoundError``, ``PermissionError``, …), caused by the ``ServerError`` that told of it.
+Errors of the server's operating system are raised as the ``OSError`` that a local call would raise
+(``FileNotFoundError``, ``PermissionError``, …), with the ``ServerError`` as the cause.
 """
 
 from __future__ import annotations
@@ -36,25 +37,25 @@ if TYPE_CHECKING:
 _OS_ERROR: Final = re.compile(r" \(os error (?P<number>\d{1,5})\)$")
 
 _UNSPAWNED: Final = re.compile(r"Unable to spawn .* because(?P<reason>.*)", re.DOTALL)
-"""What codex says of a program that cannot be started on a terminal."""
+"""Message of codex about a program that cannot be started on a terminal."""
 
 _NAMED_ERROR: Final = re.compile(r"\((?P<name>E[A-Z]+): ")
 
 NOT_FOUND: Final = -32004
 METHOD_NOT_FOUND: Final = -32601
-"""JSON-RPC codes that every revision gives the same meaning."""
+"""JSON-RPC error codes with the same meaning in every revision."""
 
 
 class ClientError(ExecServerError):
-    """Root of what the client raises on purpose."""
+    """Base class of the exceptions of the client."""
 
 
 class ConnectFailed(ClientError):
-    """No connection could be made, or the server refused it."""
+    """The connection could not be established, or the server refused it."""
 
 
 class ConnectTimedOut(ConnectFailed, TimeoutError):
-    """The connection or its handshake was not there in time."""
+    """The connection or its handshake did not complete within the time limit."""
 
 
 class ConnectionLost(ClientError, ConnectionError):
@@ -63,11 +64,22 @@ class ConnectionLost(ClientError, ConnectionError):
     def __init__(self, reason: str, *, was_sent: bool = True) -> None:
         super().__init__(reason)
         self.was_sent = was_sent
-        """Whether the request that failed had been sent, and so may or may not have been done."""
+        """True if the request had been sent, so that it may have been carried out."""
 
 
 class SessionLost(ConnectionLost):
-    """The connection ended and the session could not be resumed; its processes are gone."""
+    """The session could not be resumed after a lost connection; its processes are gone."""
+
+
+class RequestTimedOut(ClientError, TimeoutError):
+    """The server did not answer a request within the time limit.
+
+    The request may still be carried out.
+    """
+
+    def __init__(self, action: str, target: str, timeout: float) -> None:
+        super().__init__(f"{action}: no answer from {target} within {timeout:g} seconds")
+        self.timeout = timeout
 
 
 class ServerError(ClientError):
@@ -79,32 +91,32 @@ class ServerError(ClientError):
         self.code = code
         """JSON-RPC error code, one of the revision's error table."""
         self.message = message
-        """The server's words."""
+        """Message of the server."""
         self.was_repeated = False
-        """Whether the request was sent again after a lost connection, so that an earlier copy may
-        be what this one collided with."""
+        """True if the request was repeated after a lost connection, so that it may have collided
+        with its first copy."""
 
 
 class MethodUnknown(ServerError):
-    """The server does not have the method."""
+    """The server does not implement the method."""
 
 
 class BadAnswer(ClientError):
-    """An answer cannot be read as what the revision says it is."""
+    """The answer does not have the shape that the revision defines."""
 
 
 class Unsupported(ClientError):
-    """The server's revision has no way to do what was asked."""
+    """The server's revision lacks the operation."""
 
 
 class InputRefused(ClientError, BrokenPipeError):
-    """The process takes no input: it has ended, or was started without."""
+    """The process takes no input: it has ended, or has no open standard input."""
 
 
 class OutputLost(ClientError):
-    """Output is missing at this place of a byte stream; reading again goes on behind it.
+    """Output is missing from a byte stream; the next read continues after the gap.
 
-    It was produced faster than it was read, and neither the client nor the server kept it.
+    The output was produced faster than it was read, and is no longer retained by the server.
     """
 
     def __init__(self, first_seq: int, last_seq: int) -> None:
@@ -116,11 +128,11 @@ class OutputLost(ClientError):
 
 
 class BodyTooFast(ClientError):
-    """A streamed HTTP body came faster than it was read, beyond what was to be kept of it."""
+    """A streamed HTTP body exceeded its buffer because it was read too slowly."""
 
 
 class CommandFailed(ClientError):
-    """A command that was to be checked exited with something else than 0."""
+    """A checked command exited with a code other than 0."""
 
     def __init__(self, argv: Sequence[str], returncode: int, stdout: bytes, stderr: bytes) -> None:
         super().__init__(f"command {shown_command(argv)!r} exited with {returncode}")
@@ -131,10 +143,15 @@ class CommandFailed(ClientError):
 
 
 class CommandTimedOut(ClientError, TimeoutError):
-    """A command took too long and was killed; what it had written by then is here."""
+    """A command exceeded its time limit; ``stdout`` and ``stderr`` hold its output so far."""
 
-    def __init__(self, argv: Sequence[str], timeout: float, stdout: bytes, stderr: bytes) -> None:
-        super().__init__(f"command {shown_command(argv)!r} was killed after {timeout:g} seconds")
+    def __init__(
+        self, argv: Sequence[str], timeout: float, stdout: bytes, stderr: bytes, outcome: str
+    ) -> None:
+        """``outcome`` states what became of the command."""
+        super().__init__(
+            f"command {shown_command(argv)!r} timed out after {timeout:g} seconds; {outcome}"
+        )
         self.argv = list(argv)
         self.timeout = timeout
         self.stdout = stdout
@@ -142,17 +159,17 @@ class CommandTimedOut(ClientError, TimeoutError):
 
 
 def server_error(method: str, code: int, message: str) -> ServerError:
-    """The exception for an error answer."""
+    """Return the exception for an error answer."""
     kind = MethodUnknown if code == METHOD_NOT_FOUND else ServerError
     return kind(method, code, message)
 
 
 def os_error(error: ServerError, path: str, second: str | None = None) -> OSError | None:
-    """The ``OSError`` that an error answer tells of; None if it tells of something else.
+    """Return the ``OSError`` that an error answer reports, or None if it reports another error.
 
-    Servers write system errors as their text and number, ``Is a directory (os error 21)``, except
-    codex of what it cannot start on a terminal. The text is the local one, because the real
-    servers' C library words some differently.
+    Servers report system errors by text and number, ``Is a directory (os error 21)``, except that
+    codex words failed starts on a terminal differently. The text of the exception is the local
+    one, because C libraries differ in theirs.
     """
     number = _error_number(error)
     return None if number is None else OSError(number, os.strerror(number), path, None, second)
@@ -174,6 +191,6 @@ def _error_number(error: ServerError) -> int | None:
             (code for code, name in _errno.errorcode.items() if name == named["name"]), None
         )
     if "it is a directory" in reason:
-        # What the system says of it, when it is told to run one.
+        # execve fails with EACCES for a directory.
         return _errno.EACCES
     return _errno.ENOENT if "No viable candidates found in PATH" in reason else None

@@ -1,4 +1,4 @@
-"""HTTP requests that the server makes on the client's behalf."""
+"""HTTP requests made by the server on behalf of the client."""
 
 from __future__ import annotations
 
@@ -30,37 +30,42 @@ if TYPE_CHECKING:
     from exec_server.client.session import Session
 
 Headers: TypeAlias = "Mapping[str, str] | Sequence[tuple[str, str]]"
-"""Header lines; as pairs they may repeat a name."""
+"""Header lines; a sequence of pairs may repeat a name."""
 
 SECRET_CHARACTERS: Final = 4
-"""A shorter value is not looked for in texts: it occurs by chance, and is hardly a secret."""
+"""Minimum length of a value that is removed from error messages. Shorter values occur by chance and
+are unlikely to be secrets."""
 
 BODY_BYTES: Final = 16 * 1024 * 1024
-"""What is kept of a streamed body for a slow reader unless the caller says otherwise."""
+"""Default buffer of a streamed body for a slow reader."""
+
+ANSWER_SECONDS: Final = 0.25
+"""Time after a timeout for the answer of the server, which keeps the timeout itself. A timeout is
+kept within 0.5 seconds even if the server does not answer."""
 
 
 class HttpResponse(msgspec.Struct, frozen=True):
-    """A response. A status of 400 or more is a response like any other."""
+    """A response with any status, errors of the HTTP server included."""
 
     status: int
     """Status code."""
     headers: list[tuple[str, str]]
-    """Header lines in their order, the names in lower case."""
+    """Header lines in order of reception, with names in lower case."""
     body: bytes
-    """The body with its content encoding untouched."""
+    """Body, in its content encoding."""
 
     def header(self, name: str) -> str | None:
-        """The first header of that name, None without one."""
+        """Return the first header of that name, or None."""
         return _header(self.headers, name)
 
     @property
     def text(self) -> str:
-        """The body as UTF-8 text; what is none appears as U+FFFD."""
+        """Body as UTF-8 text; invalid bytes appear as U+FFFD."""
         return self.body.decode(errors="replace")
 
 
 class Http:
-    """HTTP requests from where the server is. ``Client.http`` makes it."""
+    """HTTP requests made by the server: ``Client.http``."""
 
     def __init__(self, session: Session) -> None:
         self._session = session
@@ -78,11 +83,13 @@ class Http:
     ) -> HttpResponse:
         """Make a request and return the whole response.
 
-        timeout: seconds for connecting, headers and body together; no limit unless given.
-        follow_redirects: v1 always does.
+        timeout: seconds for connection, headers and body together; default: that of the client,
+            which is unlimited unless set.
+        follow_redirects: follow redirects; v1 always does.
 
-        Raises TimeoutError, and ServerError if no response can be had.
+        Raises TimeoutError, and ServerError if the request failed without a response.
         """
+        timeout = self._session.time_limit(timeout)
         exchange = self._exchange(
             method=method,
             url=url,
@@ -108,19 +115,19 @@ class Http:
         buffer_bytes: int | None = BODY_BYTES,
         overflow: Literal["fail", "block"] = "fail",
     ) -> AsyncIterator[HttpStream]:
-        """Make a request and iterate over the body of the response as it comes.
+        """Make a request and iterate over the body of the response as it arrives.
 
             async with client.http.stream("GET", url) as response:
                 async for piece in response:
                     …
 
-        buffer_bytes: what is kept for a slow reader; None is no limit.
-        overflow: what happens beyond that: the body fails with BodyTooFast, or nothing is read
-            from the server until there is room, on the whole connection.
+        buffer_bytes: buffer for a slow reader; None is no limit.
+        overflow: policy for a full buffer: ``fail`` ends the body with BodyTooFast, ``block``
+            stops reading from the server until there is room, on the whole connection.
 
-        The protocol has no way to cancel a request: the rest of a body that is not read to its end
-        is still sent.
+        The protocol cannot cancel a request: the rest of an abandoned body is still sent.
         """
+        timeout = self._session.time_limit(timeout)
         exchange = self._exchange(
             method=method,
             url=url,
@@ -133,6 +140,7 @@ class Http:
         arguments.count("buffer_bytes", buffer_bytes, least=1)
         arguments.choice("overflow", overflow, ("fail", "block"))
         pieces = Body(self._session, exchange, buffer_bytes, blocks=overflow == "block")
+        pieces.end_by(timeout)
         with self._session.receiving_body(exchange.request_id, pieces):
             try:
                 yield HttpStream(await self._head(exchange, timeout), pieces)
@@ -166,19 +174,25 @@ class Http:
     async def _head(self, exchange: HttpExchange, timeout: float | None) -> HttpHead:
         loop = asyncio.get_running_loop()
         started = loop.time()
+        give_up_at = None if timeout is None else started + timeout + ANSWER_SECONDS
+        place = shown_url(exchange.url)
         try:
-            return await self._session.revision.http(exchange)
+            async with asyncio.timeout_at(give_up_at) as scope:
+                return await self._session.revision.http(exchange)
+        except TimeoutError:
+            if timeout is None or not scope.expired():
+                raise
+            raise TimeoutError(f"no response from {place} in {timeout:g} s") from None
         except ServerError as error:
             clean = server_error(error.method, error.code, without_secrets(exchange, error.message))
-            # Servers word it in several ways; that the time is over tells.
+            # Servers word a timeout in several ways, so the clock decides.
             if timeout is not None and loop.time() - started >= timeout:
-                place = shown_url(exchange.url)
                 raise TimeoutError(f"no response from {place} in {timeout:g} s") from clean
             raise clean from None
 
 
 class HttpStream:
-    """A response whose body is still coming. ``Http.stream`` makes it."""
+    """A response whose body is being received. ``Http.stream`` yields it."""
 
     def __init__(self, head: HttpHead, body: Body) -> None:
         self._head = head
@@ -191,24 +205,24 @@ class HttpStream:
 
     @property
     def headers(self) -> list[tuple[str, str]]:
-        """Header lines in their order, the names in lower case."""
+        """Header lines in order of reception, with names in lower case."""
         return self._head.headers
 
     def header(self, name: str) -> str | None:
-        """The first header of that name, None without one."""
+        """Return the first header of that name, or None."""
         return _header(self._head.headers, name)
 
     async def read(self) -> bytes:
-        """All of the body that is left."""
+        """Return the rest of the body."""
         return b"".join([piece async for piece in self])
 
     def __aiter__(self) -> Self:
         return self
 
     async def __anext__(self) -> bytes:
-        """The next piece of the body.
+        """Return the next piece of the body.
 
-        Raises ClientError if the body broke off, BodyTooFast, or ConnectionLost.
+        Raises ClientError if the body broke off, BodyTooFast, TimeoutError or ConnectionLost.
         """
         piece = await self._body.next()
         if piece is None:
@@ -217,7 +231,7 @@ class HttpStream:
 
 
 class Body(BodyReceiver):
-    """The pieces of a body between their coming and their being read."""
+    """Buffer of a streamed body."""
 
     def __init__(
         self, session: Session, exchange: HttpExchange, buffer_bytes: int | None, *, blocks: bool
@@ -234,24 +248,38 @@ class Body(BodyReceiver):
         self._is_over = False
         self._failure: Exception | None = None
         self._news = asyncio.Event()
+        self._give_up_at: float | None = None
+
+    def end_by(self, timeout: float | None) -> None:
+        """Fail reads that wait beyond ``timeout`` seconds from now."""
+        if timeout is not None:
+            self._give_up_at = asyncio.get_running_loop().time() + timeout + ANSWER_SECONDS
 
     async def next(self) -> bytes | None:
-        """The next piece, None after the last one; raises what broke the body off."""
+        """Return the next piece, or None after the last one; raise the error that ended it."""
         while not self._pieces:
             if self._failure is not None:
                 raise self._failure
             if self._is_over:
                 return None
             self._news.clear()
-            await self._news.wait()
+            try:
+                async with asyncio.timeout_at(self._give_up_at) as scope:
+                    await self._news.wait()
+            except TimeoutError:
+                if scope.expired():
+                    place = shown_url(self._exchange.url)
+                    self.fail(TimeoutError(f"the body of {place} did not arrive in time"))
+                else:
+                    raise
         piece = self._pieces.popleft()
         self._queued_bytes -= len(piece) + PIECE_OVERHEAD_BYTES
         if self._blocks and 2 * self._queued_bytes <= (self._buffer_bytes or 0):
-            self._session.release(self)
+            self._session.resume_reading(self)
         return piece
 
     def take(self, piece: BodyPiece) -> None:
-        """Take the next piece, in whatever order they come."""
+        """Take a piece, in any order."""
         if self._is_over or self._failure is not None or piece.seq < self._next_seq:
             return
         self._held[piece.seq] = piece
@@ -261,7 +289,7 @@ class Body(BodyReceiver):
             self._next_seq += 1
             self._take_following(following)
         if len(self._held) > HELD_EVENTS or self._held_bytes > HELD_BYTES:
-            self.fail(ClientError("the body broke off: a piece of it never came"))
+            self.fail(ClientError("the body broke off: a piece of it is missing"))
         self._news.set()
 
     def _take_following(self, piece: BodyPiece) -> None:
@@ -277,27 +305,27 @@ class Body(BodyReceiver):
             self._is_over = True
         elif self._buffer_bytes is not None and self._queued_bytes > self._buffer_bytes:
             if self._blocks and self._queued_bytes <= self._buffer_bytes + BLOCKED_BYTES:
-                self._session.hold(self)
+                self._session.pause_reading(self)
             else:
-                self.fail(BodyTooFast(f"{self._queued_bytes} bytes came without being read"))
+                self.fail(BodyTooFast(f"{self._queued_bytes} bytes arrived without being read"))
 
     def fail(self, error: Exception) -> None:
-        """No more pieces will come."""
+        """End the body with an error."""
         if not self._is_over:
             self._failure = self._failure or error
         self._held.clear()
         self._news.set()
 
     def end(self) -> None:
-        """Nobody reads any more."""
+        """Discard the body: it is no longer read."""
         self._is_over = True
         self._pieces.clear()
         self._held.clear()
-        self._session.release(self)
+        self._session.resume_reading(self)
 
 
 def without_secrets(exchange: HttpExchange, text: str) -> str:
-    """Words of a server without the values that the request has in its URL and its headers."""
+    """Return a message of the server without the values in the URL and headers of the request."""
     text = text.replace(exchange.url, shown_url(exchange.url))
     secrets = {value for _, value in exchange.headers}
     with contextlib.suppress(ValueError):

@@ -1,17 +1,18 @@
-"""Decoding what a newer server may say differently.
+"""Lenient decoding of messages, for servers that deviate from the schema in harmless ways.
 
-Models ignore members they do not know. Where a model promises one of a few strings, such as the
-names of output streams, a string it does not know is kept as it came. Everything else that does not
-fit is an error.
+Models ignore unknown members. Where the schema has an enumeration, such as the names of output
+streams, an unknown string is kept; where it has an optional member, ``null`` is accepted, as codex
+sends it. Any other mismatch is an error.
 """
 
 from __future__ import annotations
 
 import operator
+import re
 import types
 import typing
 from functools import lru_cache, reduce
-from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeVar, Union
+from typing import TYPE_CHECKING, Annotated, Any, Final, Literal, TypeVar, Union
 
 import msgspec
 
@@ -20,12 +21,15 @@ if TYPE_CHECKING:
 
 ModelT = TypeVar("ModelT", bound=msgspec.Struct)
 
+_TOLERATED: Final = re.compile(r"Invalid enum value|got `null`")
+"""Mismatches that the lenient model may accept, in the words of msgspec."""
+
 
 @lru_cache(maxsize=256)
 def decoder(model: type[ModelT]) -> Callable[[msgspec.Raw | bytes], ModelT]:
-    """A function that decodes JSON into a model whose choices are open.
+    """Return a function that decodes JSON into ``model``, leniently.
 
-    It raises ``msgspec.ValidationError`` for anything else that does not fit.
+    The function raises ``msgspec.ValidationError`` for any other mismatch.
     """
     decode_strictly = msgspec.json.Decoder(model).decode
 
@@ -33,7 +37,7 @@ def decoder(model: type[ModelT]) -> Callable[[msgspec.Raw | bytes], ModelT]:
         try:
             return decode_strictly(data)
         except msgspec.ValidationError as error:
-            if "Invalid enum value" not in str(error):
+            if not _TOLERATED.search(str(error)):
                 raise
             opened: ModelT = msgspec.json.decode(data, type=_open_model(model))
             return opened
@@ -43,7 +47,7 @@ def decoder(model: type[ModelT]) -> Callable[[msgspec.Raw | bytes], ModelT]:
 
 @lru_cache(maxsize=256)
 def _open_model(model: type[ModelT]) -> type[ModelT]:
-    """A subclass of the model that takes any string where the model has a choice."""
+    """Return a subclass that accepts unknown enumeration values and null for optional members."""
     hints = typing.get_type_hints(model, include_extras=True)
     changed: list[tuple[str, Any, Any]] = []
     for field in msgspec.structs.fields(model):
@@ -61,7 +65,7 @@ def _open_model(model: type[ModelT]) -> type[ModelT]:
 
 
 def _open_type(hint: Any) -> Any:
-    """The type with its choices of strings made any string; the same object if it has none."""
+    """Return the type without its enumerations; the same object if it has none."""
     origin, arguments = typing.get_origin(hint), typing.get_args(hint)
     if origin is Literal:
         return str
@@ -72,7 +76,9 @@ def _open_type(hint: Any) -> Any:
         return hint if inner is arguments[0] else Annotated[(inner, *arguments[1:])]
     if origin in (Union, types.UnionType, list, dict):
         opened = tuple(map(_open_type, arguments))
-        if all(new is old for new, old in zip(opened, arguments, strict=True)):
+        if msgspec.UnsetType in arguments and types.NoneType not in arguments:
+            opened = (*opened, types.NoneType)
+        if opened == arguments:
             return hint
         return origin[opened] if origin in (list, dict) else reduce(operator.or_, opened)
     return hint

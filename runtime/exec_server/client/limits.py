@@ -11,9 +11,6 @@ BULK_MESSAGE_BYTES: Final = 684 * 1024 * 1024
 """The same while an answer is due that holds a whole file or HTTP body: 512 MiB in base64, the most
 that the real servers read of a file at once, and 1 MiB around it."""
 
-BULK_METHODS: Final = frozenset(("fs/readFile", "http/request"))
-"""Methods whose answers hold a whole file or HTTP body."""
-
 HEAD_BYTES: Final = 64 * 1024
 """Longest head of the HTTP response to a WebSocket handshake; proxies add cookies, not more."""
 

@@ -1,4 +1,4 @@
-"""Reading the output of a process as bytes."""
+"""Output of a process as a byte stream."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ if TYPE_CHECKING:
     from exec_server.client.subscription import Subscription
 
 LINE_BYTES: Final = 1024 * 1024
-"""The longest line that is looked for unless the caller says otherwise."""
+"""Default limit of a line: far above the lines of logs, and small enough to hold many."""
 
 
 class OutputReader:
-    """One output stream of a process. ``Process.stdout`` and ``Process.stderr`` make it.
+    """One output stream of a process: ``Process.stdout`` or ``Process.stderr``.
 
-    Every method raises OutputLost where output is missing, once, and goes on behind it when called
-    again; and ConnectionLost.
+    Every method raises ConnectionLost, and OutputLost where output is missing; the next call
+    continues after the gap.
     """
 
     def __init__(self, subscription: Subscription) -> None:
@@ -26,10 +26,15 @@ class OutputReader:
         self._buffer = bytearray()
         self._at_end = False
 
-    async def read(self, size: int = -1) -> bytes:
-        """Up to ``size`` bytes, as soon as there are any; by default everything up to the end.
+    @property
+    def buffered(self) -> bytes:
+        """Output that has arrived here and has not been returned, after a cancelled read."""
+        return bytes(self._buffer)
 
-        Empty at the end.
+    async def read(self, size: int = -1) -> bytes:
+        """Return up to ``size`` bytes as soon as any are available; by default all of the stream.
+
+        Returns an empty object at the end.
         """
         if size < 0:
             while await self._fill():
@@ -40,16 +45,19 @@ class OutputReader:
         return self._take(size)
 
     async def readexactly(self, size: int) -> bytes:
-        """Exactly ``size`` bytes. Raises EOFError if there are fewer; they are still readable."""
+        """Return exactly ``size`` bytes. Raises EOFError if the stream ends first.
+
+        The bytes before the end remain readable.
+        """
         while len(self._buffer) < size:
             if not await self._fill():
                 raise EOFError(f"the output ended after {len(self._buffer)} of {size} bytes")
         return self._take(size)
 
     async def readuntil(self, separator: bytes = b"\n", *, limit: int = LINE_BYTES) -> bytes:
-        """Everything up to and with the separator; at the end what is left, which may be nothing.
+        """Return data up to and including the separator, or up to the end of the stream.
 
-        Raises ValueError if it is longer than ``limit`` bytes, which are still readable.
+        Raises ValueError if it exceeds ``limit`` bytes, which remain readable.
         """
         searched = 0
         while True:
@@ -63,14 +71,14 @@ class OutputReader:
                 return self._take(len(self._buffer))
 
     async def readline(self, *, limit: int = LINE_BYTES) -> bytes:
-        """The next line with its newline; see ``readuntil``."""
+        """Return the next line with its newline; see ``readuntil``."""
         return await self.readuntil(limit=limit)
 
     def __aiter__(self) -> OutputReader:
         return self
 
     async def __anext__(self) -> bytes:
-        """The next line with its newline."""
+        """Return the next line with its newline."""
         line = await self.readline()
         if not line:
             raise StopAsyncIteration
@@ -82,7 +90,7 @@ class OutputReader:
         return data
 
     async def _fill(self) -> bool:
-        """Add what comes next to the buffer; false at the end."""
+        """Append the next output to the buffer; false at the end."""
         while not self._at_end:
             event = await self._subscription.next()
             if event is None:

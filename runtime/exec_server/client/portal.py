@@ -85,7 +85,7 @@ class Portal:
         await self._loop.shutdown_default_executor()
 
 
-class Entered(Generic[T, WrapperT]):
+class BlockingContextManager(Generic[T, WrapperT]):
     """An asynchronous context manager as a plain one, whose value is wrapped."""
 
     def __init__(

@@ -19,14 +19,16 @@ from exec_server.client.errors import METHOD_NOT_FOUND, BadAnswer, ConnectionLos
 from exec_server.client.lenient_decode import decoder
 from exec_server.client.limits import (
     BULK_MESSAGE_BYTES,
-    BULK_METHODS,
     MESSAGE_BYTES,
     REFUSED_REQUESTS,
 )
 from exec_server.printable import printable
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from exec_server.client.transports.channel import Transport
+    from exec_server_protocol.table import Method
 
 log = logging.getLogger("exec_server.client")
 
@@ -38,9 +40,6 @@ LARGE_BYTES: Final = 4096
 MAX_UNANSWERED: Final = 96
 """Requests under way at once; further ones wait. The real servers from codex 0.133 stall for good
 when some 140 are pipelined while output flows."""
-
-UNLIMITED: Final = frozenset(("http/request", "process/terminate", "initialize"))
-"""Methods that do not wait for others: those that may take long, and the one that ends things."""
 
 _MALFORMED_ID: Final = -1
 _ABSENT: Final = msgspec.Raw(b"")
@@ -90,8 +89,8 @@ def _cut(data: bytes) -> tuple[bytes, str, bytes] | None:
     return cut(data)
 
 
-class Owner(Protocol):
-    """What a connection tells whoever made it."""
+class ConnectionOwner(Protocol):
+    """Receiver of what a connection reports besides answers."""
 
     def notified(self, method: str, params: msgspec.Raw, content: bytes | None) -> None:
         """The server sent a notification; ``content`` has been cut out of large params."""
@@ -105,8 +104,10 @@ class Owner(Protocol):
 class RpcConnection:
     """The messages of one transport; a Receiver for it, and a Caller for the generated stubs."""
 
-    def __init__(self, owner: Owner, max_message_bytes: int | None = None) -> None:
+    def __init__(self, owner: ConnectionOwner, max_message_bytes: int | None = None) -> None:
         """``max_message_bytes``: longest message taken; by default as in ``limits``."""
+        self.methods: Mapping[str, Method] = {}
+        """Method table of the revision; empty until that is known."""
         self._max_bytes = max_message_bytes or MESSAGE_BYTES
         self._max_bulk_bytes = max_message_bytes or BULK_MESSAGE_BYTES
         self._bulk: set[int | str] = set()
@@ -154,14 +155,15 @@ class RpcConnection:
         Raises ServerError for an error answer, BadAnswer for one of the wrong shape, and
         ConnectionLost if the connection ends first.
         """
-        counts = method not in UNLIMITED
+        row = self.methods.get(method)
+        counts = row is None or not row.is_uncounted
         if counts:
-            await self._take_turn()
+            await self._acquire_slot()
         try:
             raw, content = await self._answer(method, params)
         finally:
             if counts:
-                self._pass_turn()
+                self._release_slot()
         try:
             decoded: ResultT = decoder(result)(raw)
         except (msgspec.DecodeError, RecursionError) as error:
@@ -182,21 +184,22 @@ class RpcConnection:
         answer: asyncio.Future[_Answer] = self._loop.create_future()
         self._answers[identifier] = answer
         self._methods[identifier] = method
-        if method in BULK_METHODS:
+        row = self.methods.get(method)
+        if row is not None and row.large_result is not None and not row.large_result.is_bounded:
             self._bulk.add(identifier)
             self.transport.limit_messages(self._max_bulk_bytes)
         is_alone = len(self._answers) == 1
         self.transport.send(message, at_once=is_alone)
         if self._is_paused:
             # The answer is behind what was left unread.
-            self.transport.resume()
+            self.transport.resume_reading()
         try:
             return await answer
         finally:
             self._answers.pop(identifier, None)
             self._methods.pop(identifier, None)
             if self._is_paused and not self._answers:
-                self.transport.pause()
+                self.transport.pause_reading()
 
     async def notify(self, method: str, params: Any) -> None:
         """Send a notification."""
@@ -204,7 +207,7 @@ class RpcConnection:
             raise ConnectionLost(self._end_reason, was_sent=False)
         self.transport.send(_encode(_Notification(method, params)))
 
-    async def _take_turn(self) -> None:
+    async def _acquire_slot(self) -> None:
         if self._counted < MAX_UNANSWERED:
             self._counted += 1
             return
@@ -214,10 +217,10 @@ class RpcConnection:
             await turn
         except asyncio.CancelledError:
             if turn.done() and not turn.cancelled():
-                self._pass_turn()
+                self._release_slot()
             raise
 
-    def _pass_turn(self) -> None:
+    def _release_slot(self) -> None:
         while self._waiting:
             turn = self._waiting.popleft()
             if not turn.done():
@@ -227,17 +230,17 @@ class RpcConnection:
 
     # Flow
 
-    def pause(self) -> None:
+    def pause_reading(self) -> None:
         """Leave what the server sends unread, except while somebody waits for an answer."""
         self._is_paused = True
         if not self._answers and self._end_reason is None:
-            self.transport.pause()
+            self.transport.pause_reading()
 
-    def resume(self) -> None:
+    def resume_reading(self) -> None:
         """Read again."""
         self._is_paused = False
         if self._end_reason is None:
-            self.transport.resume()
+            self.transport.resume_reading()
 
     # Receiver
 
@@ -258,7 +261,7 @@ class RpcConnection:
         try:
             message = _decode(data)
         except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
-            self.give_up(f"the server sent something that is no message: {error}")
+            self.close_violated(f"the server sent something that is no message: {error}")
             return
         identifier = message.id
         if message.method:
@@ -291,7 +294,7 @@ class RpcConnection:
     def _refuse(self, identifier: int | str, method: str) -> None:
         self._refused += 1
         if self._refused > REFUSED_REQUESTS:
-            self.give_up(f"the server sent more than {REFUSED_REQUESTS} requests")
+            self.close_violated(f"the server sent more than {REFUSED_REQUESTS} requests")
             return
         name = printable(method, 80)
         log.debug("refusing a request of the server: %s", name)
@@ -306,7 +309,7 @@ class RpcConnection:
 
     def refuse(self, detail: str) -> None:
         """The transport met something that is no message; see Receiver."""
-        self.give_up(f"the server sent something that is no message: {detail}")
+        self.close_violated(f"the server sent something that is no message: {detail}")
 
     def congested(self, is_congested: bool) -> None:
         """Nothing: a client that sends much waits for answers; see Receiver."""
@@ -330,7 +333,7 @@ class RpcConnection:
         if self._transport is not None:
             self._transport.abort()
 
-    def give_up(self, reason: str) -> None:
+    def close_violated(self, reason: str) -> None:
         """End the connection because of what the server sent."""
         self._has_violated = True
         log.warning("%s: %s", self.transport.peer, printable(reason))

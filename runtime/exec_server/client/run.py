@@ -1,4 +1,4 @@
-"""Running a command to its end, as ``subprocess.run`` does."""
+"""Running a command to completion, as ``subprocess.run`` does."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Final
 
 import msgspec
 
-from exec_server.client.errors import CommandFailed, CommandTimedOut, InputRefused, OutputLost
+from exec_server.client.errors import ClientError, CommandFailed, InputRefused, OutputLost
 from exec_server.client.events import Gap, Output
 
 if TYPE_CHECKING:
@@ -16,33 +16,34 @@ if TYPE_CHECKING:
 
     from exec_server.client.process import Process
 
-KILL_SECONDS: Final = 5.0
-"""How long a killed command may take to be gone."""
+KILL_SECONDS: Final = 0.3
+"""Time for a timed-out command to be killed and its last output to arrive. A time limit is kept
+within 0.5 seconds, so the rest is left to a busy event loop."""
 
 FEED_SCRIPT: Final = 'head -c "$0" | exec "$@"'
-"""Run by the shell with a length and a command: gives the command that much of the shell's input,
-and then its end. Released revisions cannot close a pipe, but a pipe within the server can."""
+"""Shell script that takes a length and a command: passes that many bytes of its input to the
+command, and then the end of file. Released revisions cannot close a pipe, but the shell can."""
 
 
 class CompletedProcess(msgspec.Struct, frozen=True):
-    """A command that has ended. ``Client.run`` makes it."""
+    """Result of a command that has ended. ``Client.run`` returns it."""
 
     argv: list[str]
     """Program and arguments."""
     returncode: int
     """Exit code; see Exited for death by a signal."""
     stdout: bytes
-    """Standard output, or everything that a terminal showed."""
+    """Standard output, or the output of the terminal."""
     stderr: bytes
     """Standard error; empty with a terminal."""
     truncated: bool = False
-    """Whether there was more output than the caller wanted kept."""
+    """True if output was discarded because of ``limit``."""
     sandbox_denied: bool = False
-    """Whether it seems to have failed because of its sandbox (v2)."""
+    """True if the command seems to have failed because of its sandbox (v2)."""
 
     @property
     def text(self) -> str:
-        """Standard output as text; what is no UTF-8 appears as U+FFFD."""
+        """Standard output as text; bytes that are not UTF-8 appear as U+FFFD."""
         return self.stdout.decode(errors="replace")
 
     def check_returncode(self) -> None:
@@ -52,7 +53,7 @@ class CompletedProcess(msgspec.Struct, frozen=True):
 
 
 class Capture:
-    """The first bytes of each output stream of a process."""
+    """The output of a command so far, limited per stream."""
 
     def __init__(self, limit: int | None) -> None:
         """``limit`` bounds each stream, in bytes."""
@@ -61,21 +62,21 @@ class Capture:
         self.truncated = False
 
     def take(self, event: Output) -> None:
-        """Add what still fits."""
+        """Append output up to the limit."""
         kept = self._streams.setdefault(event.stream, bytearray())
         room = len(event.data) if self._limit is None else max(0, self._limit - len(kept))
         kept += event.data[:room]
         self.truncated = self.truncated or len(event.data) > room
 
     def miss(self, gap: Gap) -> None:
-        """Output is missing; raises OutputLost unless bounded output was asked for anyway."""
+        """Note lost output. Raises OutputLost if all output was requested."""
         if self._limit is None:
             raise OutputLost(gap.first_seq, gap.last_seq)
         self.truncated = True
 
     @property
     def stdout(self) -> bytes:
-        """Standard output and the terminal's."""
+        """Standard output and the output of the terminal."""
         return bytes(self._streams.get("stdout", b"") + self._streams.get("pty", b""))
 
     @property
@@ -85,31 +86,14 @@ class Capture:
 
 
 async def finish(
-    process: Process,
-    argv: Sequence[str],
-    data: bytes | None,
-    timeout: float | None,
-    limit: int | None,
+    process: Process, argv: Sequence[str], data: bytes | None, capture: Capture
 ) -> CompletedProcess:
-    """Feed a process its input and consume its output until both have ended.
-
-    It is killed when that takes too long, and when the caller is cancelled.
-    """
-    capture = Capture(limit)
+    """Write the input of a process and capture its output until both have ended."""
     feeding = asyncio.create_task(_feed(process, data)) if data else None
     try:
-        async with asyncio.timeout(timeout) as scope:
-            await _consume(process, capture)
-            if feeding is not None and feeding.done():
-                feeding.result()
-    except TimeoutError:
-        if not scope.expired() or timeout is None:
-            raise
-        await process.terminate()
-        with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(KILL_SECONDS):
-                await _consume(process, capture)
-        raise CommandTimedOut(argv, timeout, capture.stdout, capture.stderr) from None
+        await _consume(process, capture)
+        if feeding is not None and feeding.done():
+            feeding.result()
     finally:
         if feeding is not None:
             feeding.cancel()
@@ -121,6 +105,23 @@ async def finish(
         capture.truncated,
         process.sandbox_denied,
     )
+
+
+async def kill(process: Process, capture: Capture) -> str:
+    """Kill a command that has timed out, capture its last output, and describe the outcome.
+
+    Returns within ``KILL_SECONDS``. The server may not have answered by then.
+    """
+    exit_code = process.returncode
+    outcome = "the server has not confirmed that it was killed"
+    with contextlib.suppress(TimeoutError, ClientError):
+        async with asyncio.timeout(KILL_SECONDS):
+            await process.terminate()
+            outcome = "it was killed"
+            await _consume(process, capture)
+    if exit_code is not None:
+        return f"it exited with {exit_code}, but another process kept its output open"
+    return outcome
 
 
 async def _consume(process: Process, capture: Capture) -> None:

@@ -1,17 +1,16 @@
-"""One consumer of a process's events, with a bounded queue of its own.
+"""Subscriptions to the events of a process, each with a bounded queue.
 
-Events are queued as they come. A consumer that is so slow that its queue would grow beyond its
-bound is dealt with as the caller chose:
+The ``overflow`` policy applies when a slow consumer has filled its queue:
 
-``reread``   the queue takes no more; when the consumer has emptied it, output is read again from
-             what the server retains (1 MiB for codex). What that no longer holds is a Gap.
-``drop``     the queue takes no more until there is room; what came meanwhile is a Gap. (What was
-             missed with a lost connection is read again nevertheless.)
-``block``    nothing is read from the server until there is room, on the whole connection, so that
-             in the end the process itself has to wait. Nothing is lost, unless so much output
-             comes ahead of an answer that somebody waits for that it is read again as above.
+``reread``   Stop queueing. When the queue is empty, read the missed output from the buffer that the
+             server retains (1 MiB for codex). Output that is no longer retained becomes a Gap.
+``drop``     Discard output until there is room, and report it as a Gap. Output missed with a lost
+             connection is still read again.
+``block``    Stop reading from the server until there is room, on the whole connection, so that the
+             process eventually blocks. No output is lost, except that a flood ahead of a pending
+             answer is handled as with ``reread``.
 
-However slow, it delays no other consumer (but with ``block``, which says so).
+A slow consumer does not delay others, except with ``block``.
 """
 
 from __future__ import annotations
@@ -27,14 +26,14 @@ from exec_server.client.limits import BLOCKED_BYTES, BLOCKED_EVENTS, QUEUED_EVEN
 if TYPE_CHECKING:
     from collections.abc import Collection, Sequence
 
-    from exec_server.client.event_sequencer import Feed
+    from exec_server.client.event_sequencer import EventSequencer
     from exec_server.client.events import ProcessEvent
 
 Overflow: TypeAlias = Literal["reread", "drop", "block"]
-"""What becomes of output that a slow consumer has no room for."""
+"""Policy for output that a slow consumer has no room for."""
 
 BUFFER_BYTES: Final = 1024 * 1024
-"""Output that is kept for a consumer unless the caller says otherwise."""
+"""Default size of the queue: the output that codex retains for reading again."""
 
 
 class Subscription:
@@ -42,34 +41,34 @@ class Subscription:
 
     def __init__(
         self,
-        feed: Feed,
+        sequencer: EventSequencer,
         *,
         streams: Collection[str] | None = None,
         buffer_bytes: int | None = BUFFER_BYTES,
         overflow: Overflow = "reread",
     ) -> None:
-        """Output of ``streams`` only, or of all. ``buffer_bytes`` None means without bound."""
-        self._feed = feed
+        """Follow ``streams`` only, or all of them; no limit if ``buffer_bytes`` is None."""
+        self._sequencer = sequencer
         self._streams = streams
         self._buffer_bytes = buffer_bytes
-        self._overflow = overflow if feed.source.can_read or overflow == "block" else "drop"
+        self._overflow = overflow if sequencer.source.can_read or overflow == "block" else "drop"
         self._queue: deque[ProcessEvent] = deque()
         self._queued_bytes = 0
         self._cursor = 1
-        """The number of the next event to queue."""
+        """Number of the next event to queue."""
         self._is_behind = False
-        """Whether the queue lacks events that have come already."""
+        """True if the queue lacks events that have arrived."""
         self._gap: Gap | None = None
         self._exit_queued = False
         self._close_queued = False
         self._holds_connection = False
         self._waiter: asyncio.Future[None] | None = None
-        feed.add(self)
+        sequencer.add(self)
 
     def split(self, streams: Collection[str]) -> Subscription:
-        """A subscription for some streams that has missed nothing this one still has."""
+        """Return a subscription for some streams, with the events queued here."""
         part = Subscription(
-            self._feed,
+            self._sequencer,
             streams=streams,
             buffer_bytes=self._buffer_bytes,
             overflow=self._overflow,
@@ -83,26 +82,26 @@ class Subscription:
 
     @property
     def queued_bytes(self) -> int:
-        """Output that waits to be consumed here."""
+        """Bytes of output in the queue."""
         return self._queued_bytes
 
     def close(self) -> None:
-        """Take no more events."""
-        self._feed.discard(self)
+        """Discard the queue and take no more events."""
+        self._sequencer.discard(self)
         self._queue.clear()
         self._queued_bytes = 0
         self._close_queued = True
         self._release()
         self.wake()
 
-    # What the feed tells
+    # Subscriber
 
     def push(self, event: ProcessEvent) -> None:
         """Take the next event in order."""
         if self._is_behind:
             self.wake()
             return
-        seq = self._feed.next_seq - 1
+        seq = self._sequencer.next_seq - 1
         if seq < self._cursor:
             return
         self._cursor = seq + 1
@@ -113,7 +112,7 @@ class Subscription:
             if not self._has_room(size):
                 overflow = self._overflow
                 if overflow == "block" and self._is_flooded(size):
-                    overflow = "reread" if self._feed.source.can_read else "drop"
+                    overflow = "reread" if self._sequencer.source.can_read else "drop"
                 if overflow == "reread":
                     self._cursor = seq
                     self._is_behind = True
@@ -130,11 +129,11 @@ class Subscription:
         self.wake()
 
     def fall_behind(self) -> None:
-        """Events before the feed's next one have been missed."""
-        self._is_behind = self._cursor < self._feed.next_seq
+        """Note that events before the next one of the sequencer were missed."""
+        self._is_behind = self._cursor < self._sequencer.next_seq
 
     def wake(self) -> None:
-        """There may be something new."""
+        """Let the consumer look for news."""
         if self._waiter is not None and not self._waiter.done():
             self._waiter.set_result(None)
 
@@ -152,12 +151,12 @@ class Subscription:
             return True
         if len(self._queue) >= QUEUED_EVENTS:
             return False
-        # A gap is closed only when much of the queue is free, so that there are few of them.
+        # A gap ends only when half of the queue is free, which keeps the number of gaps low.
         limit = self._buffer_bytes if self._gap is None else self._buffer_bytes // 2
         return self._queued_bytes + size <= limit
 
     def _is_flooded(self, size: int) -> bool:
-        """True if more has come than may be queued while the connection should not be read."""
+        """True if the queue has reached its limit for output read despite ``block``."""
         allowed = (self._buffer_bytes or 0) + BLOCKED_BYTES
         return self._queued_bytes + size > allowed or len(self._queue) >= BLOCKED_EVENTS
 
@@ -166,12 +165,12 @@ class Subscription:
             self._queue.append(self._gap)
             self._gap = None
 
-    # What the consumer does
+    # Consumer
 
     async def next(self) -> ProcessEvent | None:
-        """The next event; None after the last one.
+        """Return the next event, or None after the last one.
 
-        Raises ConnectionLost, after what had come until then.
+        Raises ConnectionLost after the events that had arrived by then.
         """
         while True:
             if self._queue:
@@ -185,8 +184,8 @@ class Subscription:
                 await self._catch_up()
                 continue
             if not self._queue_known_end():
-                if self._feed.failure is not None:
-                    raise self._feed.failure
+                if self._sequencer.failure is not None:
+                    raise self._sequencer.failure
                 await self._wait()
 
     def _pop(self) -> ProcessEvent:
@@ -208,47 +207,49 @@ class Subscription:
             self._waiter = None
 
     def _queue_known_end(self) -> bool:
-        """Queue the exit and the close if they are known otherwise than from an event."""
-        feed = self._feed
-        if feed.exited is not None and not self._exit_queued:
-            self._append(feed.exited)
-        if feed.closed is not None and not self._close_queued:
-            self._append(feed.closed)
+        """Queue an exit and a close that were learned from the state of the process."""
+        sequencer = self._sequencer
+        if sequencer.exited is not None and not self._exit_queued:
+            self._append(sequencer.exited)
+        if sequencer.closed is not None and not self._close_queued:
+            self._append(sequencer.closed)
         return bool(self._queue)
 
     def _hold(self) -> None:
         if not self._holds_connection:
             self._holds_connection = True
-            self._feed.source.hold(self)
+            self._sequencer.source.pause_reading(self)
 
     def _release(self) -> None:
         if self._holds_connection:
             self._holds_connection = False
-            self._feed.source.release(self)
+            self._sequencer.source.resume_reading(self)
 
     # Reading again
 
     async def _catch_up(self) -> None:
-        """Queue some of the output that the server retains, up to the feed's next event.
+        """Queue retained output of the server, up to the next event of the sequencer.
 
-        What the server has retained since will come as notifications, which the feed puts in order.
+        Later output arrives as notifications, which the sequencer puts in order.
         """
-        feed = self._feed
-        exited = feed.exited
+        sequencer = self._sequencer
+        exited = sequencer.exited
         is_exit_unplaced = exited is not None and exited.seq == UNPLACED and not self._exit_queued
-        # All that is retained tells where the exit was, and that it is no lost output.
+        # The exit is found as a missing number, which takes all retained output.
         max_bytes = None if is_exit_unplaced else self._buffer_bytes
         try:
-            snapshot = await feed.source.read(feed.process_id, self._cursor - 1, max_bytes)
+            snapshot = await sequencer.source.read(
+                sequencer.process_id, self._cursor - 1, max_bytes
+            )
         except ServerError:
-            # It is no longer retained.
-            snapshot = Snapshot([], feed.next_seq, None, closed=True)
+            # The server no longer knows the process.
+            snapshot = Snapshot([], sequencer.next_seq, None, closed=True)
         if self._close_queued:
             return
         outputs = [
-            output for output in snapshot.outputs if self._cursor <= output.seq < feed.next_seq
+            output for output in snapshot.outputs if self._cursor <= output.seq < sequencer.next_seq
         ]
-        exit_seq = UNPLACED if feed.exited is None else feed.exited.seq
+        exit_seq = UNPLACED if sequencer.exited is None else sequencer.exited.seq
         if is_exit_unplaced:
             exit_seq = self._place_exit(outputs)
         for output in outputs:
@@ -257,16 +258,16 @@ class Subscription:
             if self._streams is None or output.stream in self._streams:
                 self._append(output)
         if not snapshot.outputs:
-            self._skip_to(min(snapshot.next_seq, feed.next_seq), exit_seq)
-        elif snapshot.outputs[-1].seq >= feed.next_seq - 1:
-            self._skip_to(feed.next_seq, exit_seq)
-        self._is_behind = self._cursor < feed.next_seq
+            self._skip_to(min(snapshot.next_seq, sequencer.next_seq), exit_seq)
+        elif snapshot.outputs[-1].seq >= sequencer.next_seq - 1:
+            self._skip_to(sequencer.next_seq, exit_seq)
+        self._is_behind = self._cursor < sequencer.next_seq
 
     def _place_exit(self, outputs: Sequence[Output]) -> int:
-        """Where an exit without a place was, judged by all output that is retained.
+        """Return the number of an exit that was learned without one, from all retained output.
 
-        Output is forgotten from its oldest end only: a number that is missing between two outputs,
-        or behind the last one, is the exit's. Otherwise it is before the first one.
+        The server discards the oldest output first, so a number missing between two outputs or
+        after the last one is that of the exit. Otherwise the exit is before the first one.
         """
         if not outputs:
             return self._cursor
@@ -274,16 +275,16 @@ class Subscription:
             if output.seq != place:
                 return place
         behind = outputs[-1].seq + 1
-        newest = self._feed.next_seq - 1 - (self._feed.closed is not None)
+        newest = self._sequencer.next_seq - 1 - (self._sequencer.closed is not None)
         return behind if behind <= newest else outputs[0].seq - 1
 
     def _skip_to(self, seq: int, exit_seq: int) -> None:
-        """Go on at this number; what is skipped is lost unless it is the exit or the close."""
+        """Continue at ``seq``; report skipped numbers as a Gap, except the exit and the close."""
         first, last = self._cursor, seq - 1
         if last < first:
             return
         self._cursor = seq
-        exited, closed = self._feed.exited, self._feed.closed
+        exited, closed = self._sequencer.exited, self._sequencer.closed
         passes_exit = exited is not None and first <= exit_seq <= last
         passes_close = closed is not None and first <= closed.seq <= last
         if last - first + 1 > passes_exit + passes_close:

@@ -22,15 +22,19 @@ from exec_server.client import http as _http
 from exec_server.client import output as _output
 from exec_server.client import process as _process
 from exec_server.client.connecting import CLIENT_NAME
-from exec_server.client.http import BODY_BYTES, Headers, HttpResponse
-from exec_server.client.output import LINE_BYTES
-from exec_server.client.portal import Entered, Portal
-from exec_server.client.session import (
+from exec_server.client.handshake import (
     CONNECT_SECONDS,
     INITIALIZE_SECONDS,
     RESUME_SECONDS,
     RevisionName,
 )
+from exec_server.client.http import (
+    BODY_BYTES,
+    Headers,
+    HttpResponse,
+)
+from exec_server.client.output import LINE_BYTES
+from exec_server.client.portal import BlockingContextManager, Portal
 from exec_server.client.subscription import BUFFER_BYTES, Overflow
 
 if TYPE_CHECKING:
@@ -58,11 +62,16 @@ if TYPE_CHECKING:
 
 
 class Client:
-    """A session with a server. ``connect`` and its kin make it.
+    """A session with a server, returned by ``connect`` and the other connect functions.
 
     Close it, or use it in ``with``.
 
     Any number of threads may use it at once.
+
+    Calls that wait for an answer of the server take a ``timeout`` in seconds, and raise
+    RequestTimedOut when it has passed; the request may still be carried out. Without one, the
+    ``timeout`` given to ``connect`` applies, which is unlimited by default. ``math.inf`` removes
+    the limit of one call.
     """
 
     def __init__(self, portal: Portal, wrapped: _client.Client) -> None:
@@ -71,7 +80,7 @@ class Client:
 
     @property
     def revision(self) -> str:
-        """The revision of the protocol that is spoken: ``v0``, ``v1``, ``v2`` or ``draft``."""
+        """Protocol revision in use: ``v0``, ``v1``, ``v2`` or ``draft``."""
         return self._portal.run(lambda: self._wrapped.revision)
 
     @property
@@ -81,29 +90,32 @@ class Client:
 
     @property
     def can_detach(self) -> bool:
-        """Whether the session can be left, and taken up again by its id; see ``aclose``."""
+        """True if the session can be left and resumed by its id; see ``aclose``."""
         return self._portal.run(lambda: self._wrapped.can_detach)
 
     @property
     def target(self) -> str:
-        """What the client is connected to."""
+        """Name of the server in error messages, without credentials."""
         return self._portal.run(lambda: self._wrapped.target)
 
     def __repr__(self) -> str:
         return repr(self._wrapped)
 
-    def environment(self) -> Environment:
-        """What the server tells about its machine, asked once. Empty where it tells nothing."""
-        return self._portal.call(self._wrapped.environment)
+    def environment(self, *, timeout: float | None = None) -> Environment:
+        """Return the description of the server's machine, empty if the server has none.
+
+        It is requested once.
+        """
+        return self._portal.call(lambda: self._wrapped.environment(timeout=timeout))
 
     @property
     def fs(self) -> FileSystem:
-        """The files of the server's machine."""
+        """Files of the server's machine."""
         return FileSystem(self._portal, self._portal.run(lambda: self._wrapped.fs))
 
     @property
     def http(self) -> Http:
-        """HTTP requests from the server's machine."""
+        """HTTP requests made by the server."""
         return Http(self._portal, self._portal.run(lambda: self._wrapped.http))
 
     def start(
@@ -120,27 +132,29 @@ class Client:
         process_id: str | None = None,
         buffer_bytes: int | None = BUFFER_BYTES,
         overflow: Overflow = "reread",
+        timeout: float | None = None,
     ) -> Process:
         """Start a process.
 
-        argv: program and arguments. Like those, ``cwd`` and ``env`` may be ``str``, ``bytes`` and
-            paths; what is not UTF-8 is refused, because the protocol cannot carry it.
-        cwd: its working directory; the server's own unless given.
-        env: variables laid over the inherited ones.
-        inherit: which of the server's variables it starts from: ``all``, ``core`` or ``none``.
-            Names with KEY, SECRET or TOKEN in them are never inherited. All unless given; none
-            in revision v0, which cannot inherit.
-        tty: give it a terminal instead of pipes; ``size`` is its rows and columns.
-        stdin: give it a pipe to write to instead of an empty standard input. A terminal can always
-            be written to.
-        arg0: the name the program sees itself called by.
-        process_id: its id within the session; made up unless given.
-        buffer_bytes, overflow: how much output is kept for a slow consumer, and what becomes of
-            more; see ``exec_server.client.subscription``.
+        argv: program and arguments. Arguments, ``cwd`` and ``env`` may be ``str``, ``bytes`` or
+            paths. They must be UTF-8, because the protocol carries nothing else.
+        cwd: working directory; default: the server's own, or ``/`` if the server reports none.
+        env: variables that are added to the inherited ones or replace them. Unlike the ``env`` of
+            ``subprocess``, it does not replace the whole environment; ``inherit="none"`` does.
+        inherit: variables inherited from the server: ``all``, ``core`` or ``none``. Names that
+            contain KEY, SECRET or TOKEN are never inherited. Default: ``all``, but ``none`` in
+            revision v0, which cannot inherit.
+        tty: run the process on a terminal instead of pipes; ``size`` is its rows and columns.
+        stdin: open a pipe to the standard input of the process instead of an empty one. A
+            terminal is always writable.
+        arg0: name that the program receives as ``argv[0]``.
+        process_id: id within the session; default: a unique one.
+        buffer_bytes, overflow: size of the output queue, and the policy when it is full; see
+            ``exec_server.client.subscription``.
 
-        Raises FileNotFoundError, PermissionError and so on if it cannot be started, whose
-        ``filename`` is the program or ``cwd``; TypeError and ValueError for an argument that is not
-        as described; ServerError if the server refuses otherwise. An interrupted start is undone.
+        Raises FileNotFoundError, PermissionError and so on if the process cannot be started, whose
+        ``filename`` is the program or ``cwd``; TypeError and ValueError for an invalid argument;
+        ServerError if the server refuses otherwise. An interrupted start is rolled back.
         """
         return Process(
             self._portal,
@@ -157,6 +171,7 @@ class Client:
                     process_id=process_id,
                     buffer_bytes=buffer_bytes,
                     overflow=overflow,
+                    timeout=timeout,
                 )
             ),
         )
@@ -168,27 +183,33 @@ class Client:
         tty: bool = False,
         buffer_bytes: int | None = BUFFER_BYTES,
         overflow: Overflow = "reread",
+        timeout: float | None = None,
     ) -> Process:
-        """A process of the session that was started earlier, from its oldest retained output on.
+        """Return a process that was started earlier in a resumed session.
 
-        For a resumed session. Raises ServerError if there is none of that id.
+        Its events begin with the oldest retained output. Raises ServerError if the session has no
+        process of that id.
         """
         return Process(
             self._portal,
             self._portal.call(
                 lambda: self._wrapped.attach(
-                    process_id, tty=tty, buffer_bytes=buffer_bytes, overflow=overflow
+                    process_id,
+                    tty=tty,
+                    buffer_bytes=buffer_bytes,
+                    overflow=overflow,
+                    timeout=timeout,
                 )
             ),
         )
 
-    def processes(self) -> list[ProcessInfo]:
-        """The processes of the session in the order of their starts, whoever started them.
+    def processes(self, *, timeout: float | None = None) -> list[ProcessInfo]:
+        """Return the processes of the session, of every client, in the order of their starts.
 
-        Those that have ended are among them as long as the server retains their output. Raises
-        Unsupported where the server cannot list them, which is before the draft.
+        Processes that have ended are included while the server retains their output. Raises
+        Unsupported before the draft.
         """
-        return self._portal.call(self._wrapped.processes)
+        return self._portal.call(lambda: self._wrapped.processes(timeout=timeout))
 
     def run(
         self,
@@ -205,17 +226,18 @@ class Client:
         size: tuple[int, int] | None = None,
         arg0: str | None = None,
     ) -> CompletedProcess:
-        """Run a command to its end and return what it wrote, like ``subprocess.run``.
+        """Run a command to completion and return its output, like ``subprocess.run``.
 
-        input: what the command reads, and then its end. Where the revision cannot close a pipe, the
-            command is run by ``/bin/sh`` behind ``head``, so that a program that does not exist
-            exits with 127; revision v0 has no pipe to write to.
-        timeout: seconds after which the command is killed and CommandTimedOut raised.
+        input: standard input of the command. Where the revision cannot close a pipe, the command
+            is run by ``/bin/sh`` behind ``head``, so that a program that does not exist exits with
+            127; revision v0 has no pipe to write to.
+        timeout: seconds after which the command is killed and CommandTimedOut raised, with the
+            output so far. The limit is kept within 0.5 seconds even if the server does not answer.
         check: raise CommandFailed unless the exit code is 0.
-        limit: keep only that many bytes of each stream, the first ones.
+        limit: maximum number of bytes kept of each stream, from its start; default: no limit.
 
-        The rest is as in ``start``. An interrupted run kills the command. Its end is that of its
-        output, which descendants may hold open.
+        The other parameters are those of ``start``. An interrupted run kills the command. It is
+        complete when its output has ended, which descendants may keep open.
         """
         return self._portal.call(
             lambda: self._wrapped.run(
@@ -234,10 +256,10 @@ class Client:
         )
 
     def close(self, *, detach: bool = False) -> None:
-        """End the session; its processes are killed. Returns when nothing of it is left here.
+        """End the session and kill its processes; return when its connection is closed.
 
         With ``detach`` a WebSocket session is left as it is, for as long as the server keeps it:
-        connect with its ``session_id`` to take it up again.
+        connect with its ``session_id`` to resume it.
         """
         if not self._portal.is_closed:
             try:
@@ -258,10 +280,10 @@ class Client:
 
 
 class Process:
-    """A process on the server. ``Client.start`` makes it.
+    """A process on the server. ``Client.start`` returns it.
 
-    Iterate over it for its events in order, or read ``stdout`` and ``stderr`` as bytes; it is one
-    or the other. Used as a context manager it is killed at the end if it still runs.
+    Either iterate over its events in order, or read ``stdout`` and ``stderr`` as bytes. As an
+    asynchronous context manager it kills the process on exit if it still runs.
     """
 
     def __init__(self, portal: Portal, wrapped: _process.Process) -> None:
@@ -270,27 +292,27 @@ class Process:
 
     @property
     def argv(self) -> list[str]:
-        """Program and arguments; empty if it was started by somebody else."""
+        """Program and arguments; empty for a process that was attached to."""
         return self._wrapped.argv
 
     @property
     def tty(self) -> bool:
-        """Whether it has a terminal."""
+        """True if the process has a terminal."""
         return self._wrapped.tty
 
     @property
     def id(self) -> str:
-        """The process's id within the session."""
+        """Id of the process within the session."""
         return self._portal.run(lambda: self._wrapped.id)
 
     @property
     def returncode(self) -> int | None:
-        """Exit code; None while the process runs, as far as is known here."""
+        """Exit code; None until the exit has been reported."""
         return self._portal.run(lambda: self._wrapped.returncode)
 
     @property
     def sandbox_denied(self) -> bool:
-        """Whether it ended, and seems to have failed because of its sandbox (v2)."""
+        """True if the process seems to have failed because of its sandbox (v2)."""
         return self._portal.run(lambda: self._wrapped.sandbox_denied)
 
     def __repr__(self) -> str:
@@ -301,9 +323,9 @@ class Process:
         return self
 
     def __next__(self) -> ProcessEvent:
-        """The next event, in order.
+        """Return the next event, in order.
 
-        Raises ConnectionLost after the last event that came before the connection was lost.
+        Raises ConnectionLost after the last event that arrived before the connection was lost.
         """
         try:
             return self._portal.call(self._wrapped.__anext__)
@@ -312,7 +334,7 @@ class Process:
 
     @property
     def stdout(self) -> OutputReader:
-        """Standard output, or everything that a terminal shows, as bytes."""
+        """Standard output, or the output of the terminal, as bytes."""
         return OutputReader(self._portal, self._portal.run(lambda: self._wrapped.stdout))
 
     @property
@@ -321,87 +343,99 @@ class Process:
         return OutputReader(self._portal, self._portal.run(lambda: self._wrapped.stderr))
 
     def read(
-        self, after_seq: int = 0, *, max_bytes: int | None = None, wait: float = 0.0
+        self,
+        after_seq: int = 0,
+        *,
+        max_bytes: int | None = None,
+        wait: float = 0.0,
+        timeout: float | None = None,
     ) -> Snapshot:
-        """Output that the server retains, with a number above ``after_seq``, and the state now.
+        """Return output that the server retains, above ``after_seq``, and the current state.
 
-        ``max_bytes`` bounds the output, but its first piece comes whole. With nothing to tell yet,
-        neither output nor an end with a number above ``after_seq``, up to ``wait`` seconds are
-        waited for some. Does not consume events. Raises Unsupported in revision v0.
+        ``max_bytes`` bounds the output, except that its first chunk is never split. Without output
+        or exit above ``after_seq``, wait up to ``wait`` seconds for one. ``timeout`` bounds each
+        request to the server. Does not consume events. Raises Unsupported in revision v0.
         """
         return self._portal.call(
-            lambda: self._wrapped.read(after_seq, max_bytes=max_bytes, wait=wait)
+            lambda: self._wrapped.read(after_seq, max_bytes=max_bytes, wait=wait, timeout=timeout)
         )
 
-    def excerpts(self) -> Excerpts:
-        """How its output begins and ends, and its state now; does not consume events.
+    def excerpts(self, *, timeout: float | None = None) -> Excerpts:
+        """Return the beginning and the end of the output, and the current state.
 
-        Raises Unsupported before the draft.
+        Does not consume events. Raises Unsupported before the draft.
         """
-        return self._portal.call(self._wrapped.excerpts)
+        return self._portal.call(lambda: self._wrapped.excerpts(timeout=timeout))
 
-    def write(self, data: Data) -> None:
-        """Write to the terminal or the piped standard input; returns when the server has taken it.
+    def write(self, data: Data, *, timeout: float | None = None) -> None:
+        """Write to the terminal or the piped standard input; return when the server has taken it.
 
-        Concurrent writes do not mix. What was under way when a connection was lost is written once
-        (v2), or the write fails with ConnectionLost and may have been done (v1, v0).
+        Concurrent writes do not mix. A write in flight when the connection is lost is carried out
+        once (v2), or fails with ConnectionLost and may have been carried out (v1, v0).
 
-        Raises InputRefused if the process takes no input.
+        Raises InputRefused if the process takes no input, and RequestTimedOut, after which part of
+        the data may have been written.
         """
-        self._portal.call(lambda: self._wrapped.write(data))
+        self._portal.call(lambda: self._wrapped.write(data, timeout=timeout))
 
     @property
     def can_close_stdin(self) -> bool:
-        """Whether ``close_stdin`` ends a pipe in this revision."""
+        """True if ``close_stdin`` can close a pipe in this revision."""
         return self._portal.run(lambda: self._wrapped.can_close_stdin)
 
-    def close_stdin(self) -> None:
-        """End the standard input, behind everything written.
+    def close_stdin(self, *, timeout: float | None = None) -> None:
+        """Close the standard input after all data written so far.
 
-        Of a terminal it is the end-of-file character, which the program may take differently.
-        Raises Unsupported where the revision cannot close a pipe; ``Client.run`` with ``input``
-        works everywhere.
+        On a terminal, send the end-of-file character, which the program may interpret. Raises
+        Unsupported where the revision cannot close a pipe; ``Client.run`` with ``input`` works in
+        v1 and later.
         """
-        self._portal.call(self._wrapped.close_stdin)
+        self._portal.call(lambda: self._wrapped.close_stdin(timeout=timeout))
 
-    def resize(self, rows: int, cols: int) -> None:
-        """Set the size of the terminal. Raises Unsupported where the revision cannot."""
-        self._portal.call(lambda: self._wrapped.resize(rows, cols))
+    def resize(self, rows: int, cols: int, *, timeout: float | None = None) -> None:
+        """Set the size of the terminal. Raises Unsupported before the draft."""
+        self._portal.call(lambda: self._wrapped.resize(rows, cols, timeout=timeout))
 
-    def signal(self, signum: int) -> None:
+    def signal(self, signum: int, *, timeout: float | None = None) -> None:
         """Send a signal to the process group.
 
-        SIGKILL works everywhere, SIGINT in v2 and for a process with a terminal. Raises Unsupported
-        otherwise.
+        SIGKILL works in every revision, SIGINT in v2 and for a process with a terminal. Raises
+        Unsupported otherwise.
         """
-        self._portal.call(lambda: self._wrapped.signal(signum))
+        self._portal.call(lambda: self._wrapped.signal(signum, timeout=timeout))
 
-    def terminate(self, *, graceful: float | None = None) -> bool:
-        """Kill the process group; returns whether the process ran.
+    def terminate(self, *, graceful: float | None = None, timeout: float | None = None) -> bool:
+        """Kill the process group; return true if the process was running.
 
-        With ``graceful`` it is first asked to end, and killed that many seconds later; Unsupported
-        is raised where the revision cannot.
+        With ``graceful``, send SIGTERM first and SIGKILL that many seconds later. Raises
+        Unsupported for it before the draft.
         """
-        return self._portal.call(lambda: self._wrapped.terminate(graceful=graceful))
+        return self._portal.call(
+            lambda: self._wrapped.terminate(graceful=graceful, timeout=timeout)
+        )
 
     def wait(self, timeout: float | None = None) -> int:
-        """Return the exit code when the process has ended; its output need not be consumed.
+        """Wait for the process to exit and return its exit code; output need not be consumed.
 
-        Raises TimeoutError after ``timeout`` seconds, and ConnectionLost.
+        Raises TimeoutError after ``timeout`` seconds (default: no limit), and ConnectionLost.
         """
         return self._portal.call(lambda: self._wrapped.wait(timeout))
 
     def wait_closed(self, timeout: float | None = None) -> int:
-        """Like ``wait``, but until its output has ended as well, which descendants may hold."""
+        """Like ``wait``, but wait for the end of the output too, which descendants may keep open.
+
+        Raises TimeoutError after ``timeout`` seconds (default: no limit), and ConnectionLost.
+        """
         return self._portal.call(lambda: self._wrapped.wait_closed(timeout))
 
     def communicate(
         self, input: Data | None = None, timeout: float | None = None
     ) -> tuple[bytes, bytes]:
-        """Write ``input`` and end it, and return all of standard output and standard error.
+        """Write ``input``, close it, and return all of standard output and standard error.
 
-        Raises Unsupported for input that cannot be ended, see ``close_stdin``; TimeoutError after
-        ``timeout`` seconds, when the process goes on running.
+        Raises Unsupported for input that cannot be closed, see ``close_stdin``. After ``timeout``
+        seconds (default: no limit), raises CommandTimedOut with the output so far; the process
+        continues to run, and a further call returns that output again.
         """
         return self._portal.call(lambda: self._wrapped.communicate(input, timeout))
 
@@ -418,36 +452,44 @@ class Process:
 
 
 class OutputReader:
-    """One output stream of a process. ``Process.stdout`` and ``Process.stderr`` make it.
+    """One output stream of a process: ``Process.stdout`` or ``Process.stderr``.
 
-    Every method raises OutputLost where output is missing, once, and goes on behind it when called
-    again; and ConnectionLost.
+    Every method raises ConnectionLost, and OutputLost where output is missing; the next call
+    continues after the gap.
     """
 
     def __init__(self, portal: Portal, wrapped: _output.OutputReader) -> None:
         self._portal = portal
         self._wrapped = wrapped
 
-    def read(self, size: int = -1) -> bytes:
-        """Up to ``size`` bytes, as soon as there are any; by default everything up to the end.
+    @property
+    def buffered(self) -> bytes:
+        """Output that has arrived here and has not been returned, after a cancelled read."""
+        return self._portal.run(lambda: self._wrapped.buffered)
 
-        Empty at the end.
+    def read(self, size: int = -1) -> bytes:
+        """Return up to ``size`` bytes as soon as any are available; by default all of the stream.
+
+        Returns an empty object at the end.
         """
         return self._portal.call(lambda: self._wrapped.read(size))
 
     def readexactly(self, size: int) -> bytes:
-        """Exactly ``size`` bytes. Raises EOFError if there are fewer; they are still readable."""
+        """Return exactly ``size`` bytes. Raises EOFError if the stream ends first.
+
+        The bytes before the end remain readable.
+        """
         return self._portal.call(lambda: self._wrapped.readexactly(size))
 
     def readuntil(self, separator: bytes = b"\n", *, limit: int = LINE_BYTES) -> bytes:
-        """Everything up to and with the separator; at the end what is left, which may be nothing.
+        """Return data up to and including the separator, or up to the end of the stream.
 
-        Raises ValueError if it is longer than ``limit`` bytes, which are still readable.
+        Raises ValueError if it exceeds ``limit`` bytes, which remain readable.
         """
         return self._portal.call(lambda: self._wrapped.readuntil(separator, limit=limit))
 
     def readline(self, *, limit: int = LINE_BYTES) -> bytes:
-        """The next line with its newline; see ``readuntil``."""
+        """Return the next line with its newline; see ``readuntil``."""
         return self._portal.call(lambda: self._wrapped.readline(limit=limit))
 
     def __iter__(self) -> Self:
@@ -455,7 +497,7 @@ class OutputReader:
         return self
 
     def __next__(self) -> bytes:
-        """The next line with its newline."""
+        """Return the next line with its newline."""
         try:
             return self._portal.call(self._wrapped.__anext__)
         except StopAsyncIteration:
@@ -463,141 +505,196 @@ class OutputReader:
 
 
 class FileSystem:
-    """The files of the server's machine. ``Client.fs`` makes it."""
+    """Files of the server's machine: ``Client.fs``."""
 
     def __init__(self, portal: Portal, wrapped: _filesystem.FileSystem) -> None:
         self._portal = portal
         self._wrapped = wrapped
 
-    def read_bytes(self, path: Path) -> bytes:
-        """The content of a file, of up to 512 MiB."""
-        return self._portal.call(lambda: self._wrapped.read_bytes(path))
+    def read_bytes(self, path: Path, *, timeout: float | None = None) -> bytes:
+        """Return the content of a file of up to 512 MiB."""
+        return self._portal.call(lambda: self._wrapped.read_bytes(path, timeout=timeout))
 
-    def read_text(self, path: Path, encoding: str = "utf-8", errors: str = "strict") -> str:
-        """The content of a file as text; line ends are left as they are."""
-        return self._portal.call(lambda: self._wrapped.read_text(path, encoding, errors))
+    def read_text(
+        self,
+        path: Path,
+        encoding: str = "utf-8",
+        errors: str = "strict",
+        *,
+        timeout: float | None = None,
+    ) -> str:
+        """Return the content of a file as text, with its line ends unchanged."""
+        return self._portal.call(
+            lambda: self._wrapped.read_text(path, encoding, errors, timeout=timeout)
+        )
 
-    def write_bytes(self, path: Path, data: Data) -> None:
-        """Create a file, or replace the content of one.
+    def write_bytes(self, path: Path, data: Data, *, timeout: float | None = None) -> None:
+        """Create a file or replace its content.
 
-        Raises Unsupported for more than 47 MiB where the server cannot take files in blocks.
+        Raises Unsupported for more than 47 MiB where the server cannot write files in blocks (v1,
+        and v2 before codex 0.162).
         """
-        self._portal.call(lambda: self._wrapped.write_bytes(path, data))
+        self._portal.call(lambda: self._wrapped.write_bytes(path, data, timeout=timeout))
 
     def write_text(
-        self, path: Path, text: str, encoding: str = "utf-8", errors: str = "strict"
+        self,
+        path: Path,
+        text: str,
+        encoding: str = "utf-8",
+        errors: str = "strict",
+        *,
+        timeout: float | None = None,
     ) -> None:
-        """Create a file with this text, or replace the content of one."""
-        self._portal.call(lambda: self._wrapped.write_text(path, text, encoding, errors))
+        """Create a file or replace its content with text; line ends are written unchanged."""
+        self._portal.call(
+            lambda: self._wrapped.write_text(path, text, encoding, errors, timeout=timeout)
+        )
 
-    def open_read(self, path: Path) -> FileReader:
-        """Open a regular file to read it piece by piece.
+    def open_read(self, path: Path, *, timeout: float | None = None) -> FileReader:
+        """Open a regular file for reading in pieces.
 
-        Revision v1 has no open files: there the whole file, of up to 512 MiB, is fetched at once.
+        Revision v1 has no open files; the whole file, of up to 512 MiB, is read at once.
         """
-        return FileReader(self._portal, self._portal.call(lambda: self._wrapped.open_read(path)))
+        return FileReader(
+            self._portal, self._portal.call(lambda: self._wrapped.open_read(path, timeout=timeout))
+        )
 
-    def open_write(self, path: Path) -> FileWriter:
-        """Create or empty a file to write it piece by piece.
+    def open_write(self, path: Path, *, timeout: float | None = None) -> FileWriter:
+        """Create or truncate a file for writing in pieces.
 
-        Where the server cannot take files in blocks (v1, and v2 before codex 0.162), the content is
-        collected, up to 47 MiB of it, and written when the file is closed.
+        Where the server cannot write files in blocks (v1, and v2 before codex 0.162), up to 47 MiB
+        are collected and written when the file is closed.
         """
-        return FileWriter(self._portal, self._portal.call(lambda: self._wrapped.open_write(path)))
+        return FileWriter(
+            self._portal, self._portal.call(lambda: self._wrapped.open_write(path, timeout=timeout))
+        )
 
-    def stat(self, path: Path) -> FileStatus:
-        """What the path leads to, symbolic links followed."""
-        return self._portal.call(lambda: self._wrapped.stat(path))
+    def stat(self, path: Path, *, timeout: float | None = None) -> FileStatus:
+        """Return the status of a file; symbolic links are followed."""
+        return self._portal.call(lambda: self._wrapped.stat(path, timeout=timeout))
 
-    def exists(self, path: Path) -> bool:
-        """Whether the path leads to something."""
-        return self._portal.call(lambda: self._wrapped.exists(path))
+    def exists(self, path: Path, *, timeout: float | None = None) -> bool:
+        """Return true if the path leads to an existing file of any kind."""
+        return self._portal.call(lambda: self._wrapped.exists(path, timeout=timeout))
 
-    def is_file(self, path: Path) -> bool:
-        """Whether the path leads to a regular file."""
-        return self._portal.call(lambda: self._wrapped.is_file(path))
+    def is_file(self, path: Path, *, timeout: float | None = None) -> bool:
+        """Return true if the path leads to a regular file."""
+        return self._portal.call(lambda: self._wrapped.is_file(path, timeout=timeout))
 
-    def is_dir(self, path: Path) -> bool:
-        """Whether the path leads to a directory."""
-        return self._portal.call(lambda: self._wrapped.is_dir(path))
+    def is_dir(self, path: Path, *, timeout: float | None = None) -> bool:
+        """Return true if the path leads to a directory."""
+        return self._portal.call(lambda: self._wrapped.is_dir(path, timeout=timeout))
 
-    def listdir(self, path: Path) -> list[DirEntry]:
-        """The entries of a directory in no particular order, without links that lead nowhere."""
-        return self._portal.call(lambda: self._wrapped.listdir(path))
+    def listdir(self, path: Path, *, timeout: float | None = None) -> list[DirEntry]:
+        """Return the entries of a directory, in no particular order.
+
+        The servers leave out dangling symbolic links.
+        """
+        return self._portal.call(lambda: self._wrapped.listdir(path, timeout=timeout))
 
     def walk(
-        self, top: Path, *, follow_symlinks: bool = False
+        self, top: Path, *, follow_symlinks: bool = False, timeout: float | None = None
     ) -> Iterator[tuple[str, list[str], list[str]]]:
-        """Each directory of a tree with the names of its directories and of everything else.
+        """Yield each directory of a tree, its subdirectories and its other entries.
 
-        From the top down, names in order, like ``os.walk``: directories that the caller takes out
-        of the list are not descended into, and those that cannot be listed are left out.
-        ``follow_symlinks`` descends into directories behind links, even in circles.
+        Walks top down, in order of names, like ``os.walk``: directories that the caller removes
+        from the list are not visited, and those that cannot be listed are skipped.
+        ``follow_symlinks`` visits directories behind links, even in cycles. ``timeout`` bounds
+        each request.
         """
-        return self._portal.iterate(self._wrapped.walk(top, follow_symlinks=follow_symlinks))
+        return self._portal.iterate(
+            self._wrapped.walk(top, follow_symlinks=follow_symlinks, timeout=timeout)
+        )
 
-    def tree(self, top: Path, *, follow_symlinks: bool = False, prune_hidden: bool = False) -> Tree:
-        """The regular files and directories below a directory, at once.
+    def tree(
+        self,
+        top: Path,
+        *,
+        follow_symlinks: bool = False,
+        prune_hidden: bool = False,
+        timeout: float | None = None,
+    ) -> Tree:
+        """Return the regular files and directories below a directory.
 
-        One request where the server has one for it (v2), and otherwise one for each directory.
-        Up to 64 levels, 10,000 directories and 50,000 entries are listed. Links, pipes, sockets
-        and devices are left out.
+        Takes one request in v2, and one for each directory otherwise. Up to 64 levels, 10,000
+        directories and 50,000 entries are listed. Links, pipes, sockets and devices are left out.
 
-        follow_symlinks: list links to directories as directories, and descend into each once.
-        prune_hidden: do not descend into directories whose name begins with a dot.
+        follow_symlinks: list links to directories as directories, and visit each target once.
+        prune_hidden: do not visit directories whose name begins with a dot.
 
-        Use ``walk`` to see links too, or to choose on the way.
+        Use ``walk`` to list links too, or to select directories on the way.
         """
         return self._portal.call(
             lambda: self._wrapped.tree(
-                top, follow_symlinks=follow_symlinks, prune_hidden=prune_hidden
+                top, follow_symlinks=follow_symlinks, prune_hidden=prune_hidden, timeout=timeout
             )
         )
 
-    def resolve(self, path: Path) -> str:
-        """The path of an existing file without symbolic links (from codex 0.137 on)."""
-        return self._portal.call(lambda: self._wrapped.resolve(path))
+    def resolve(self, path: Path, *, timeout: float | None = None) -> str:
+        """Return the path of an existing file without symbolic links (from codex 0.137 on)."""
+        return self._portal.call(lambda: self._wrapped.resolve(path, timeout=timeout))
 
-    def mkdir(self, path: Path) -> None:
-        """Create a directory, whose parent exists."""
-        self._portal.call(lambda: self._wrapped.mkdir(path))
+    def mkdir(self, path: Path, *, timeout: float | None = None) -> None:
+        """Create a directory; its parent must exist."""
+        self._portal.call(lambda: self._wrapped.mkdir(path, timeout=timeout))
 
-    def makedirs(self, path: Path) -> None:
-        """Create a directory and its parents, as far as they are missing."""
-        self._portal.call(lambda: self._wrapped.makedirs(path))
+    def makedirs(self, path: Path, *, timeout: float | None = None) -> None:
+        """Create a directory and its missing parents."""
+        self._portal.call(lambda: self._wrapped.makedirs(path, timeout=timeout))
 
-    def remove(self, path: Path, *, recursive: bool = False, missing_ok: bool = False) -> None:
-        """Remove a file, a symbolic link or an empty directory; ``recursive``: a whole tree."""
+    def remove(
+        self,
+        path: Path,
+        *,
+        recursive: bool = False,
+        missing_ok: bool = False,
+        timeout: float | None = None,
+    ) -> None:
+        """Remove a file, a symbolic link or an empty directory; with ``recursive``, a tree."""
         self._portal.call(
-            lambda: self._wrapped.remove(path, recursive=recursive, missing_ok=missing_ok)
+            lambda: self._wrapped.remove(
+                path, recursive=recursive, missing_ok=missing_ok, timeout=timeout
+            )
         )
 
-    def copy(self, source: Path, destination: Path, *, recursive: bool = False) -> None:
-        """Copy a file or a symbolic link within the server; ``recursive``: or a directory."""
-        self._portal.call(lambda: self._wrapped.copy(source, destination, recursive=recursive))
+    def copy(
+        self,
+        source: Path,
+        destination: Path,
+        *,
+        recursive: bool = False,
+        timeout: float | None = None,
+    ) -> None:
+        """Copy a file or a symbolic link on the server; with ``recursive``, also a directory."""
+        self._portal.call(
+            lambda: self._wrapped.copy(source, destination, recursive=recursive, timeout=timeout)
+        )
 
 
 class FileReader:
-    """An open file, read from its start. ``FileSystem.open_read`` makes it.
+    """A file open for reading, from its start. ``FileSystem.open_read`` returns it.
 
     Close it, or use it in ``with``. Iterating yields its content in pieces of up to 1 MiB.
-    Blocks are fetched ahead, so that the way to the server and back is waited for once.
+    Blocks are read ahead, so that the round-trip time counts once.
     """
 
     def __init__(self, portal: Portal, wrapped: _filesystem.FileReader) -> None:
         self._portal = portal
         self._wrapped = wrapped
 
-    def read(self, size: int = -1) -> bytes:
-        """Up to ``size`` bytes, by default all that is left; empty at the end."""
-        return self._portal.call(lambda: self._wrapped.read(size))
+    def read(self, size: int = -1, *, timeout: float | None = None) -> bytes:
+        """Return up to ``size`` bytes, by default the rest of the file; empty at the end.
+
+        Without ``timeout``, the default of the client bounds each block.
+        """
+        return self._portal.call(lambda: self._wrapped.read(size, timeout=timeout))
 
     def __iter__(self) -> Self:
         self._portal.run(self._wrapped.__aiter__)
         return self
 
     def __next__(self) -> bytes:
-        """The next piece."""
+        """Return the next piece."""
         try:
             return self._portal.call(self._wrapped.__anext__)
         except StopAsyncIteration:
@@ -620,25 +717,26 @@ class FileReader:
 
 
 class FileWriter:
-    """A file that is being written from its start. ``FileSystem.open_write`` makes it.
+    """A file open for writing, from its start. ``FileSystem.open_write`` returns it.
 
-    Close it, or use it in ``with``; what was written is certain to be there after that. Left
-    by way of an exception it is closed with what had been written by then.
+    Close it, or use it in ``with``: closing waits until all data has been written. After an
+    exception the file is closed with the data written by then.
     """
 
     def __init__(self, portal: Portal, wrapped: _filesystem.FileWriter) -> None:
         self._portal = portal
         self._wrapped = wrapped
 
-    def write(self, data: Data) -> None:
-        """Write behind what was written; returns when it is on its way, not when it is there.
+    def write(self, data: Data, *, timeout: float | None = None) -> None:
+        """Append data; return when it is queued, before it has been written.
 
-        Errors of earlier writes may be raised.
+        Raises errors of earlier writes. Without ``timeout``, the default of the client bounds each
+        block.
         """
-        self._portal.call(lambda: self._wrapped.write(data))
+        self._portal.call(lambda: self._wrapped.write(data, timeout=timeout))
 
     def close(self) -> None:
-        """Write what is left, and close the file. Raises what made a write fail."""
+        """Write the rest of the data and close the file. Raises errors of earlier writes."""
         self._portal.call(self._wrapped.aclose)
 
     def __enter__(self) -> Self:
@@ -654,7 +752,7 @@ class FileWriter:
 
 
 class Http:
-    """HTTP requests from where the server is. ``Client.http`` makes it."""
+    """HTTP requests made by the server: ``Client.http``."""
 
     def __init__(self, portal: Portal, wrapped: _http.Http) -> None:
         self._portal = portal
@@ -672,10 +770,11 @@ class Http:
     ) -> HttpResponse:
         """Make a request and return the whole response.
 
-        timeout: seconds for connecting, headers and body together; no limit unless given.
-        follow_redirects: v1 always does.
+        timeout: seconds for connection, headers and body together; default: that of the client,
+            which is unlimited unless set.
+        follow_redirects: follow redirects; v1 always does.
 
-        Raises TimeoutError, and ServerError if no response can be had.
+        Raises TimeoutError, and ServerError if the request failed without a response.
         """
         return self._portal.call(
             lambda: self._wrapped.request(
@@ -700,20 +799,19 @@ class Http:
         buffer_bytes: int | None = BODY_BYTES,
         overflow: Literal["fail", "block"] = "fail",
     ) -> AbstractContextManager[HttpStream]:
-        """Make a request and iterate over the body of the response as it comes.
+        """Make a request and iterate over the body of the response as it arrives.
 
             with client.http.stream("GET", url) as response:
                 for piece in response:
                     …
 
-        buffer_bytes: what is kept for a slow reader; None is no limit.
-        overflow: what happens beyond that: the body fails with BodyTooFast, or nothing is read
-            from the server until there is room, on the whole connection.
+        buffer_bytes: buffer for a slow reader; None is no limit.
+        overflow: policy for a full buffer: ``fail`` ends the body with BodyTooFast, ``block``
+            stops reading from the server until there is room, on the whole connection.
 
-        The protocol has no way to cancel a request: the rest of a body that is not read to its end
-        is still sent.
+        The protocol cannot cancel a request: the rest of an abandoned body is still sent.
         """
-        return Entered(
+        return BlockingContextManager(
             self._portal,
             self._wrapped.stream(
                 method,
@@ -730,7 +828,7 @@ class Http:
 
 
 class HttpStream:
-    """A response whose body is still coming. ``Http.stream`` makes it."""
+    """A response whose body is being received. ``Http.stream`` yields it."""
 
     def __init__(self, portal: Portal, wrapped: _http.HttpStream) -> None:
         self._portal = portal
@@ -743,15 +841,15 @@ class HttpStream:
 
     @property
     def headers(self) -> list[tuple[str, str]]:
-        """Header lines in their order, the names in lower case."""
+        """Header lines in order of reception, with names in lower case."""
         return self._portal.run(lambda: self._wrapped.headers)
 
     def header(self, name: str) -> str | None:
-        """The first header of that name, None without one."""
+        """Return the first header of that name, or None."""
         return self._portal.run(lambda: self._wrapped.header(name))
 
     def read(self) -> bytes:
-        """All of the body that is left."""
+        """Return the rest of the body."""
         return self._portal.call(self._wrapped.read)
 
     def __iter__(self) -> Self:
@@ -759,9 +857,9 @@ class HttpStream:
         return self
 
     def __next__(self) -> bytes:
-        """The next piece of the body.
+        """Return the next piece of the body.
 
-        Raises ClientError if the body broke off, BodyTooFast, or ConnectionLost.
+        Raises ClientError if the body broke off, BodyTooFast, TimeoutError or ConnectionLost.
         """
         try:
             return self._portal.call(self._wrapped.__anext__)
@@ -781,16 +879,17 @@ def connect(
     connect_timeout: float = CONNECT_SECONDS,
     initialize_timeout: float = INITIALIZE_SECONDS,
     resume_timeout: float = RESUME_SECONDS,
+    timeout: float | None = None,
     max_message_bytes: int | None = None,
 ) -> Client:
     """Connect to ``ws://HOST:PORT``, ``wss://…``, ``unix:///PATH``, ``stdio:…`` or ``in-process:``.
 
-    The command of ``stdio:COMMAND`` is split as a shell would. ``token``, ``tls`` and ``ca_file``
-    are for servers that listen; see ``connect_websocket``. ``connect_stdio`` and
-    ``connect_in_process`` have more to choose.
+    The command of ``stdio:COMMAND`` is split with shell syntax. ``token``, ``tls`` and ``ca_file``
+    apply to listening servers only. The other parameters are those of ``connect_websocket``.
+    ``connect_stdio`` and ``connect_in_process`` have further parameters.
 
-    Raises ConnectFailed for any other target, and if the connection cannot be made; TypeError and
-    ValueError for an argument that is not as described, or that the target has no use for.
+    Raises ConnectFailed for any other target, and if the connection fails; TypeError and ValueError
+    for an invalid argument, or one that does not apply to the target.
     """
     portal = Portal()
     try:
@@ -808,6 +907,7 @@ def connect(
                     connect_timeout=connect_timeout,
                     initialize_timeout=initialize_timeout,
                     resume_timeout=resume_timeout,
+                    timeout=timeout,
                     max_message_bytes=max_message_bytes,
                 )
             ),
@@ -829,21 +929,25 @@ def connect_websocket(
     connect_timeout: float = CONNECT_SECONDS,
     initialize_timeout: float = INITIALIZE_SECONDS,
     resume_timeout: float = RESUME_SECONDS,
+    timeout: float | None = None,
     max_message_bytes: int | None = None,
 ) -> Client:
-    """Connect to a server that listens: ``ws://HOST:PORT``, ``wss://HOST`` or ``unix:///PATH``.
+    """Connect to a listening server: ``ws://HOST:PORT``, ``wss://HOST`` or ``unix:///PATH``.
 
-    token: sent as a bearer token.
-    ca_file: certificates (PEM) of the authorities to trust instead of the system's; a server's own
-        certificate is one, if nobody else signed it.
-    tls: everything about TLS, for a certificate of the client's own among others.
-    client_name: told to the server, for people.
-    revision: speak this one instead of the newest that the server answers to.
-    session_id: take up this session, which another client has left.
-    connect_timeout, initialize_timeout: seconds for the connection, and for the handshake.
-    resume_timeout: how many seconds resuming a lost connection is tried; 0 does not try.
-    max_message_bytes: longest message taken from the server; beyond it the session ends. By default
-        64 MiB, and 684 MiB for an answer that holds a whole file or HTTP body.
+    token: bearer token.
+    ca_file: PEM file of the trusted certificate authorities, instead of the system's, for
+        ``wss://``. A self-signed certificate of a server is its own authority.
+    tls: TLS context for ``wss://``, for example with a client certificate.
+    client_name: name of the client, which the server may log.
+    revision: protocol revision; default: the newest one that the server supports.
+    session_id: session to resume, which another client has left.
+    connect_timeout, initialize_timeout: seconds for the connection and for the handshake.
+    resume_timeout: seconds during which resuming a lost connection is tried; 0 disables it.
+    timeout: default time limit, in seconds, of each call that waits for an answer of the server;
+        default: no limit. Calls that wait for a process (``run``, ``wait``, ``communicate`` and
+        reading output) are not affected, except for their requests.
+    max_message_bytes: maximum length of a message from the server; a longer one ends the session.
+        Default: 64 MiB, and 684 MiB for an answer that holds a whole file or HTTP body.
 
     Raises ConnectFailed, or ConnectTimedOut.
     """
@@ -863,6 +967,7 @@ def connect_websocket(
                     connect_timeout=connect_timeout,
                     initialize_timeout=initialize_timeout,
                     resume_timeout=resume_timeout,
+                    timeout=timeout,
                     max_message_bytes=max_message_bytes,
                 )
             ),
@@ -880,16 +985,18 @@ def connect_stdio(
     client_name: str = CLIENT_NAME,
     revision: RevisionName = "auto",
     initialize_timeout: float = INITIALIZE_SECONDS,
+    timeout: float | None = None,
     max_message_bytes: int | None = None,
 ) -> Client:
-    """Start a server that speaks on its standard streams, and end it with the client.
+    """Start a server on pipes, and end it with the client.
 
-    argv: the server's program and arguments, such as ``["codex-exec-server"]``.
-    cwd, env: its working directory, and variables laid over those of this process.
-    max_message_bytes: longest message taken from the server; see ``connect_websocket``.
+    argv: program and arguments of the server, such as ``["codex-exec-server"]``.
+    cwd: working directory of the server; default: the current one.
+    env: variables added to the environment of this process.
 
-    It is ended with SIGTERM to its process group, and with SIGKILL two seconds later. What it
-    writes on standard error is logged, and quoted when it fails. Raises ConnectFailed.
+    The other parameters are those of ``connect_websocket``. The server is ended with SIGTERM to its
+    process group, and with SIGKILL two seconds later. Its standard error is logged, and quoted when
+    it fails. Raises ConnectFailed.
     """
     portal = Portal()
     try:
@@ -903,6 +1010,7 @@ def connect_stdio(
                     client_name=client_name,
                     revision=revision,
                     initialize_timeout=initialize_timeout,
+                    timeout=timeout,
                     max_message_bytes=max_message_bytes,
                 )
             ),
@@ -913,21 +1021,21 @@ def connect_stdio(
 
 
 def connect_in_process(
-    *, client_name: str = CLIENT_NAME, revision: RevisionName = "auto"
+    *, client_name: str = CLIENT_NAME, revision: RevisionName = "auto", timeout: float | None = None
 ) -> Client:
     """Use a server in this process, in a thread of its own, without a transport.
 
-    server: one to share; otherwise the client makes its own and ends it.
-
-    Its processes are children of this process, and end with the client. While one is started, the
-    working directory of this process is for a moment that of the process to be.
+    Its processes are children of this process, and end with the client. Starting one changes the
+    working directory of this process for a moment.
     """
     portal = Portal()
     try:
         return Client(
             portal,
             portal.call(
-                lambda: _connecting.connect_in_process(client_name=client_name, revision=revision)
+                lambda: _connecting.connect_in_process(
+                    client_name=client_name, revision=revision, timeout=timeout
+                )
             ),
         )
     except BaseException:

@@ -1,59 +1,31 @@
-"""A revision's generated tables and its handlers, put together for one connection."""
+"""Bind the generated tables of a revision to its handlers, for one connection."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Final, TypeAlias
+from typing import TYPE_CHECKING, Any, Protocol, TypeAlias, runtime_checkable
 
 import msgspec
 
 from exec_server.server.connection import BoundMethod
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Collection, Mapping
+    from collections.abc import Callable, Mapping
 
     from exec_server.server.connection import Connection
-    from exec_server_protocol.table import Method
+    from exec_server_protocol.table import ErrorKind, Method
 
 Decode: TypeAlias = "Callable[[msgspec.Raw], Any]"
 
-_ABOUT_PROCESSES: Final = ("process/", "command/exec/")
-
-
-_ANSWERED_AT_ONCE: Final = frozenset(
-    (
-        "command/exec/terminate",
-        "environment/info",
-        "environment/status",
-        "initialize",
-        "process/closeStdin",
-        "process/resize",
-        "process/signal",
-        "process/snapshot",
-        "process/terminate",
-    )
-)
-"""They hold nothing up, however many requests wait, and some end what others wait for."""
-
-
-_IDS: Final = frozenset(
-    ("handleId", "processId", "requestId", "resumeSessionId", "sessionId", "watchId")
-)
-"""Params that are kept for as long as the thing they name, or are repeated in answers."""
-
-
-_BASE64_TEXTS: Final = frozenset(("dataBase64",))
-"""Params of type Base64Text: fs/writeFile has its own words for text that is not base64."""
-
 
 class Decoders(dict[str, "Decode"]):
-    """For each method of a revision what decodes its params, made when it is needed first."""
+    """Decoders of the params of a revision's methods, each made at its first use."""
 
     def __init__(self, methods: Mapping[str, Method]) -> None:
         super().__init__()
         self._methods = methods
 
     def __missing__(self, name: str) -> Decode:
-        """Make it."""
+        """Make the decoder of a method."""
         decode = self[name] = _decoder(self._methods[name])
         return decode
 
@@ -69,42 +41,36 @@ def _decoder(method: Method) -> Decode:
 
 
 class BoundMethods:
-    """The requests of a revision, by name, for one connection.
+    """Requests of a revision by name, for one connection.
 
-    Each is bound when the connection uses it first: few use more than a handful, and what serves
-    a family of methods may take a while to load.
+    Each is bound at its first use: few connections use more than a handful, and the handlers of a
+    family may take a while to load.
     """
 
     def __init__(
         self,
         revision: str,
         methods: Mapping[str, Method],
+        errors: Mapping[str, ErrorKind],
         decoders: Decoders,
         handlers: object,
         *,
-        in_lane: Collection[str],
-        not_found_code: int,
-        large_members: Mapping[str, tuple[str, str]] | None = None,
         is_newer: Mapping[str, Callable[[msgspec.Raw, Any], bool]] | None = None,
     ) -> None:
-        """``methods`` is the revision's table, ``handlers`` are its ``Handlers``.
+        """Bind the tables ``methods`` and ``errors`` of a revision to its ``Handlers``.
 
-        ``in_lane`` names the families and methods whose effects keep the order of arrival;
-        process/start is the one that brings the process to life that its ``processId`` names.
-        ``large_members`` and ``is_newer`` are those of BoundMethod, by method.
+        ``is_newer`` is that of BoundMethod, by method.
         """
         self._revision = revision
         self._methods = methods
+        self._not_found_code = error_code(errors, "notFound", otherwise="internalError")
         self._decoders = decoders
         self._handlers = handlers
-        self._in_lane = in_lane
-        self._not_found_code = not_found_code
-        self._large_members = large_members or {}
         self._is_newer = is_newer or {}
         self._bound: dict[str, BoundMethod] = {}
 
     def get(self, name: str) -> BoundMethod | None:
-        """The request of that name; None if there is none."""
+        """Return the request of that name; None if the revision has none."""
         bound = self._bound.get(name)
         if bound is None:
             method = self._methods.get(name)
@@ -115,37 +81,62 @@ class BoundMethods:
 
     def _bind(self, method: Method) -> BoundMethod:
         name = method.name
-        fields = method.params
-        members = dict(zip(fields.__struct_encode_fields__, fields.__struct_fields__, strict=True))
         return BoundMethod(
             revision=self._revision,
             method=name,
             family=method.state_name or "",
             decode=self._decoders[name],
             call=getattr(getattr(self._handlers, method.family), method.attribute),
-            members=members,
+            members=_attributes(method.params),
             base64_params=method.base64_params,
-            base64_texts=tuple(member for member in members if member in _BASE64_TEXTS),
-            id_params=tuple(member for member in members if member in _IDS),
+            base64_texts=method.base64_text_params,
+            id_params=method.identifier_params,
             is_newer=self._is_newer.get(name),
-            in_lane=name in self._in_lane or method.family in self._in_lane,
-            before_handshake=name == "initialize",
-            starts_process=name == "process/start",
-            about_process=name.startswith(_ABOUT_PROCESSES) and name != "process/start",
-            may_wait=name not in _ANSWERED_AT_ONCE,
+            in_lane=method.is_serialized,
+            before_handshake=method.state_name is None,
+            starts_process=method.process == "starts",
+            about_process=method.process == "uses",
+            may_wait=method.may_wait,
             not_found_code=self._not_found_code,
-            large_member=self._large_members.get(name),
+            large_member=_large_member(method),
         )
 
 
+def _attributes(model: type[msgspec.Struct]) -> dict[str, str]:
+    """Return the attributes of a model by wire name."""
+    return dict(zip(model.__struct_encode_fields__, model.__struct_fields__, strict=True))
+
+
+def _large_member(method: Method) -> tuple[str, str] | None:
+    """Return the ``large_member`` of BoundMethod."""
+    if method.large_result is None or method.result is None:
+        return None
+    path = method.large_result.path
+    return _attributes(method.result)[path[0]], path[-1]
+
+
+def error_code(errors: Mapping[str, ErrorKind], name: str, *, otherwise: str) -> int:
+    """Return the code of an error, or where a revision has no such error, of another one."""
+    return (errors.get(name) or errors[otherwise]).code
+
+
+@runtime_checkable
+class _Closable(Protocol):
+    """A handler that holds resources for its connection."""
+
+    async def aclose(self) -> None:
+        """Release them."""
+        ...
+
+
 class LateHandlers:
-    """The handlers of one connection, by family: cached properties, made when they are needed."""
+    """Handlers of one connection by family: cached properties, made at their first use."""
 
     def __init__(self, connection: Connection) -> None:
         self._connection = connection
 
     async def aclose(self) -> None:
-        """Release what they hold for the connection."""
-        for family in ("filesystem", "http"):
-            if family in vars(self):
-                await getattr(self, family).aclose()
+        """Release what the handlers hold for the connection."""
+        for handler in list(vars(self).values()):
+            if handler is not self._connection and isinstance(handler, _Closable):
+                await handler.aclose()

@@ -13,8 +13,9 @@ if TYPE_CHECKING:
 
     import msgspec
 
-    from exec_server.engine.processes.output_log import StreamName
-    from exec_server.engine.processes.process import ExitStatus, OutputChunk, Process
+    from exec_server.engine.processes.output_log import OutputChunk, StreamName
+    from exec_server.engine.processes.process import Process
+    from exec_server.engine.processes.process_state import ExitStatus
 
 SPLICE_BYTES: Final = 2048
 """Output above this is spliced into its message instead of passing the JSON encoder."""
@@ -56,7 +57,7 @@ class NumberedEvents:
     output_params: ClassVar[OutputParams]
     closed_params: ClassVar[ClosedParams]
 
-    def output(self, process: Process, chunk: OutputChunk) -> Sequence[bytes]:
+    def output(self, process: Process[object], chunk: OutputChunk) -> Sequence[bytes]:
         """process/output."""
         return output_message(
             "process/output",
@@ -66,20 +67,20 @@ class NumberedEvents:
             chunk.data,
         )
 
-    def closed(self, process: Process, seq: int) -> bytes:
+    def closed(self, process: Process[object], seq: int) -> bytes:
         """process/closed."""
         params = self.closed_params(process_id=process.id, seq=seq)
         return jsonrpc.notification("process/closed", params)
 
 
-def exit_code_without_signals(process: Process, status: ExitStatus) -> int:
+def exit_code_without_signals(process: Process[object], status: ExitStatus) -> int:
     """The exit code, or for any signal -1 on pipes and 1 on a terminal (v0, v1)."""
     if status.code is not None:
         return status.code
     return 1 if process.tty else -1
 
 
-def exit_code_of_signals(process: Process, status: ExitStatus) -> int:
+def exit_code_of_signals(process: Process[object], status: ExitStatus) -> int:
     """The exit code, or for signal n 128 + n on pipes and 1 on a terminal (v2)."""
     if status.signal is None:
         assert status.code is not None

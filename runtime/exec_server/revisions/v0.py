@@ -17,7 +17,6 @@ from exec_server.errors import InvalidArgument, InvalidRequest
 from exec_server.revisions.binding import BoundMethods, Decoders
 from exec_server.revisions.process_events import exit_code_without_signals, output_message
 from exec_server.server.connection import BoundRevision
-from exec_server_protocol.v0 import errors
 from exec_server_protocol.v0.command import (
     CommandExecExitedParams,
     CommandExecOutputDeltaParams,
@@ -28,14 +27,18 @@ from exec_server_protocol.v0.command import (
     CommandExecWriteParams,
     CommandExecWriteResult,
 )
+from exec_server_protocol.v0.errors import ERRORS, INVALID_REQUEST
 from exec_server_protocol.v0.methods import METHODS
 from exec_server_protocol.v0.session import InitializedParams, InitializeParams, InitializeResult
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from exec_server.engine.processes.process import ExitStatus, OutputChunk, Process
+    from exec_server.engine.processes.output_log import OutputChunk
+    from exec_server.engine.processes.process import Process
+    from exec_server.engine.processes.process_state import ExitStatus
     from exec_server.server.connection import Connection
+    from exec_server.server.session import Announcer
     from exec_server_protocol.v0.server import Handlers
 
 PROTOCOL_VERSION: Final = "exec-server.v0"
@@ -47,7 +50,7 @@ class V0Announcer:
 
     revision = "v0"
 
-    def output(self, process: Process, chunk: OutputChunk) -> Sequence[bytes]:
+    def output(self, process: Process[object], chunk: OutputChunk) -> Sequence[bytes]:
         """command/exec/outputDelta."""
         stream: Final = "stderr" if chunk.stream == "stderr" else "stdout"
         return output_message(
@@ -58,14 +61,14 @@ class V0Announcer:
             chunk.data,
         )
 
-    def exited(self, process: Process, seq: int, status: ExitStatus) -> bytes:
+    def exited(self, process: Process[object], seq: int, status: ExitStatus) -> bytes:
         """command/exec/exited."""
         params = CommandExecExitedParams(
             session_id=process.id, exit_code=exit_code_without_signals(process, status)
         )
         return jsonrpc.notification("command/exec/exited", params)
 
-    def closed(self, process: Process, seq: int) -> None:
+    def closed(self, process: Process[object], seq: int) -> None:
         """Nothing is told of it."""
 
 
@@ -94,7 +97,7 @@ class CommandV0:
         self._connection = connection
         self._numbers = count(1)
 
-    def _find(self, session_id: str) -> Process | None:
+    def _find(self, session_id: str) -> Process[Announcer] | None:
         process = self._connection.session.processes.get(session_id)
         return None if process is None or process.status is not None else process
 
@@ -151,16 +154,9 @@ class V0:
         )
         return BoundRevision(
             name=self.name,
-            methods=BoundMethods(
-                self.name,
-                METHODS,
-                _DECODERS,
-                served,
-                in_lane=(),
-                not_found_code=errors.INTERNAL_ERROR,
-            ),
+            methods=BoundMethods(self.name, METHODS, ERRORS, _DECODERS, served),
             aclose=_nothing_to_release,
-            unknown_method=(errors.INVALID_REQUEST, "unknown method: {}"),
+            unknown_method=(INVALID_REQUEST, "unknown method: {}"),
             survives_malformed=False,
             keeps_session=False,
         )

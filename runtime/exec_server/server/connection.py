@@ -47,7 +47,6 @@ from exec_server.message_scan import shortened, without_middle
 from exec_server.serial_queue import Lane
 from exec_server.server.base64_fields import Base64Message, StreamedBytes
 from exec_server.server.long_input import LongInput, LongParams
-from exec_server.server.session import announcer_of
 from exec_server.tasks import run_until_blocked
 from exec_server.transports.stream import HIGH_WATER
 
@@ -402,9 +401,9 @@ class Connection:
             self._lane.advance()
         if self._session is not None:
             if is_congested:
-                self._session.processes.pause()
+                self._session.processes.pause_reading()
             else:
-                self._session.processes.resume()
+                self._session.processes.resume_reading()
 
     def ended(self, *, orderly: bool) -> None:
         """No more messages; see Receiver."""
@@ -552,7 +551,7 @@ class Connection:
         if process_id is None or self._session is None:
             return None
         process = self._session.processes.get(process_id)
-        return None if process is None else announcer_of(process).revision
+        return None if process is None else process.context.revision
 
     def _state_error(self, family: str) -> str:
         step = "call initialize" if self._session is None else "send initialized"

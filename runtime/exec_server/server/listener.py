@@ -11,6 +11,7 @@ import socket
 import stat
 from typing import TYPE_CHECKING, Final
 
+from exec_server.log_throttle import LogThrottle
 from exec_server.transports import handshake
 from exec_server.transports.endpoint import CLOSE_SECONDS, open_stream
 from exec_server.transports.websocket import WebSocketTransport
@@ -127,7 +128,8 @@ class WebSocketServer:
     ) -> None:
         self._server = server
         self._socket = listening
-        self._policy = policy
+        self.policy = policy
+        """Rules for the connections that are accepted from now on."""
         self._max_pending = max_pending
         self._loop = asyncio.get_running_loop()
         self._tls = None if tls is None else _tls_listener(self._loop, tls)
@@ -136,6 +138,7 @@ class WebSocketServer:
         # Those whose handshake is not complete, oldest first, and when they were accepted.
         self._pending: dict[WebSocketTransport, float] = {}
         self._is_out_of_resources = False
+        self._refusals = LogThrottle(self._loop.time)
         self._none_left = asyncio.Event()
         self._none_left.set()
         self._socket.setblocking(False)
@@ -187,18 +190,36 @@ class WebSocketServer:
 
     def _serve(self, connection: socket.socket) -> None:
         self._none_left.clear()
+        peer = connection.getpeername()
         transport = WebSocketTransport(
             self._loop,
             connection,
             self._open,
             self._forget,
             self._server.settings,
-            policy=self._policy,
+            policy=self.policy,
             overload=self._overload,
+            on_rejected=lambda rejection: self._log_refusal(peer, rejection),
             open_stream=open_stream if self._tls is None else self._tls.open_stream,
         )
         self._transports.add(transport)
         self._pending[transport] = self._loop.time()
+
+    def _log_refusal(self, peer: object, rejection: handshake.HttpRejection) -> None:
+        if rejection.status < 400:
+            return
+        suppressed = self._refusals.admit()
+        if suppressed is None:
+            return
+        address = f"{peer[0]}:{peer[1]}" if isinstance(peer, tuple) else "a local process"
+        more = f" (and {suppressed} more since the last message)" if suppressed else ""
+        log.warning(
+            "refused a connection from %s with status %d: %s%s",
+            address,
+            rejection.status,
+            rejection.text or "not acceptable",
+            more,
+        )
 
     def _overload(self) -> handshake.HttpRejection | None:
         allowed = self._server.settings.max_connections

@@ -14,14 +14,16 @@ from typing import TYPE_CHECKING, Protocol
 
 from exec_server.engine.memory_budget import MemoryBudget
 from exec_server.engine.processes.orphan_reaper import END_SECONDS, OrphanReaper
-from exec_server.engine.processes.process import REAP_SECONDS, ProcessTable
+from exec_server.engine.processes.table import REAP_SECONDS, ProcessTable
 from exec_server.errors import InvalidRequest, SessionAttached
 from exec_server.server.memory import UnusedMemory
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from exec_server.engine.processes.process import ExitStatus, OutputChunk, Process
+    from exec_server.engine.processes.output_log import OutputChunk
+    from exec_server.engine.processes.process import Process
+    from exec_server.engine.processes.process_state import ExitStatus
     from exec_server.engine.processes.watchdog import Watchdog
     from exec_server.settings import Settings
 
@@ -34,15 +36,15 @@ class Announcer(Protocol):
         """Name of the revision that started the process."""
         ...
 
-    def output(self, process: Process, chunk: OutputChunk) -> Sequence[bytes]:
+    def output(self, process: Process[object], chunk: OutputChunk) -> Sequence[bytes]:
         """The message for a chunk of output, in pieces."""
         ...
 
-    def exited(self, process: Process, seq: int, status: ExitStatus) -> bytes:
+    def exited(self, process: Process[object], seq: int, status: ExitStatus) -> bytes:
         """The message for the end of the process."""
         ...
 
-    def closed(self, process: Process, seq: int) -> bytes | None:
+    def closed(self, process: Process[object], seq: int) -> bytes | None:
         """The message for the end of its output, if the revision has one."""
         ...
 
@@ -99,7 +101,7 @@ class Session:
         self._tag: int | None = None
         self.memory = MemoryBudget(settings.max_held_bytes, self._count_unsent)
         self.accepted_writes = AcceptedWrites(settings.remembered_writes)
-        self.processes = ProcessTable(
+        self.processes: ProcessTable[Announcer] = ProcessTable(
             self,
             loop=loop,
             memory=self.memory,
@@ -117,19 +119,19 @@ class Session:
     def _count_unsent(self) -> int:
         return 0 if self.attachment is None else self.attachment.unsent_bytes
 
-    def on_output(self, process: Process, chunk: OutputChunk) -> None:
+    def on_output(self, process: Process[Announcer], chunk: OutputChunk) -> None:
         """Tell the attached connection; see ProcessEvents."""
         if self.attachment is not None:
-            self.attachment.notify(announcer_of(process).output(process, chunk))
+            self.attachment.notify(process.context.output(process, chunk))
 
-    def on_exited(self, process: Process, seq: int, status: ExitStatus) -> None:
+    def on_exited(self, process: Process[Announcer], seq: int, status: ExitStatus) -> None:
         """Tell the attached connection; see ProcessEvents."""
         if self.attachment is not None:
-            self.attachment.notify((announcer_of(process).exited(process, seq, status),))
+            self.attachment.notify((process.context.exited(process, seq, status),))
 
-    def on_closed(self, process: Process, seq: int) -> None:
+    def on_closed(self, process: Process[Announcer], seq: int) -> None:
         """Tell the attached connection; see ProcessEvents."""
-        message = announcer_of(process).closed(process, seq)
+        message = process.context.closed(process, seq)
         if self.attachment is not None and message is not None:
             self.attachment.notify((message,))
 
@@ -144,12 +146,6 @@ class Session:
         await self.processes.aclose()
         if self._reaper is not None and self._tag is not None:
             await self._reaper.end(self._tag)
-
-
-def announcer_of(process: Process) -> Announcer:
-    """The revision that started a process also shapes what is told of it."""
-    announcer: Announcer = process.context  # type: ignore[assignment]  # set by every handler
-    return announcer
 
 
 class SessionRegistry:
@@ -205,7 +201,7 @@ class SessionRegistry:
         """Take the connection away and start the time to resume."""
         session.attachment = None
         self.note_end()
-        session.processes.resume()
+        session.processes.resume_reading()
         if session.id in self._sessions:
             self._expiries[session.id] = self._loop.call_later(
                 self._settings.detached_seconds, self.end, session

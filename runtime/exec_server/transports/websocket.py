@@ -81,6 +81,7 @@ class WebSocketTransport(WebSocketEndpoint):
         *,
         policy: handshake.AdmissionPolicy = handshake.OPEN,
         overload: Callable[[], handshake.HttpRejection | None] = lambda: None,
+        on_rejected: Callable[[handshake.HttpRejection], None] = lambda rejection: None,
         open_stream: OpenStream = open_stream,
     ) -> None:
         message_bytes = settings.max_message_bytes
@@ -98,6 +99,7 @@ class WebSocketTransport(WebSocketEndpoint):
         self._on_open = on_open
         self._policy = policy
         self._overload = overload
+        self._on_rejected = on_rejected
         self._expires_at: float | None = None
         self._expiry_check: asyncio.TimerHandle | None = None
         self.peer = f"exec-server websocket {socket_address(sock)}"
@@ -180,6 +182,7 @@ class WebSocketTransport(WebSocketEndpoint):
         return end + self._consume(data[end:])
 
     def _reject(self, rejection: handshake.HttpRejection) -> None:
+        self._on_rejected(rejection)
         self._closing = True
         self._consume = _ignore
         self._stream.queue_reply((rejection.encode(),))

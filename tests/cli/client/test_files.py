@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING
 import pytest
 
 from tests.support import terminals
-from tests.support.terminals import PATIENCE, SERVER, Terminal
+from tests.support.terminals import SERVER, Terminal
+from tests.support.waiting import PATIENCE
 
 if TYPE_CHECKING:
     from pathlib import Path

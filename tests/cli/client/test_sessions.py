@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING
 import pytest
 
 from tests.support import terminals
-from tests.support.terminals import PATIENCE, Terminal, listening
+from tests.support.terminals import Terminal, listening
+from tests.support.waiting import PATIENCE
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -8,20 +8,18 @@ import os
 import resource
 import signal
 import subprocess
+from typing import TYPE_CHECKING
 
 import pytest
 
-from exec_server.engine.processes.process import ExitStatus, Process, SpawnSpec
+from exec_server.engine.processes.process_state import ExitStatus
+from exec_server.engine.processes.spawn import SpawnSpec
 from exec_server.errors import InvalidArgument, InvalidRequest
-from tests.support.process_harness import (
-    ENV,
-    Bench,
-    asynchronous,
-    children,
-    eventually,
-    is_running,
-    open_fds,
-)
+from tests.support.process_harness import ENV, Bench, asynchronous, children, is_running, open_fds
+from tests.support.waiting import eventually
+
+if TYPE_CHECKING:
+    from exec_server.engine.processes.process import Process
 
 
 @asynchronous
@@ -108,7 +106,7 @@ async def test_an_id_is_taken_while_running_and_while_retained() -> None:
         await bench.has_closed(first)
         with pytest.raises(InvalidRequest, match=r"^process id already exists$"):
             bench.start("true", process_id="id")
-        await eventually(lambda: bench.table.get("id") is None)
+        assert await eventually(lambda: bench.table.get("id") is None)
         second = bench.start("true", process_id="id")
         await bench.has_closed(second)
         assert bench.table.get("id") is second
@@ -125,7 +123,7 @@ async def test_retention_starts_at_closing() -> None:
         assert bench.table.get("id") is process
         gate.open()
         assert (await bench.has_closed(process)).text() == b"late\n"
-        await eventually(lambda: bench.table.get("id") is None)
+        assert await eventually(lambda: bench.table.get("id") is None)
 
 
 @asynchronous
@@ -201,7 +199,7 @@ async def test_terminate_kills_the_whole_group_at_once(tty: bool) -> None:
         assert told.status == ExitStatus(None, signal.SIGKILL)
         assert b"trapped" not in told.text()
         assert not process.terminate()
-        await eventually(lambda: not is_running(child))
+        assert await eventually(lambda: not is_running(child))
 
 
 @pytest.mark.parametrize("tty", [False, True])
@@ -211,7 +209,7 @@ async def test_after_terminate_closed_does_not_wait_for_a_holder_of_the_output(t
     async with Bench() as bench:
         process = bench.shell("setsid sleep 1000 & echo $!.; wait", tty=tty)
         await bench.has_output(process, b".")
-        await eventually(lambda: _sleeps(process) is not None)
+        assert await eventually(lambda: _sleeps(process) is not None)
         holder = _sleeps(process)
         assert holder is not None
         try:
@@ -222,7 +220,7 @@ async def test_after_terminate_closed_does_not_wait_for_a_holder_of_the_output(t
             os.kill(holder, signal.SIGKILL)
 
 
-def _sleeps(process: Process) -> int | None:
+def _sleeps(process: Process[object]) -> int | None:
     """The child of a process that has left its session, once it has."""
     with open(f"/proc/{process.pid}/task/{process.pid}/children") as listing:
         for pid in map(int, listing.read().split()):
@@ -237,12 +235,12 @@ async def test_output_written_before_terminate_is_told() -> None:
     """Killing loses nothing that was in the pipe."""
     async with Bench() as bench:
         process = bench.shell("head -c 60000 /dev/zero; kill -STOP $$")
-        await eventually(lambda: _state(process) == "T")
+        assert await eventually(lambda: _state(process) == "T")
         process.terminate()
         assert len((await bench.has_closed(process)).text()) == 60000
 
 
-def _state(process: Process) -> str:
+def _state(process: Process[object]) -> str:
     with open(f"/proc/{process.pid}/stat") as stat:
         return stat.read().rpartition(")")[2].split()[0]
 
@@ -289,7 +287,7 @@ async def test_a_thousand_processes_leave_nothing() -> None:
                 await bench.has_closed(process)
             assert children() == pids, round_number
         assert open_fds() == fds
-        await eventually(lambda: len(bench.table) == 0)
+        assert await eventually(lambda: len(bench.table) == 0)
 
 
 @asynchronous
@@ -386,15 +384,15 @@ async def test_a_listener_may_act_on_what_it_hears(moment: str, action: str) -> 
     """Ending everything, or pausing, from within an event keeps every rule."""
     async with Bench() as bench:
 
-        def act(process: Process, event: str) -> None:
+        def act(process: Process[object], event: str) -> None:
             if event == moment:
                 if action == "terminate":
                     process.terminate()
                 elif action == "kill_all":
                     bench.table.kill_all()
                 else:
-                    bench.table.pause()
-                    bench.loop.call_soon(bench.table.resume)
+                    bench.table.pause_reading()
+                    bench.loop.call_soon(bench.table.resume_reading)
 
         bench.on_event = act
         processes = [bench.shell("echo 1; echo 2 >&2; echo 3") for _ in range(5)]

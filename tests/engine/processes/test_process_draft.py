@@ -10,9 +10,11 @@ from typing import Any
 
 import pytest
 
-from exec_server.engine.processes.process import Excerpt, ExitStatus
+from exec_server.engine.processes.head_tail import Excerpt
+from exec_server.engine.processes.process_state import ExitStatus
 from exec_server.errors import InvalidArgument, InvalidRequest
-from tests.support.process_harness import Bench, asynchronous, eventually, is_running, within_bounds
+from tests.support.process_harness import Bench, asynchronous, is_running, within_bounds
+from tests.support.waiting import eventually
 
 TRAPPED = "trap 'echo asked; exit 3' TERM; echo ready; while :; do sleep 0.02; done"
 STUBBORN = "trap '' TERM; echo ready; while :; do sleep 0.02; done"
@@ -102,7 +104,10 @@ async def test_closing_the_input_of_a_process_that_does_not_read_releases_it_wit
 
 @pytest.mark.parametrize(
     ("spec", "message"),
-    [({}, "no standard input to close"), ({"tty": True}, "a terminal, whose input is not closed")],
+    [
+        ({}, "no standard input to close"),
+        ({"tty": True}, "a terminal, whose input is ended by writing"),
+    ],
 )
 @asynchronous
 async def test_only_a_pipe_can_be_closed(spec: dict[str, Any], message: str) -> None:
@@ -263,7 +268,7 @@ async def test_the_whole_group_is_asked_and_what_is_left_of_it_killed() -> None:
         assert await bench.has_exited(process) == ExitStatus(None, signal.SIGTERM)
         assert is_running(descendant)
         await bench.has_closed(process)
-        await eventually(lambda: not is_running(descendant))
+        assert await eventually(lambda: not is_running(descendant))
 
 
 @asynchronous

@@ -8,17 +8,17 @@ import signal
 
 import pytest
 
-from exec_server.engine.processes import process as process_module
+from exec_server.engine.processes import table
 from exec_server.errors import OperationFailed
 from tests.support.process_harness import (
     Bench,
     asynchronous,
     children,
-    eventually,
     is_running,
     open_fds,
     within_bounds,
 )
+from tests.support.waiting import eventually
 
 
 @pytest.mark.parametrize("paused", [False, True])
@@ -32,7 +32,7 @@ async def test_kill_all_kills_every_group(paused: bool) -> None:
         ]
         processes.append(bench.start("true"))
         if paused:
-            bench.table.pause()
+            bench.table.pause_reading()
         bench.table.kill_all()
         for process in processes:
             assert (await bench.has_closed(process)).text() == b""
@@ -101,7 +101,7 @@ async def test_orphans_in_the_group_of_an_exited_process_die_too() -> None:
         bench.table.kill_all()
         assert process.closed
         if _kernel() >= (6, 9):
-            await eventually(lambda: not is_running(orphan))
+            assert await eventually(lambda: not is_running(orphan))
         elif is_running(orphan):
             os.kill(orphan, signal.SIGKILL)
 
@@ -124,7 +124,7 @@ async def test_a_process_that_cannot_be_killed_does_not_hold_up_the_end(
             def refuse(*_: object) -> None:
                 raise PermissionError
 
-            patch.setattr(process_module, "REAP_SECONDS", 0.05)
+            patch.setattr(table, "REAP_SECONDS", 0.05)
             patch.setattr(os, "killpg", refuse)
             poll = asyncio.ensure_future(process.read_wait(0, None, 2**64 - 1))
             await asyncio.sleep(0)

@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from exec_server.engine.processes.process import ExitStatus
-from tests.support.process_harness import Bench, asynchronous, eventually, is_running
+from exec_server.engine.processes.process_state import ExitStatus
+from tests.support.process_harness import Bench, asynchronous, is_running
+from tests.support.waiting import eventually
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -23,8 +24,8 @@ async def test_nothing_is_lost_by_pausing(tty: bool) -> None:
     async with Bench() as bench:
 
         def pause_for_a_turn(*_: object) -> None:
-            bench.table.pause()
-            bench.loop.call_soon(bench.table.resume)
+            bench.table.pause_reading()
+            bench.loop.call_soon(bench.table.resume_reading)
 
         bench.on_event = pause_for_a_turn
         count = 300_000
@@ -42,13 +43,15 @@ async def test_nothing_is_lost_by_pausing(tty: bool) -> None:
 async def test_a_paused_child_blocks_instead_of_filling_memory(tty: bool) -> None:
     """It is stopped by its full pipe; afterwards it goes on from there."""
     async with Bench() as bench:
-        bench.table.pause()
+        bench.table.pause_reading()
         process = bench.shell("head -c 3000000 /dev/zero | tee /dev/null", tty=tty)
-        await eventually(lambda: "pipe_write" in _waits(process.pid) or _all_sleep(process.pid))
+        assert await eventually(
+            lambda: "pipe_write" in _waits(process.pid) or _all_sleep(process.pid)
+        )
         await bench.turns()
         assert bench.told(process).last_seq == 0
         assert not process.exited
-        bench.table.resume()
+        bench.table.resume_reading()
         told = await bench.has_closed(process)
         assert len(told.text()) == 3_000_000
 
@@ -75,13 +78,13 @@ def _all_sleep(pid: int) -> bool:
 async def test_an_exit_is_told_while_paused_and_closing_waits_for_the_output(tty: bool) -> None:
     """The exit then has a lower number than the output that was left."""
     async with Bench() as bench:
-        bench.table.pause()
+        bench.table.pause_reading()
         process = bench.shell("echo left; exit 6", tty=tty)
         assert await bench.has_exited(process) == ExitStatus(6, None)
         await bench.turns()
         assert not process.closed
         assert bench.told(process).text() == b""
-        bench.table.resume()
+        bench.table.resume_reading()
         told = await bench.has_closed(process)
         assert told.after_exit.split() == [b"left"]
 
@@ -94,20 +97,20 @@ async def test_terminating_while_paused(tty: bool, tmp_path: Path) -> None:
     A descendant that holds the output does not keep it open.
     """
     async with Bench() as bench:
-        bench.table.pause()
+        bench.table.pause_reading()
         ready = tmp_path / "ready"
         process = bench.shell(
             f"trap '' HUP; setsid sleep 1000 & echo left; echo $! >{ready}; wait", tty=tty
         )
-        await eventually(lambda: ready.exists() and ready.read_text().endswith("\n"))
-        await eventually(lambda: os.getsid(int(ready.read_text())) != process.pid)
+        assert await eventually(lambda: ready.exists() and ready.read_text().endswith("\n"))
+        assert await eventually(lambda: os.getsid(int(ready.read_text())) != process.pid)
         holder = int(ready.read_text())
         try:
             assert process.terminate()
             assert await bench.has_exited(process) == ExitStatus(None, signal.SIGKILL)
             await bench.turns()
             assert not process.closed
-            bench.table.resume()
+            bench.table.resume_reading()
             told = await bench.has_closed(process)
             assert told.text().split() == [b"left"]
             assert is_running(holder)
@@ -119,11 +122,11 @@ async def test_terminating_while_paused(tty: bool, tmp_path: Path) -> None:
 async def test_starting_and_writing_while_paused() -> None:
     """Only output is held back."""
     async with Bench() as bench:
-        bench.table.pause()
+        bench.table.pause_reading()
         process = bench.shell("read line; exit $line", pipe_stdin=True)
         assert await process.write(b"8\n") == "accepted"
         assert await bench.has_exited(process) == ExitStatus(8, None)
-        bench.table.resume()
+        bench.table.resume_reading()
         await bench.has_closed(process)
 
 
@@ -131,12 +134,12 @@ async def test_starting_and_writing_while_paused() -> None:
 async def test_pausing_twice_is_pausing_once() -> None:
     """And resuming without a pause does nothing."""
     async with Bench() as bench:
-        bench.table.resume()
-        bench.table.pause()
-        bench.table.pause()
+        bench.table.resume_reading()
+        bench.table.pause_reading()
+        bench.table.pause_reading()
         process = bench.start("echo x")
         await bench.has_exited(process)
         await bench.turns()
-        bench.table.resume()
-        bench.table.resume()
+        bench.table.resume_reading()
+        bench.table.resume_reading()
         assert (await bench.has_closed(process)).text() == b"x\n"

@@ -9,7 +9,7 @@ import signal
 
 import pytest
 
-from exec_server.engine.processes.process import ExitStatus
+from exec_server.engine.processes.process_state import ExitStatus
 from exec_server.errors import InvalidArgument
 from tests.support.process_harness import ENV, Bench, asynchronous, is_running
 

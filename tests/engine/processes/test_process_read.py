@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from exec_server.engine.processes.process import ExitStatus
+from exec_server.engine.processes.process_state import ExitStatus
 from tests.support.process_harness import Bench, asynchronous, within_bounds
 
 if TYPE_CHECKING:
@@ -58,7 +58,7 @@ async def test_pages_join_to_the_whole_output() -> None:
             assert pages == told.chunks
 
 
-async def answers_at_once(process: Process, after_seq: int, wait_ms: int = FOREVER) -> bool:
+async def answers_at_once(process: Process[object], after_seq: int, wait_ms: int = FOREVER) -> bool:
     """Whether a long poll returns without waiting for anything."""
     poll = asyncio.ensure_future(process.read_wait(after_seq, None, wait_ms))
     await asyncio.sleep(0)
@@ -143,7 +143,7 @@ async def test_no_wake_up_is_lost(tty: bool) -> None:
     """Polling with the longest wait sees everything of many short processes."""
     async with Bench() as bench:
 
-        async def follow(process: Process) -> None:
+        async def follow(process: Process[object]) -> None:
             after = 0
             text = b""
             while True:

@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from exec_server.errors import OperationFailed
-from tests.support.process_harness import Bench, asynchronous, eventually, within_bounds
+from tests.support.process_harness import Bench, asynchronous, within_bounds
+from tests.support.waiting import eventually
 
 if TYPE_CHECKING:
     from exec_server.engine.processes.process import Process
@@ -19,7 +20,7 @@ if TYPE_CHECKING:
 FAILED = r"^failed to write to process stdin$"
 
 
-def begun(process: Process, data: bytes) -> asyncio.Future[str]:
+def begun(process: Process[object], data: bytes) -> asyncio.Future[str]:
     """A write that may have to wait."""
     return asyncio.ensure_future(process.write(data))
 
@@ -221,4 +222,4 @@ async def test_descendants_can_still_be_written_to() -> None:
         assert await process.write(b"word\n") == "accepted"
         told = await bench.has_closed(process)
         assert told.after_exit == b"got word\n"
-        await eventually(lambda: process.closed)
+        assert await eventually(lambda: process.closed)

@@ -276,7 +276,8 @@ async def test_standard_input_is_empty_without_a_pipe() -> None:
 
 SERVER_IN_ODD_CIRCUMSTANCES = """
     import asyncio, os, resource, sys
-    from exec_server.engine.processes.process import ProcessTable, SpawnSpec
+    from exec_server.engine.processes.spawn import SpawnSpec
+    from exec_server.engine.processes.table import ProcessTable
 
     class Listener:
         def __init__(self):
@@ -298,7 +299,7 @@ SERVER_IN_ODD_CIRCUMSTANCES = """
         table = ProcessTable(listener, loop=asyncio.get_running_loop())
         process = table.start("p", SpawnSpec(
             argv=["/bin/sh", "-c", "read x; echo $x; ls /proc/self/fd; ulimit -c; echo err >&2"],
-            cwd="/", env={}, pipe_stdin=True))
+            cwd="/", env={}, pipe_stdin=True), context=None)
         await process.write(b"in\\n")
         await listener.closed.wait()
         await table.aclose()

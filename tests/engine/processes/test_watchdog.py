@@ -8,14 +8,14 @@ import signal
 import subprocess
 import sys
 import textwrap
-import time
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
 
-from tests.support.process_harness import TIMEOUT, is_running
+from tests.support.process_harness import is_running
+from tests.support.waiting import PATIENCE, wait_until
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -23,7 +23,8 @@ if TYPE_CHECKING:
 SERVER = """
     import asyncio, signal, sys
     from exec_server.engine.processes.watchdog import Watchdog
-    from exec_server.engine.processes.process import ProcessTable, SpawnSpec
+    from exec_server.engine.processes.spawn import SpawnSpec
+    from exec_server.engine.processes.table import ProcessTable
 
     class Listener:
         def on_output(self, process, chunk): pass
@@ -36,7 +37,9 @@ SERVER = """
         watchdog = Watchdog()
         table = ProcessTable(Listener(), loop=asyncio.get_running_loop(), watchdog=watchdog)
         def start(*argv, **spec):
-            return table.start(str(len(table)), SpawnSpec(argv, "/", {}, **spec)).pid
+            process = table.start(
+                str(len(table)), SpawnSpec(argv, "/", {}, **spec), context=None)
+            return process.pid
         start("true")
         await closed.wait()
         print(watchdog.pid, start("sleep", "1000"), start("sleep", "1000", tty=True),
@@ -72,7 +75,7 @@ def end_of(*pids: int) -> Iterator[None]:
     try:
         yield
         for pidfd in pidfds:
-            assert select.select([pidfd], [], [], TIMEOUT)[0], "still running"
+            assert select.select([pidfd], [], [], PATIENCE)[0], "still running"
     finally:
         for pidfd in pidfds:
             with suppress(ProcessLookupError):
@@ -83,7 +86,7 @@ def end_of(*pids: int) -> Iterator[None]:
 def numbers(process: subprocess.Popen[str]) -> list[int]:
     """What a process prints on its next line."""
     assert process.stdout is not None
-    assert select.select([process.stdout], [], [], TIMEOUT)[0]
+    assert select.select([process.stdout], [], [], PATIENCE)[0]
     return [int(word) for word in process.stdout.readline().split()]
 
 
@@ -125,9 +128,7 @@ def test_the_watchdog_holds_nothing_of_the_server() -> None:
         fds = Path(f"/proc/{watchdog}/fd")
         assert os.readlink(fds / "0").startswith("pipe:")
         # It makes a cgroup for the server first.
-        deadline = time.monotonic() + TIMEOUT
-        while not held_by(fds) <= {"null", "watchdog.sh"}:
-            assert time.monotonic() < deadline, held_by(fds)
+        assert wait_until(lambda: held_by(fds) <= {"null", "watchdog.sh"}), held_by(fds)
         assert os.getsid(watchdog) == watchdog
         assert os.readlink(f"/proc/{watchdog}/cwd") == "/"
         with end_of(watchdog):
@@ -214,9 +215,9 @@ def test_only_groups_that_are_still_listed_are_killed(
                 server.stdin.close()
                 if action != "nothing":
                     assert numbers(server) == [1]
-            assert server.wait(TIMEOUT) == 0
+            assert server.wait(PATIENCE) == 0
         if killed:
-            assert second.wait(TIMEOUT) == -signal.SIGKILL
+            assert second.wait(PATIENCE) == -signal.SIGKILL
         else:
             assert second.poll() is None
         assert first.poll() is None
@@ -272,7 +273,7 @@ def test_a_server_without_a_shell_has_no_watchdog_and_says_so() -> None:
         [sys.executable, "-c", textwrap.dedent(program)],
         capture_output=True,
         text=True,
-        timeout=TIMEOUT,
+        timeout=PATIENCE,
         check=True,
     )
     assert finished.stdout == "None\n"

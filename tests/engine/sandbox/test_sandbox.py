@@ -10,14 +10,13 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from exec_server.engine.processes.process import ExitStatus
+from exec_server.engine.processes.process_state import ExitStatus
 from exec_server.engine.sandbox import bubblewrap
 from exec_server.engine.sandbox.policy import MINIMAL_PATHS, Rule, SandboxPolicy
 from exec_server.errors import InvalidArgument, InvalidRequest, OperationFailed
 from tests.support.process_harness import (
     asynchronous,
     children,
-    eventually,
     is_running,
     open_fds,
     within_bounds,
@@ -30,6 +29,7 @@ from tests.support.sandbox_harness import (
     readable,
     writable,
 )
+from tests.support.waiting import eventually
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -443,7 +443,7 @@ async def test_nothing_is_left_of_a_command_that_ends_or_is_killed(tree: Path) -
             else:
                 await process.write(b"\n")
             await bench.has_closed(process)
-            await eventually(lambda pids=descendants: not any(map(is_running, pids)))  # type: ignore[misc]
+            assert await eventually(lambda pids=descendants: not any(map(is_running, pids)))  # type: ignore[misc]
             assert not (root / ".git").exists()
 
 

@@ -28,14 +28,9 @@ from exec_server.engine.sandbox import sandboxed_files
 from exec_server.engine.sandbox.policy import MINIMAL_PATHS, Rule, SandboxPolicy
 from exec_server.engine.sandbox.sandboxed_files import ConfinedFiles
 from exec_server.errors import InvalidRequest, OperationFailed
-from tests.support.process_harness import (
-    asynchronous,
-    children,
-    eventually,
-    open_fds,
-    within_bounds,
-)
+from tests.support.process_harness import asynchronous, children, open_fds, within_bounds
 from tests.support.sandbox_harness import READ_ALL, denied, needs_sandbox, writable
+from tests.support.waiting import eventually
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -194,7 +189,7 @@ async def test_an_idle_worker_ends_and_its_placeholders_go(
         for _ in range(2):
             before = children()
             await files.run(policy, WriteFile(os.fsencode(root / "file"), b"x"))
-            await eventually(lambda before=before: children() == before)  # type: ignore[misc]
+            assert await eventually(lambda before=before: children() == before)  # type: ignore[misc]
             assert not (root / ".git").exists()
 
 
@@ -207,7 +202,7 @@ async def test_no_more_workers_than_allowed(root: Path, monkeypatch: pytest.Monk
             (root / name).mkdir()
             policy = SandboxPolicy((READ_ALL, writable(root / name)))
             await files.run(policy, WriteFile(os.fsencode(root / name / "file"), b"x"))
-        await eventually(lambda: len(children() - before) == 2)
+        assert await eventually(lambda: len(children() - before) == 2)
 
 
 @asynchronous
@@ -220,7 +215,7 @@ async def test_a_killed_worker_fails_what_it_does_and_nothing_else(root: Path) -
         reader = os.open(fifo, os.O_RDONLY | os.O_NONBLOCK)
         # More than a pipe takes, so the worker waits for the reader.
         writing = asyncio.ensure_future(files.run(policy, WriteFile(fifo, bytes(1_000_000))))
-        await eventually(lambda: bool(_readable(reader)))
+        assert await eventually(lambda: bool(_readable(reader)))
         (worker,) = (each for each in files._workers.values() if each._waiting)
         os.killpg(worker._child.pid, signal.SIGKILL)
         with pytest.raises(OperationFailed, match="the worker for file operations failed"):
@@ -238,7 +233,7 @@ async def test_one_that_is_given_up_does_not_answer_the_next(root: Path) -> None
         await files.run(policy, GetMetadata(fifo))
         reader = os.open(fifo, os.O_RDONLY | os.O_NONBLOCK)
         writing = asyncio.ensure_future(files.run(policy, WriteFile(fifo, bytes(1_000_000))))
-        await eventually(lambda: bool(_readable(reader)))
+        assert await eventually(lambda: bool(_readable(reader)))
         writing.cancel()
         with pytest.raises(asyncio.CancelledError):
             await writing

@@ -16,6 +16,8 @@ from tests.support.mutants.wire import Message, Wire, install
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from exec_server.engine.processes.process import Process
+
 Transport = Literal["ws", "stdio"]
 
 
@@ -1114,15 +1116,15 @@ def retention_none() -> None:
 
 @patch("a closed process is forgotten at once", "v1/process/pipe_basic")
 def closed_forgotten() -> None:
-    from exec_server.engine.processes.process import ProcessTable  # noqa: PLC0415
+    from exec_server.engine.processes.retention import Retention  # noqa: PLC0415
 
-    retain = ProcessTable.retain
+    retain = Retention.add_closed
 
     def forget(self: Any, process: Any) -> None:
-        self._retention_seconds = 0
+        self._seconds = 0
         retain(self, process)
 
-    ProcessTable.retain = forget  # type: ignore[method-assign]
+    Retention.add_closed = forget  # type: ignore[method-assign]
 
 
 @patch("a detached session is over at once", "v1/session/resume", "ws")
@@ -1320,12 +1322,12 @@ def list_closes_early(wire: Wire) -> None:
 
 @patch("a list tells of the processes of every session", "draft/list/session", "ws")
 def list_of_all_sessions() -> None:
-    from exec_server.engine.processes.process import Process, ProcessTable  # noqa: PLC0415
+    from exec_server.engine.processes.table import ProcessTable  # noqa: PLC0415
 
-    tables: list[ProcessTable] = []
+    tables: list[ProcessTable[Any]] = []
     start = ProcessTable.start
 
-    def noted(self: ProcessTable, *args: Any, **options: Any) -> Process:
+    def noted(self: ProcessTable[Any], *args: Any, **options: Any) -> Process[Any]:
         tables.append(self)
         return start(self, *args, **options)
 
@@ -1400,9 +1402,9 @@ def graceful_put_off() -> None:
     gracefully = Process.terminate_gracefully
 
     def put_off(self: Any, seconds: float) -> bool:
-        if self._killing is not None:
-            self._killing.cancel()
-            self._killing = None
+        if self._kill_timer is not None:
+            self._kill_timer.cancel()
+            self._kill_timer = None
         return gracefully(self, seconds)
 
     Process.terminate_gracefully = put_off  # type: ignore[method-assign]
@@ -1425,13 +1427,13 @@ def stopped_not_continued() -> None:
 def group_left_alive() -> None:
     from exec_server.engine.processes.process import Process  # noqa: PLC0415
 
-    end_now = Process._end_now
+    end_now = Process.end_now
 
     def leader_alone(self: Any) -> None:
         if self.status is None:
             end_now(self)
 
-    Process._end_now = leader_alone  # type: ignore[method-assign]
+    Process.end_now = leader_alone  # type: ignore[method-assign]
 
 
 @mutant("an unknown mode kills", "draft/terminate/params")

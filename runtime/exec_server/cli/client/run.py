@@ -48,10 +48,12 @@ async def run(client: Client, options: argparse.Namespace) -> int:
         terminal.require(tty=options.tty)
     process, has_size = await _start(client, options)
     if not options.json:
-        return await Joint(process, has_size=has_size).follow(interactive=options.interactive)
+        return await TerminalSession(process, has_size=has_size).follow(
+            interactive=options.interactive
+        )
     collected = Collected()
-    joint = Joint(process, has_size=has_size, sink=collected.take)
-    code = await joint.follow(interactive=options.interactive)
+    session = TerminalSession(process, has_size=has_size, sink=collected.take)
+    code = await session.follow(interactive=options.interactive)
     print_json(collected.facts(options.argv, code))
     return code
 
@@ -139,7 +141,7 @@ def _variable(text: str) -> tuple[str, str]:
     return name, value if equals else os.environ.get(name, "")
 
 
-class Joint:
+class TerminalSession:
     """A process, and the terminal or streams that it is joined to."""
 
     def __init__(self, process: Process, *, has_size: bool, sink: Sink = terminal.write) -> None:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Final
 from exec_server.cli.client import terminal
 from exec_server.cli.client.exit_codes import FAILED, SIGNALLED, CommandError
 from exec_server.cli.client.printing import print_json, print_line
-from exec_server.cli.client.run import GRACE_SECONDS, Joint
+from exec_server.cli.client.run import GRACE_SECONDS, TerminalSession
 from exec_server.cli.client.target_options import SESSION_VARIABLE, session_of
 from exec_server.client import ServerError, Unsupported
 from exec_server.printable import printable
@@ -88,11 +88,11 @@ async def attach(client: Client, options: argparse.Namespace) -> int:
         if options.interactive:
             terminal.require(tty=tty)
         process = await _attached(client, options.process, tty=tty, overflow="block")
-        joint = Joint(process, has_size=tty and await _fit(process))
+        joint = TerminalSession(process, has_size=tty and await _fit(process))
         return await (joint.follow(interactive=True) if options.interactive else _watch(joint))
 
 
-async def _watch(joint: Joint) -> int:
+async def _watch(joint: TerminalSession) -> int:
     """Follow the output, and stop at the first signal."""
     loop = asyncio.get_running_loop()
     showing = asyncio.create_task(joint.show())

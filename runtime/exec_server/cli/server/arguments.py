@@ -1,13 +1,16 @@
-"""The command line of ``codex-exec-server``: what it can ask for, and what it does ask for."""
+"""Command line of ``codex-exec-server``."""
 
 from __future__ import annotations
 
 import argparse
 from typing import TYPE_CHECKING
 
-from exec_server.cli.server.limit_options import add_setting_options, given_settings, whole_number
-from exec_server.cli.server.listen_options import Access, add_options, parse_listen_url
-from exec_server.cli.server.main import Order
+from exec_server import __version__
+from exec_server.cli import option_types
+from exec_server.cli.server.limit_options import add_setting_options, given_settings
+from exec_server.cli.server.listen_options import ListenConfig, add_listen_options
+from exec_server.cli.server.listen_url import parse_listen_url
+from exec_server.cli.server.server_options import ServerOptions
 from exec_server.revisions.registry import PROTOCOLS
 
 if TYPE_CHECKING:
@@ -16,7 +19,7 @@ if TYPE_CHECKING:
 
 
 class _Refuse(argparse.Action):
-    """An option of codex exec-server that asks for what this server does not do."""
+    """Action of an option of ``codex exec-server`` that this server cannot honour."""
 
     def __call__(
         self,
@@ -29,32 +32,33 @@ class _Refuse(argparse.Action):
 
 
 def _add_codex_options(parser: argparse.ArgumentParser) -> None:
-    """Options that scripts pass to codex exec-server; the ones without meaning here are taken."""
+    """Add the options of ``codex exec-server``, which scripts may pass to this server too."""
     group = parser.add_argument_group(
         "options of codex exec-server",
-        "taken so that this server can stand in for it; without effect here but the first",
+        "Accepted for compatibility with `codex exec-server`; ignored except "
+        "--exit-on-stdin-close.",
     )
     group.add_argument(
         "--exit-on-stdin-close",
         action="store_true",
-        help="with ws://: stop when stdin is closed",
+        help="stop a listening server when its stdin is closed (default: go on)",
     )
     group.add_argument(
         "--concurrent-requests",
         metavar="COUNT",
-        type=whole_number,
-        help="requests of a connection are always served side by side",
+        type=option_types.count,
+        help="ignored: the requests of a connection are always served concurrently",
     )
     for flags in (("-c", "--config"), ("--enable",), ("--disable",)):
-        group.add_argument(*flags, action="append", metavar="X", help="configures codex alone")
-    group.add_argument("--strict-config", action="store_true", help="configures codex alone")
+        group.add_argument(*flags, action="append", metavar="X", help="ignored: configures codex")
+    group.add_argument("--strict-config", action="store_true", help="ignored: configures codex")
     group.add_argument(
         "--linux-sandbox-pid-namespace",
         choices=("isolate", "inherit"),
-        help="no sandbox is set up",
+        help="ignored: a sandbox always has its own PID namespace",
     )
     group.add_argument(
-        "--proxy-private-ips-via-upstream", action="store_true", help="no proxy is set up"
+        "--proxy-private-ips-via-upstream", action="store_true", help="ignored: no proxy is started"
     )
     for flag in ("--remote", "--remote-transport", "--environment-id", "--name"):
         group.add_argument(
@@ -62,7 +66,7 @@ def _add_codex_options(parser: argparse.ArgumentParser) -> None:
             action=_Refuse,
             metavar="X",
             const="this server does not register itself with a remote service",
-            help="refused: this server does not register itself anywhere",
+            help="refused: this server does not register itself with a remote service",
         )
 
 
@@ -71,45 +75,47 @@ def _parser() -> argparse.ArgumentParser:
         prog="codex-exec-server",
         usage="%(prog)s [--listen URL] [--protocol REVISION] [OPTIONS]",
         description="Run processes and serve files for a codex client, over JSON-RPC.",
-        epilog="Exit codes: 0 the client left or the server was told to stop, 1 it could not "
-        "start, 2 wrong usage.",
+        epilog="Signals: SIGTERM and SIGINT stop the server, a second one at once. A listening "
+        "server reads its secrets and certificates again on SIGHUP. Exit codes: 0 the client left "
+        "or the server was stopped, 1 it could not start, 2 wrong usage.",
     )
+    parser.add_argument("--version", action="version", version=f"%(prog)s {__version__}")
     parser.add_argument(
         "--listen",
         metavar="URL",
         default="stdio://",
-        help="ws://IP:PORT (port 0 picks a free one; the real URL is printed on stdout), "
-        "wss://IP:PORT, unix:///PATH, or stdio:// for one client on stdin and stdout "
-        "(default: %(default)s)",
+        help="address to listen on: ws://IP:PORT or wss://IP:PORT (port 0 selects a free port; the "
+        "resulting URL is printed on stdout), unix:///PATH, or stdio:// for one client on stdin "
+        "and stdout (default: %(default)s)",
     )
     parser.add_argument(
         "--protocol",
         choices=PROTOCOLS,
         default="auto",
-        help="the revision to speak, and no other; auto speaks all of them at once, with each "
-        "client its own (default: %(default)s)",
+        help="protocol revision to speak; auto speaks all of them and follows each client "
+        "(default: %(default)s)",
     )
     parser.add_argument(
-        "--verbose", action="store_true", help="report connections that end badly on stderr"
+        "--verbose",
+        action="store_true",
+        help="log on stderr why connections end with an error (default: log warnings and errors)",
     )
-    add_options(parser)
+    add_listen_options(parser)
     add_setting_options(parser)
     _add_codex_options(parser)
     return parser
 
 
-def parse(arguments: Sequence[str]) -> Order:
-    """What a command line asks for; reads the files it names.
+def parse(arguments: Sequence[str]) -> ServerOptions:
+    """Parse a command line and read the files it names.
 
-    Raises SystemExit for what no command line may say, UsageError for what cannot be had.
+    Raises SystemExit for wrong usage, UsageError for what cannot be provided.
     """
     options = _parser().parse_args(arguments)
-    address = parse_listen_url(options.listen)
-    access = Access(address, options)
-    return Order(
+    return ServerOptions(
         protocol=options.protocol,
-        access=None if address is None else access,
+        listen=ListenConfig.given(parse_listen_url(options.listen), options),
         settings=given_settings(options),
-        exits_on_stdin_close=options.exit_on_stdin_close,
+        exit_on_stdin_close=options.exit_on_stdin_close,
         verbose=options.verbose,
     )

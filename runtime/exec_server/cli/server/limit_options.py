@@ -1,10 +1,11 @@
-"""The options of the command line that set limits and times."""
+"""Options for limits and times: one for each field of Settings."""
 
 from __future__ import annotations
 
 import argparse
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
+from exec_server.cli import option_types
 from exec_server.settings import Settings
 
 if TYPE_CHECKING:
@@ -15,27 +16,13 @@ class _Option(NamedTuple):
     flag: str
     field: str
     parse: Callable[[str], object] | None
-    """How its value is read; None for a switch."""
+    """Parser of its value; None for a switch."""
     help: str
     metavar: str = "N"
 
 
-def _seconds(text: str) -> float:
-    value = float(text)
-    if not 0 <= value < float("inf"):
-        raise argparse.ArgumentTypeError(f"expected seconds, 0 or more, got {text!r}")
-    return value
-
-
-def whole_number(text: str) -> int:
-    """A whole number above 0; raises argparse.ArgumentTypeError."""
-    if not text.isascii() or not text.isdigit() or not int(text):
-        raise argparse.ArgumentTypeError(f"expected a whole number above 0, got {text!r}")
-    return int(text)
-
-
 def _depth(text: str) -> int:
-    depth = whole_number(text)
+    depth = option_types.count(text)
     if depth > _MAX_DEPTH:
         raise argparse.ArgumentTypeError(f"expected at most {_MAX_DEPTH}, got {depth}")
     return depth
@@ -49,7 +36,7 @@ def _executions(text: str) -> tuple[str, ...]:
 
 
 _MAX_DEPTH: Final = 512
-"""What the parsers follow without running out of stack."""
+"""Depth that the parsers reach without running out of stack."""
 
 _EXECUTIONS: Final = {
     "all": ("direct", "prepared"),
@@ -61,138 +48,164 @@ _OPTIONS: Final = (
     _Option(
         "--detached-seconds",
         "detached_seconds",
-        _seconds,
-        "how long a client that lost its connection may resume its session before its processes "
-        "are killed (default: 10 with --protocol v1, else 80)",
+        option_types.seconds,
+        "seconds for which a client that lost its connection can resume its session; then the "
+        "session ends and its processes are killed (default: 10 with --protocol v1, otherwise "
+        "80)",
     ),
     _Option(
         "--retention-seconds",
         "retention_seconds",
-        _seconds,
-        "how long the output of a finished process can still be read (default: 30 with "
-        "--protocol v1, else 80)",
+        option_types.seconds,
+        "seconds for which the output of a closed process can be read (default: 30 with "
+        "--protocol v1, otherwise 80)",
     ),
     _Option(
-        "--max-connections", "max_connections", whole_number, "WebSocket connections at a time"
+        "--max-connections",
+        "max_connections",
+        option_types.count,
+        "maximum number of WebSocket connections; beyond it a handshake is answered with 503",
     ),
     _Option(
         "--max-sessions",
         "max_sessions",
-        whole_number,
-        "sessions at a time, with those that can be resumed",
+        option_types.count,
+        "maximum number of sessions, detached ones included; beyond it `initialize` is refused",
     ),
     _Option(
         "--max-processes",
         "max_processes",
-        whole_number,
-        "how many processes of a client may run at a time",
+        option_types.count,
+        "maximum number of running processes per session; beyond it a start is refused",
     ),
     _Option(
         "--retained-bytes",
         "retained_bytes",
-        whole_number,
-        "output of a process that can be read again, the newest",
+        option_types.count,
+        "bytes of output retained per process for process/read; beyond it the oldest chunks are "
+        "dropped",
     ),
     _Option(
-        "--retained-chunks", "retained_chunks", whole_number, "pieces of such output, the newest"
+        "--retained-chunks",
+        "retained_chunks",
+        option_types.count,
+        "number of output chunks retained per process for process/read; beyond it the oldest "
+        "are dropped",
     ),
     _Option(
         "--max-retained-bytes",
         "max_retained_bytes",
-        whole_number,
-        "memory in bytes for the output of all processes of a client that can be read again; "
-        "beyond, the finished process that ended first is forgotten early, and if there is none, "
-        "the oldest output of the process that writes",
+        option_types.count,
+        "bytes of memory for the retained output of all processes of a session; beyond it the "
+        "process that closed first is forgotten early or, if none has closed, the oldest output "
+        "of the process that writes is dropped",
     ),
     _Option(
         "--remembered-writes",
         "remembered_writes",
-        whole_number,
-        "writes to the processes of a client that are done once, however often they are sent; "
-        "the most recent ones",
+        option_types.count,
+        "number of accepted writes per session that are recognized when a client repeats them; "
+        "beyond it the oldest are forgotten",
     ),
     _Option(
         "--write-queue-bytes",
         "write_queue_bytes",
-        whole_number,
-        "input queued for a process before a write has to wait",
+        option_types.count,
+        "bytes of input queued per process; beyond it process/write is answered when there is room",
     ),
     _Option(
         "--max-message-bytes",
         "max_message_bytes",
-        whole_number,
-        "a WebSocket message or a line from a client",
+        option_types.count,
+        "maximum size in bytes of a WebSocket message or a line of input; beyond it the "
+        "connection is closed with code 1009, or the line is skipped",
     ),
     _Option(
-        "--max-frame-bytes", "max_frame_bytes", whole_number, "a WebSocket frame from a client"
+        "--max-frame-bytes",
+        "max_frame_bytes",
+        option_types.count,
+        "maximum size in bytes of a WebSocket frame; beyond it the connection is closed with "
+        "code 1009",
     ),
     _Option(
         "--max-json-bytes",
         "max_json_bytes",
-        whole_number,
-        "JSON of a message, without the base64 data in its params",
+        option_types.count,
+        "maximum size in bytes of the JSON of a message, base64 data in its params excluded; "
+        "beyond it the message is refused",
     ),
-    _Option("--max-json-depth", "max_json_depth", _depth, "nested arrays and objects of a message"),
-    _Option("--max-json-values", "max_json_values", whole_number, "JSON values of a message"),
+    _Option(
+        "--max-json-depth",
+        "max_json_depth",
+        _depth,
+        "maximum nesting of arrays and objects in a message; beyond it the message is refused",
+    ),
+    _Option(
+        "--max-json-values",
+        "max_json_values",
+        option_types.count,
+        "maximum number of JSON values in a message; beyond it the message is refused",
+    ),
     _Option(
         "--max-requests",
         "max_requests",
-        whole_number,
-        "requests of a connection that wait for something at a time",
+        option_types.count,
+        "maximum number of waiting requests per connection; beyond it requests that may wait "
+        "are refused",
     ),
     _Option(
         "--max-held-bytes",
         "max_held_bytes",
-        whole_number,
-        "memory in bytes that is held for a client: requests that wait, input queued for "
-        "processes, contents that are collected before they are sent, answers not read yet; "
-        "beyond, requests are refused or read later",
+        option_types.count,
+        "bytes of memory held per client: waiting requests, input queued for processes, "
+        "contents collected before they are sent, answers not read yet; beyond it requests are "
+        "refused or read later",
     ),
     _Option(
         "--max-unsent-bytes",
         "max_unsent_bytes",
-        whole_number,
-        "answers a client has not read before no more of its requests are read",
+        option_types.count,
+        "bytes of answers that a client has not read; beyond it no more of its requests are read",
     ),
     _Option(
         "--max-file-handles",
         "max_file_handles",
-        whole_number,
-        "files that a connection may hold open",
+        option_types.count,
+        "maximum number of open file handles per connection; beyond it fs/open is refused",
     ),
     _Option(
         "--max-http-seconds",
         "max_http_seconds",
-        _seconds,
-        "how long an http/request may take (default: as long as the client says)",
+        option_types.seconds,
+        "maximum duration of an http/request in seconds; beyond it the request fails (default: "
+        "none beside the client's own timeout)",
     ),
     _Option(
         "--execution",
         "executions",
         _executions,
-        "the kinds of command to run (all, direct or prepared; default: all): direct ones are run "
-        "as their author wrote them, prepared ones as the client has made them fit to be run; "
-        "clients of v0 to v2 start direct ones alone",
+        "kinds of command to run: direct ones are run as given, prepared ones after a client "
+        "has adapted them (draft); all, direct or prepared (default: all)",
         "KIND",
     ),
     _Option(
         "--grace-seconds",
         "grace_seconds",
-        _seconds,
-        "how long requests and processes under way may take to end when the server is told to; "
-        "processes get SIGTERM at once and SIGKILL then",
+        option_types.seconds,
+        "seconds that requests and processes may take to end after SIGTERM; then processes are "
+        "killed and requests not answered",
     ),
     _Option(
         "--fsync",
         "fsync",
         None,
-        "answer fs/writeFile and fs/copy when the files are on the disk",
+        "answer fs/writeFile and fs/copy only when the file is on the disk (default: off)",
     ),
 )
 
 
 def add_setting_options(parser: argparse.ArgumentParser) -> None:
-    """Let a command line set every field of Settings."""
+    """Add an option for each field of Settings."""
     defaults = Settings()
     group = parser.add_argument_group("limits and times")
     for option in _OPTIONS:
@@ -213,7 +226,7 @@ def add_setting_options(parser: argparse.ArgumentParser) -> None:
 
 
 def given_settings(options: argparse.Namespace) -> dict[str, Any]:
-    """The fields of Settings that a command line sets."""
+    """Return the fields of Settings that a command line sets."""
     return {
         option.field: value
         for option in _OPTIONS

@@ -1,4 +1,4 @@
-"""``codex-exec-server``: read the command line, listen, serve."""
+"""Main function of ``codex-exec-server``: parse the command line, listen, serve."""
 
 from __future__ import annotations
 
@@ -9,60 +9,38 @@ import sys
 from typing import TYPE_CHECKING, Any, Final
 
 from exec_server import lazy_imports
+from exec_server.cli.server.server_options import ServerOptions
 from exec_server.errors import UsageError, system_text
 from exec_server.printable import OneLineFormatter, printable
 
 if TYPE_CHECKING:
     import asyncio
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Sequence
 
-    from exec_server.cli.server.listen_options import Access
+    from exec_server.cli.server.listen_options import ListenConfig
     from exec_server.engine.processes.watchdog import Watchdog
+    from exec_server.server.listener import WebSocketServer
     from exec_server.server.server import Server, Stop
 
 _PLAIN: Final = ((), ("--listen", "stdio"), ("--listen", "stdio://"))
-"""The command lines that clients start servers of their own with: they ask for nothing special."""
+"""Command lines of clients that start a server for themselves; they need no parser."""
 
 _SWITCH_SECONDS: Final = 0.0005
-"""How long a thread that copies or lists files may keep the interpreter from the event loop;
-Python's 5 ms add up for a request that has to wait several times."""
+"""Time that a thread may keep the interpreter from the event loop. Python's 5 ms add up for a
+request that waits several times."""
 
 _ROOT_WARNING: Final = (
     "codex-exec-server: warning: running as root, so clients and their programs are root on this "
     "machine; run the server as a user of its own"
 )
-"""For an operator who lets others in. On stdio the client has started the server itself."""
-
-
-class Order:
-    """What a command line asks for, and what it asks for when it asks for nothing."""
-
-    def __init__(
-        self,
-        *,
-        protocol: str = "auto",
-        access: Access | None = None,
-        settings: Mapping[str, Any] | None = None,
-        exits_on_stdin_close: bool = False,
-        verbose: bool = False,
-    ) -> None:
-        self.protocol = protocol
-        """One of ``revisions.PROTOCOLS``."""
-        self.access = access
-        """Where to listen, and whom to let in; None: for the one client on stdin and stdout."""
-        self.settings = settings or {}
-        """The fields of Settings that differ from the protocol's."""
-        self.exits_on_stdin_close = exits_on_stdin_close
-        """Whether a listening server stops at the end of stdin."""
-        self.verbose = verbose
-        """Whether to report connections that end badly."""
+"""Printed by listeners only. On stdio the client has started the server itself."""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run the server; returns the exit code. Raises SystemExit on wrong usage."""
+    """Run the server and return the exit code. Raises SystemExit on wrong usage."""
     lazy_imports.load_msgspec()
     try:
-        return _run(_order(sys.argv[1:] if argv is None else argv))
+        return _run(_options(sys.argv[1:] if argv is None else argv))
     except UsageError as error:
         text = str(error)
     except OSError as error:
@@ -71,15 +49,15 @@ def main(argv: Sequence[str] | None = None) -> int:
     return 1
 
 
-def _order(arguments: Sequence[str]) -> Order:
+def _options(arguments: Sequence[str]) -> ServerOptions:
     if tuple(arguments) in _PLAIN:
-        return Order()
-    from exec_server.cli.server.arguments import parse  # noqa: PLC0415 (takes a while to load)
+        return ServerOptions()
+    from exec_server.cli.server.arguments import parse  # noqa: PLC0415 (slow to load)
 
     return parse(arguments)
 
 
-def _run(order: Order) -> int:
+def _run(options: ServerOptions) -> int:
     import asyncio  # noqa: PLC0415
     import signal  # noqa: PLC0415
 
@@ -91,12 +69,18 @@ def _run(order: Order) -> int:
     with asyncio.Runner() as runner, contextlib.ExitStack() as stack:
         watchdog = Watchdog()
         stack.callback(watchdog.close)
-        for signum in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
+        stopping = [signal.SIGTERM, signal.SIGINT]
+        if options.listen is None:
+            stopping.append(signal.SIGHUP)  # the client's terminal is gone
+        for signum in stopping:
             stack.callback(on_signal(runner.get_loop(), signum, stop.tell))
-        return runner.run(_serve(order, watchdog, stop))
+        for signum in (signal.SIGUSR1, signal.SIGUSR2):
+            # They would end the process, and all work with it. Programs do not inherit handlers.
+            stack.callback(on_signal(runner.get_loop(), signum, lambda: None))
+        return runner.run(_serve(options, watchdog, stop))
 
 
-async def _serve(order: Order, watchdog: Watchdog, stop: Stop) -> int:
+async def _serve(options: ServerOptions, watchdog: Watchdog, stop: Stop) -> int:
     import asyncio  # noqa: PLC0415
     import gc  # noqa: PLC0415
     import logging  # noqa: PLC0415
@@ -108,32 +92,36 @@ async def _serve(order: Order, watchdog: Watchdog, stop: Stop) -> int:
 
     handler = logging.StreamHandler()
     handler.setFormatter(OneLineFormatter("codex-exec-server: "))
-    logging.basicConfig(handlers=[handler], level=logging.INFO if order.verbose else logging.ERROR)
+    logging.basicConfig(
+        handlers=[handler], level=logging.INFO if options.verbose else logging.WARNING
+    )
     loop = asyncio.get_running_loop()
     loop.set_exception_handler(_report)
-    settings = msgspec.structs.replace(default_settings(order.protocol), **order.settings)
-    server = Server(revisions_of(order.protocol), watchdog=watchdog, settings=settings, stop=stop)
+    settings = msgspec.structs.replace(
+        default_settings(options.protocol), **(options.settings or {})
+    )
+    server = Server(revisions_of(options.protocol), watchdog=watchdog, settings=settings, stop=stop)
     gc.freeze()
     sys.setswitchinterval(_SWITCH_SECONDS)
     gc.enable()
-    if order.access is None:
+    if options.listen is None:
         await _serve_stdio(server)
     else:
-        if order.exits_on_stdin_close:
+        if options.exit_on_stdin_close:
             _stop_at_eof(loop, stop)
-        await _serve_websocket(server, order.access)
+        await _serve_websocket(server, options.listen)
     return 0
 
 
 def _report(loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
-    """Tell of a fault of this program in one line."""
+    """Log an internal error in one line."""
     import logging  # noqa: PLC0415
 
     logging.getLogger("exec_server").error("%s: %r", context["message"], context.get("exception"))
 
 
 def _stop_at_eof(loop: asyncio.AbstractEventLoop, stop: Stop) -> None:
-    """Stop the server when whoever holds the other end of stdin lets go of it."""
+    """Stop the server at the end of stdin."""
     import threading  # noqa: PLC0415
 
     def wait() -> None:
@@ -143,7 +131,7 @@ def _stop_at_eof(loop: asyncio.AbstractEventLoop, stop: Stop) -> None:
         with contextlib.suppress(RuntimeError):  # the loop may be closed by now
             loop.call_soon_threadsafe(stop.tell)
 
-    # A thread, because stdin may be a file or /dev/null, which no event loop watches.
+    # A thread, because stdin may be a file or /dev/null, which an event loop cannot watch.
     threading.Thread(target=wait, daemon=True).start()
 
 
@@ -153,17 +141,52 @@ async def _serve_stdio(server: Server) -> None:
     await serve_stdio(server, sys.stdin.fileno(), sys.stdout.fileno())
 
 
-async def _serve_websocket(server: Server, access: Access) -> None:
-    # Of many clients one may use up the descriptors that loading takes; messages that only this
-    # parser understands are then still answered.
+async def _serve_websocket(server: Server, config: ListenConfig) -> None:
+    import asyncio  # noqa: PLC0415
+    import signal  # noqa: PLC0415
+
+    from exec_server.signals import on_signal  # noqa: PLC0415
+
+    # No module can be loaded while clients use all descriptors; this parser reads messages that the
+    # fast one refuses.
     json.loads("0")
-    listener = access.listen(server)
-    # codex prints the bare URL on stdout; the standalone server its banner on stderr.
+    listener = config.listen(server)
+    loop = asyncio.get_running_loop()
+    end_reloading = on_signal(loop, signal.SIGHUP, lambda: _reload(config, listener))
+    # codex prints the bare URL on stdout; the standalone server prints its banner on stderr.
     print(listener.url, flush=True)
     print(f"codex-exec-server listening on {listener.url}", file=sys.stderr, flush=True)
     if not os.geteuid():
         print(_ROOT_WARNING, file=sys.stderr, flush=True)
+    preloading = loop.create_task(_preload())
     try:
         await server.stop.wait()
     finally:
+        preloading.cancel()
+        end_reloading()
         await listener.aclose()
+
+
+def _reload(config: ListenConfig, listener: WebSocketServer) -> None:
+    """Read secrets and certificates again; keep the old ones if they cannot be used."""
+    import logging  # noqa: PLC0415
+
+    log = logging.getLogger("exec_server")
+    try:
+        config.reload(listener)
+    except UsageError as error:
+        log.error("reload failed, the previous secrets and certificates stay in use: %s", error)
+    else:
+        log.warning("secrets and certificates were read again")
+
+
+async def _preload() -> None:
+    """Load lazy modules while the server waits, one per turn of the event loop.
+
+    Otherwise the first request of the first client would hold the loop meanwhile.
+    """
+    import asyncio  # noqa: PLC0415
+
+    for name in lazy_imports.pending("exec_server"):
+        await asyncio.sleep(0)
+        lazy_imports.load(name)

@@ -1,6 +1,6 @@
-"""The program ``codex-exec-server``, from its first moment to its last.
+"""Entry point of the program ``codex-exec-server``.
 
-Clients start a server of their own over stdio and wait for it, so it is made to start fast.
+Clients that start a server for themselves wait for it, so start-up time matters.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from exec_server import lazy_imports
 if TYPE_CHECKING:
     from typing import NoReturn
 
-_FAMILIES: Final = frozenset(
+_HANDLERS: Final = frozenset(
     (
         "exec_server.engine.processes.pty",
         "exec_server.revisions.draft.process",
@@ -31,18 +31,18 @@ _FAMILIES: Final = frozenset(
         "exec_server.revisions.v2.sandbox",
     )
 )
-"""Of methods, and what else a client may not ask for."""
+"""Modules of methods that a client may not use."""
 
 
 def run() -> NoReturn:
-    """Run the server as a program of its own, and end it.
+    """Run the server and exit.
 
-    Nothing is left to be cleaned up then but what the system does faster than the interpreter.
+    Skips the interpreter's clean-up, which the operating system does faster.
     """
-    # Loading makes much that stays, and nothing that goes.
+    # Imports create only long-lived objects, so the collector is off meanwhile.
     gc.disable()
-    lazy_imports.install(lazy_imports.SELDOM_USED | _FAMILIES)
-    from exec_server.cli.server.main import main  # noqa: PLC0415 (what it loads is to be loaded late)
+    lazy_imports.install(lazy_imports.SELDOM_USED | _HANDLERS)
+    from exec_server.cli.server.main import main  # noqa: PLC0415 (after lazy imports are installed)
 
     try:
         code = main()

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
     from exec_server.client.events import Excerpts, PlacedEvent, ProcessInfo, Snapshot
+    from exec_server_protocol.table import Method
 
 Inherit: TypeAlias = Literal["all", "core", "none"]
 """Which variables of the server's environment a process starts from; ``core`` is HOME, LANG,
@@ -167,8 +168,8 @@ class Revision:
     """Whether events carry sequence numbers, and output can be read again."""
     names_processes: ClassVar[bool] = True
     """Whether the client names processes; otherwise the server does."""
-    repeatable: ClassVar[frozenset[str]] = frozenset()
-    """Methods that may be sent again when a connection was lost before their answer came."""
+    methods: ClassVar[Mapping[str, Method]]
+    """Method table of the revision."""
 
     # Notifications
 
@@ -180,7 +181,7 @@ class Revision:
         """The piece of an HTTP body that a notification brings; None for any other."""
         return None
 
-    async def settle(self, process_id: str) -> None:
+    async def drain_output(self, process_id: str) -> None:
         """Return when the output of an exited process has come, where nothing tells of that."""
         raise NotImplementedError
 
@@ -194,15 +195,15 @@ class Revision:
         self, process_id: str, after_seq: int, max_bytes: int | None, wait_ms: int
     ) -> Snapshot:
         """Retained output with a higher number, and the state of the process."""
-        self._lacks("reading output again")
+        self._unsupported("reading output again")
 
     async def excerpts(self, process_id: str) -> Excerpts:
         """Beginning and end of the output, and the state of the process."""
-        self._lacks("excerpts of the output")
+        self._unsupported("excerpts of the output")
 
     async def list_processes(self) -> list[ProcessInfo]:
         """The processes of the session."""
-        self._lacks("listing processes")
+        self._unsupported("listing processes")
 
     async def write(self, process_id: str, data: bytes, write_id: str) -> None:
         """Queue bytes for the standard input or the terminal."""
@@ -217,18 +218,18 @@ class Revision:
 
     async def interrupt(self, process_id: str) -> None:
         """Send SIGINT to the process group."""
-        self._lacks("signals")
+        self._unsupported("signals")
 
     can_close_stdin: bool = False
     """Whether ``close_stdin`` is there."""
 
     async def close_stdin(self, process_id: str) -> None:
         """End the standard input."""
-        self._lacks("closing standard input")
+        self._unsupported("closing standard input")
 
     async def resize(self, process_id: str, rows: int, cols: int) -> None:
         """Set the size of the terminal."""
-        self._lacks("resizing a terminal")
+        self._unsupported("resizing a terminal")
 
     # Environment
 
@@ -240,42 +241,42 @@ class Revision:
 
     async def read_file(self, path: str) -> bytes:
         """The content of a file."""
-        self._lacks("files")
+        self._unsupported("files")
 
     async def write_file(self, path: str, data: bytes) -> None:
         """Create a file or replace its content."""
-        self._lacks("files")
+        self._unsupported("files")
 
     async def create_directory(self, path: str, *, recursive: bool) -> None:
         """Create a directory."""
-        self._lacks("files")
+        self._unsupported("files")
 
     async def status(self, path: str) -> FileStatus:
         """What the path leads to."""
-        self._lacks("files")
+        self._unsupported("files")
 
     async def read_directory(self, path: str) -> list[DirEntry]:
         """The entries of a directory."""
-        self._lacks("files")
+        self._unsupported("files")
 
     has_tree: bool = False
     """Whether ``tree`` is there."""
 
     async def tree(self, path: str, *, follow_symlinks: bool, prune_hidden: bool) -> Tree:
         """What a directory holds at every depth, up to ``WALK_DIRECTORIES`` and so on."""
-        self._lacks("listing a tree")
+        self._unsupported("listing a tree")
 
     async def remove(self, path: str, *, recursive: bool, force: bool) -> None:
         """Remove a file or a tree."""
-        self._lacks("files")
+        self._unsupported("files")
 
     async def copy(self, source: str, destination: str, *, recursive: bool) -> None:
         """Copy a file, a link or a tree."""
-        self._lacks("files")
+        self._unsupported("files")
 
     async def canonicalize(self, path: str) -> str:
         """The path without symbolic links."""
-        self._lacks("resolving paths")
+        self._unsupported("resolving paths")
 
     can_stream_reads: bool = False
     """Whether files can be read in blocks."""
@@ -286,25 +287,25 @@ class Revision:
 
     async def open_file(self, handle_id: str, path: str, *, writes: bool) -> None:
         """Open a file to read, or to write anew, in blocks."""
-        self._lacks("open files")
+        self._unsupported("open files")
 
     async def read_block(self, handle_id: str, offset: int, length: int) -> bytes:
         """A block of an open file, shorter only at its end; at most 1 MiB."""
-        self._lacks("open files")
+        self._unsupported("open files")
 
     async def write_block(self, handle_id: str, offset: int, data: bytes) -> None:
         """Write a block of 1 byte to 1 MiB to an open file."""
-        self._lacks("open files")
+        self._unsupported("open files")
 
     async def close_file(self, handle_id: str) -> None:
         """Close an open file."""
-        self._lacks("open files")
+        self._unsupported("open files")
 
     # HTTP
 
     async def http(self, exchange: HttpExchange) -> HttpHead:
         """Let the server make an HTTP request."""
-        self._lacks("HTTP requests")
+        self._unsupported("HTTP requests")
 
-    def _lacks(self, what: str) -> NoReturn:
+    def _unsupported(self, what: str) -> NoReturn:
         raise Unsupported(f"revision {self.name} has no messages for {what}")

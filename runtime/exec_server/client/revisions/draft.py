@@ -8,6 +8,7 @@ from exec_server.client.events import Excerpt, Excerpts, ProcessInfo
 from exec_server.client.revisions.v2 import V2
 from exec_server_protocol.draft.client import ProcessClient
 from exec_server_protocol.draft.environment import EnvironmentInfoResult
+from exec_server_protocol.draft.methods import METHODS
 from exec_server_protocol.draft.process import (
     GracefulTermination,
     OutputExcerpt,
@@ -37,12 +38,7 @@ class Draft(V2):
     """See Revision for what the methods do."""
 
     name = "draft"
-    repeatable = V2.repeatable | {
-        "process/resize",
-        "process/closeStdin",
-        "process/list",
-        "process/snapshot",
-    }
+    methods = METHODS
     _info_model = EnvironmentInfoResult
 
     def __init__(self, caller: Caller, environment_info: msgspec.Raw) -> None:
@@ -57,7 +53,7 @@ class Draft(V2):
         if spec.size is None:
             return await super().start(spec)
         if RESIZE not in self._flags:
-            self._lacks("the size of a terminal")
+            self._unsupported("the size of a terminal")
         rows, cols = spec.size
         members = await self._start_members(spec)
         return await self._start(ProcessStartParams(**members, rows=rows, cols=cols))
@@ -67,7 +63,7 @@ class Draft(V2):
         if grace_ms is None:
             return await super().terminate(process_id, None)
         if TERMINATE_MODE not in self._flags:
-            self._lacks("asking a process to end")
+            self._unsupported("asking a process to end")
         mode = GracefulTermination(timeout_ms=grace_ms)
         params = ProcessTerminateParams(process_id=process_id, mode=mode)
         return (await self._process.terminate(params)).running
@@ -75,7 +71,7 @@ class Draft(V2):
     async def excerpts(self, process_id: str) -> Excerpts:
         """process/snapshot."""
         if SNAPSHOT not in self._flags:
-            self._lacks("excerpts of the output")
+            self._unsupported("excerpts of the output")
         taken = await self._process.snapshot(ProcessSnapshotParams(process_id=process_id))
         return Excerpts(
             _excerpt(taken.stdout or taken.terminal),
@@ -88,7 +84,7 @@ class Draft(V2):
     async def list_processes(self) -> list[ProcessInfo]:
         """process/list."""
         if LIST not in self._flags:
-            self._lacks("listing processes")
+            self._unsupported("listing processes")
         return [
             ProcessInfo(
                 found.process_id,
@@ -104,13 +100,13 @@ class Draft(V2):
     async def close_stdin(self, process_id: str) -> None:
         """process/closeStdin."""
         if not self.can_close_stdin:
-            self._lacks("closing standard input")
+            self._unsupported("closing standard input")
         await self._process.close_stdin(ProcessCloseStdinParams(process_id=process_id))
 
     async def resize(self, process_id: str, rows: int, cols: int) -> None:
         """process/resize."""
         if RESIZE not in self._flags:
-            self._lacks("resizing a terminal")
+            self._unsupported("resizing a terminal")
         await self._process.resize(ProcessResizeParams(process_id=process_id, rows=rows, cols=cols))
 
 

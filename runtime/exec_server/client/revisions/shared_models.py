@@ -22,21 +22,6 @@ if TYPE_CHECKING:
 
     from exec_server.client.events import PlacedEvent
 
-REPEATABLE: Final = frozenset(
-    (
-        "process/start",
-        "process/read",
-        "process/terminate",
-        "fs/readFile",
-        "fs/getMetadata",
-        "fs/readDirectory",
-        "fs/canonicalize",
-        "environment/info",
-    )
-)
-"""Methods that change nothing when they are sent twice. A start that is repeated collides with
-itself, which ``was_started_before`` tells."""
-
 _INVALID_REQUEST: Final = -32600
 
 _NO_ENTRY_NAMES: Final = frozenset(("", ".", ".."))

@@ -20,6 +20,7 @@ from exec_server_protocol.v0.command import (
     CommandExecTerminateParams,
     CommandExecWriteParams,
 )
+from exec_server_protocol.v0.methods import METHODS
 
 if TYPE_CHECKING:
     import msgspec
@@ -33,6 +34,7 @@ class V0(Revision):
     """See Revision for what the methods do."""
 
     name = "v0"
+    methods = METHODS
     has_sessions = False
     numbers_events = False
     names_processes = False
@@ -50,18 +52,18 @@ class V0(Revision):
             return exited.session_id, Exited(UNPLACED, exited.exit_code)
         return None
 
-    async def settle(self, process_id: str) -> None:
+    async def drain_output(self, process_id: str) -> None:
         """Let what was sent before the exit come; see Revision."""
         await self.terminate(process_id, None)
 
     async def start(self, spec: StartSpec) -> str:
         """command/exec."""
         if spec.inherit not in (None, "none"):
-            self._lacks("inheriting variables")
+            self._unsupported("inheriting variables")
         if spec.size is not None:
-            self._lacks("the size of a terminal")
+            self._unsupported("the size of a terminal")
         if spec.pipe_stdin:
-            self._lacks("a piped standard input")
+            self._unsupported("a piped standard input")
         params = CommandExecParams(
             argv=list(spec.argv),
             cwd="/" if spec.cwd is None else spec.cwd,
@@ -82,6 +84,6 @@ class V0(Revision):
     async def terminate(self, process_id: str, grace_ms: int | None) -> bool:
         """command/exec/terminate."""
         if grace_ms is not None:
-            self._lacks("asking a process to end")
+            self._unsupported("asking a process to end")
         params = CommandExecTerminateParams(session_id=process_id)
         return (await self._client.command.terminate(params)).running

@@ -26,6 +26,7 @@ from exec_server_protocol.v1.http import (
     HttpRequestBodyDeltaParams,
     HttpRequestParams,
 )
+from exec_server_protocol.v1.methods import METHODS
 from exec_server_protocol.v1.process import (
     EnvPolicy,
     ProcessClosedParams,
@@ -60,7 +61,7 @@ class V1(Revision):
     """See Revision for what the methods do."""
 
     name = "v1"
-    repeatable = shared_models.REPEATABLE
+    methods = METHODS
 
     def __init__(self, caller: Caller) -> None:
         self._client = Client(caller)
@@ -81,7 +82,7 @@ class V1(Revision):
     async def start(self, spec: StartSpec) -> str:
         """process/start."""
         if spec.size is not None:
-            self._lacks("the size of a terminal")
+            self._unsupported("the size of a terminal")
         params = ProcessStartParams(
             process_id=spec.process_id,
             argv=list(spec.argv),
@@ -130,7 +131,7 @@ class V1(Revision):
     async def terminate(self, process_id: str, grace_ms: int | None) -> bool:
         """process/terminate."""
         if grace_ms is not None:
-            self._lacks("asking a process to end")
+            self._unsupported("asking a process to end")
         params = ProcessTerminateParams(process_id=process_id)
         return (await self._client.process.terminate(params)).running
 

@@ -47,6 +47,7 @@ from exec_server_protocol.v2.http import (
     HttpRequestHeader,
     HttpRequestParams,
 )
+from exec_server_protocol.v2.methods import METHODS
 from exec_server_protocol.v2.process import (
     EnvPolicy,
     ProcessClosedParams,
@@ -60,6 +61,8 @@ from exec_server_protocol.v2.process import (
 )
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from exec_server.client.events import PlacedEvent, Snapshot
     from exec_server.client.revisions.base import (
         BodyPiece,
@@ -70,6 +73,7 @@ if TYPE_CHECKING:
         StartSpec,
     )
     from exec_server_protocol.caller import Caller
+    from exec_server_protocol.table import Method
 
 FILE_WRITE_STREAMING: Final = "fileWriteStreaming"
 """The capability of writing files in blocks."""
@@ -83,7 +87,7 @@ class V2(Revision):
     """See Revision for what the methods do."""
 
     name = "v2"
-    repeatable = shared_models.REPEATABLE | {"process/write", "environment/status", "fs/walk"}
+    methods: ClassVar[Mapping[str, Method]] = METHODS
     has_interrupt = True
     can_stream_reads = True
     has_tree = True
@@ -111,7 +115,7 @@ class V2(Revision):
     async def start(self, spec: StartSpec) -> str:
         """process/start."""
         if spec.size is not None:
-            self._lacks("the size of a terminal")
+            self._unsupported("the size of a terminal")
         params = ProcessStartParams(**await self._start_members(spec))
         return await self._start(params)
 
@@ -142,10 +146,16 @@ class V2(Revision):
         }
 
     async def _directory(self, cwd: str | None) -> str:
-        """The absolute path of a working directory, relative ones seen from the server's."""
+        """Return an absolute working directory; relative ones are joined to the server's.
+
+        A server that does not report its own directory is taken to be in ``/``.
+        """
         if cwd is not None and posixpath.isabs(cwd):
             return cwd
-        base = (await self.environment()).cwd or "/"
+        base = None
+        with contextlib.suppress(MethodUnknown):
+            base = (await self.environment()).cwd
+        base = base or "/"
         return base if cwd is None else posixpath.join(base, cwd)
 
     async def read(
@@ -173,7 +183,7 @@ class V2(Revision):
     async def terminate(self, process_id: str, grace_ms: int | None) -> bool:
         """process/terminate."""
         if grace_ms is not None:
-            self._lacks("asking a process to end")
+            self._unsupported("asking a process to end")
         params = ProcessTerminateParams(process_id=process_id)
         return (await self._client.process.terminate(params)).running
 

@@ -89,11 +89,11 @@ class MemoryTransport:
     def limit_messages(self, max_bytes: int) -> None:
         """Do nothing: the server is this program's own, and has its own limits; see Transport."""
 
-    def pause(self) -> None:
+    def pause_reading(self) -> None:
         """Take nothing from the server; see Transport."""
         self._is_paused = True
 
-    def resume(self) -> None:
+    def resume_reading(self) -> None:
         """Go on taking; see Transport."""
         self._is_paused = False
         self._give_soon()

@@ -37,7 +37,8 @@ from exec_server_protocol.draft.process import (
 )
 
 if TYPE_CHECKING:
-    from exec_server.engine.processes.process import Excerpt, Process
+    from exec_server.engine.processes.head_tail import Excerpt
+    from exec_server.engine.processes.process import Process
 
 REVISION: Final = "draft"
 
@@ -137,7 +138,7 @@ class ProcessDraft(ProcessesV2):
         return ProcessTerminateResult(running=is_ending)
 
 
-def _exit_code(process: Process) -> int | None:
+def _exit_code(process: Process[object]) -> int | None:
     return None if process.status is None else exit_code_of_signals(process, process.status)
 
 

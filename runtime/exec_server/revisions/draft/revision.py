@@ -16,6 +16,7 @@ from exec_server.revisions.v2.revision import (
     bound_revision,
     v0_version,
 )
+from exec_server_protocol.draft.errors import ERRORS
 from exec_server_protocol.draft.methods import METHODS
 from exec_server_protocol.draft.session import InitializeResult
 
@@ -76,4 +77,4 @@ class Draft:
         """The handlers of one connection; see Revision."""
         handlers = HandlersDraft(connection)
         served: Handlers = handlers
-        return bound_revision(self.name, METHODS, _DECODERS, served, handlers.aclose)
+        return bound_revision(self.name, METHODS, ERRORS, _DECODERS, served, aclose=handlers.aclose)

@@ -28,8 +28,10 @@ from exec_server_protocol.v1.process import (
 )
 
 if TYPE_CHECKING:
-    from exec_server.engine.processes.process import ExitStatus, Process
+    from exec_server.engine.processes.process import Process
+    from exec_server.engine.processes.process_state import ExitStatus
     from exec_server.server.connection import Connection
+    from exec_server.server.session import Announcer
 
 
 class V1Announcer(NumberedEvents):
@@ -39,7 +41,7 @@ class V1Announcer(NumberedEvents):
     output_params = ProcessOutputParams
     closed_params = ProcessClosedParams
 
-    def exited(self, process: Process, seq: int, status: ExitStatus) -> bytes:
+    def exited(self, process: Process[object], seq: int, status: ExitStatus) -> bytes:
         """process/exited."""
         params = ProcessExitedParams(
             process_id=process.id, seq=seq, exit_code=exit_code_without_signals(process, status)
@@ -56,7 +58,7 @@ class ProcessV1:
     def __init__(self, connection: Connection) -> None:
         self._connection = connection
 
-    def _find(self, process_id: str) -> Process:
+    def _find(self, process_id: str) -> Process[Announcer]:
         process = self._connection.session.processes.get(process_id)
         if process is None:
             raise InvalidRequest(f"unknown process id {process_id}")

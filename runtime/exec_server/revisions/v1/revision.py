@@ -11,12 +11,12 @@ from exec_server.engine.discovery.shell import login_shell
 from exec_server.revisions.binding import BoundMethods, Decoders, LateHandlers
 from exec_server.revisions.v1 import filesystem, http, process
 from exec_server.server.connection import BoundRevision
-from exec_server_protocol.v1 import errors
 from exec_server_protocol.v1.environment import (
     EnvironmentInfoParams,
     EnvironmentInfoResult,
     Shell,
 )
+from exec_server_protocol.v1.errors import ERRORS
 from exec_server_protocol.v1.methods import METHODS
 from exec_server_protocol.v1.session import (
     InitializedParams,
@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
     from exec_server.server.connection import Connection
+    from exec_server_protocol.table import Method
     from exec_server_protocol.v1.process import ProcessStartParams, ProcessWriteParams
     from exec_server_protocol.v1.server import Handlers
 
@@ -106,9 +107,6 @@ _NEWER: Final[Mapping[str, Callable[[msgspec.Raw, Any], bool]]] = {
 }
 """Params that decode here but are v2's, and wrong there: v1 would ignore what is wrong."""
 
-_COVERED: Final = frozenset(("http/request", "environment/info"))
-"""Methods whose v2 takes and answers all that v1's does."""
-
 
 class V1:
     """Revision v1, for the server's list."""
@@ -123,21 +121,17 @@ class V1:
         """The handlers of one connection; see Revision."""
         handlers = HandlersV1(connection)
         served: Handlers = handlers
-        covered = _COVERED if self._beside_newer else frozenset[str]()
+        methods: Mapping[str, Method] = METHODS
+        if self._beside_newer:
+            methods = {name: row for name, row in METHODS.items() if row.covered_by is None}
         return BoundRevision(
             name=self.name,
             methods=BoundMethods(
                 self.name,
-                {name: method for name, method in METHODS.items() if name not in covered},
+                methods,
+                ERRORS,
                 _DECODERS,
                 served,
-                in_lane=("filesystem", "process/start"),
-                not_found_code=errors.NOT_FOUND,
-                large_members={
-                    "fs/readFile": ("data_base64", "dataBase64"),
-                    "http/request": ("body_base64", "bodyBase64"),
-                    "process/read": ("chunks", "chunk"),
-                },
                 is_newer=_NEWER if self._beside_newer else None,
             ),
             aclose=handlers.aclose,

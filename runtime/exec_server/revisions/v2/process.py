@@ -40,9 +40,10 @@ from exec_server_protocol.v2.process import (
 )
 
 if TYPE_CHECKING:
-    from exec_server.engine.processes.process import ExitStatus, Process, WriteStatus
+    from exec_server.engine.processes.process import Process
+    from exec_server.engine.processes.process_state import ExitStatus, WriteStatus
     from exec_server.server.connection import Connection
-    from exec_server.server.session import AcceptedWrites
+    from exec_server.server.session import AcceptedWrites, Announcer
     from exec_server_protocol.v2.sandbox import SandboxType
 
 _LONG_NAME: Final = 64
@@ -72,7 +73,7 @@ class ProcessContext(NumberedEvents):
         self._is_confined = spec.confinement is not None
         self._looks_denied: bool | None = None
 
-    def exited(self, process: Process, seq: int, status: ExitStatus) -> bytes:
+    def exited(self, process: Process[object], seq: int, status: ExitStatus) -> bytes:
         """process/exited."""
         params = ProcessExitedParams(
             process_id=process.id,
@@ -82,7 +83,7 @@ class ProcessContext(NumberedEvents):
         )
         return jsonrpc.notification("process/exited", params)
 
-    def looks_denied(self, process: Process) -> bool:
+    def looks_denied(self, process: Process[object]) -> bool:
         """Whether the process has failed, and that seems to come of its sandbox."""
         if not self._is_confined or process.status is None:
             return False
@@ -92,7 +93,7 @@ class ProcessContext(NumberedEvents):
         return self._looks_denied
 
     async def write_once(
-        self, process: Process, write_id: str, data: bytes, accepted: AcceptedWrites
+        self, process: Process[object], write_id: str, data: bytes, accepted: AcceptedWrites
     ) -> WriteStatus:
         """Queue bytes unless a write of that name was accepted before, whatever it wrote.
 
@@ -186,10 +187,10 @@ class ProcessesV2:
     def __init__(self, connection: Connection) -> None:
         self._connection = connection
 
-    def _find(self, process_id: str) -> Process | None:
+    def _find(self, process_id: str) -> Process[Announcer] | None:
         return self._connection.session.processes.get(process_id)
 
-    def _known(self, process_id: str) -> Process:
+    def _known(self, process_id: str) -> Process[Announcer]:
         process = self._find(process_id)
         if process is None:
             raise InvalidRequest(f"unknown process id {process_id}")

@@ -11,7 +11,7 @@ from exec_server.revisions.binding import BoundMethods, Decoders, LateHandlers
 from exec_server.revisions.v2 import capabilities, config, filesystem, http, process
 from exec_server.revisions.v2.environment import EnvironmentV2, describe_environment
 from exec_server.server.connection import BoundRevision
-from exec_server_protocol.v2 import errors
+from exec_server_protocol.v2.errors import ERRORS
 from exec_server_protocol.v2.methods import METHODS
 from exec_server_protocol.v2.session import InitializedParams, InitializeParams, InitializeResult
 
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Mapping
 
     from exec_server.server.connection import Connection
-    from exec_server_protocol.table import Method
+    from exec_server_protocol.table import ErrorKind, Method
     from exec_server_protocol.v2.server import Handlers
 
 
@@ -100,29 +100,18 @@ class HandlersV2(ExtensibleHandlers):
 def bound_revision(
     name: str,
     methods: Mapping[str, Method],
+    errors: Mapping[str, ErrorKind],
     decoders: Decoders,
     handlers: object,
+    *,
     aclose: Callable[[], Awaitable[None]],
 ) -> BoundRevision:
     """v2 or an extension of it, bound to one connection."""
     return BoundRevision(
         name=name,
-        methods=BoundMethods(
-            name,
-            methods,
-            decoders,
-            handlers,
-            in_lane=("filesystem", "process/start"),
-            not_found_code=errors.NOT_FOUND,
-            large_members={
-                "fs/readFile": ("data_base64", "dataBase64"),
-                "fs/readBlock": ("chunk", "chunk"),
-                "http/request": ("body_base64", "bodyBase64"),
-                "process/read": ("chunks", "chunk"),
-            },
-        ),
+        methods=BoundMethods(name, methods, errors, decoders, handlers),
         aclose=aclose,
-        attached_code=errors.SESSION_ATTACHED,
+        attached_code=errors["sessionAttached"].code,
     )
 
 
@@ -138,4 +127,4 @@ class V2:
         """The handlers of one connection; see Revision."""
         handlers = HandlersV2(connection)
         served: Handlers = handlers
-        return bound_revision(self.name, METHODS, _DECODERS, served, handlers.aclose)
+        return bound_revision(self.name, METHODS, ERRORS, _DECODERS, served, aclose=handlers.aclose)
