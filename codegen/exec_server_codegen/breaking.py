@@ -9,18 +9,19 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
 from exec_server_codegen import breaking_sources as sources
-from exec_server_codegen.breaking_changes import Change, compare
+from exec_server_codegen.breaking_changes import compare
+from exec_server_codegen.breaking_notes import Change
 from exec_server_codegen.breaking_rules import RULES, Severity
 from exec_server_codegen.errors import UsageError
 from exec_server_codegen.output import write
-from exec_server_codegen.schema import METHODS_FILE, revision_names
+from exec_server_codegen.schema_files import METHODS_FILE, revision_names
 
 if TYPE_CHECKING:
     import argparse
     from pathlib import Path
 
     from exec_server_codegen.breaking_sources import Contract
-    from exec_server_codegen.schema import JsonObject
+    from exec_server_codegen.json_documents import JsonObject
 
 COMMANDS: Final = ("breaking", "record")
 

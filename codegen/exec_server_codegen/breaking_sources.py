@@ -7,22 +7,15 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
 from exec_server_codegen.errors import CodegenError, SchemaError, UsageError
-from exec_server_codegen.schema import (
-    ERRORS_FILE,
-    METHODS_FILE,
-    json_pointer,
-    parse_json,
-    read_json,
-    read_revision,
-    revision_of,
-)
+from exec_server_codegen.json_documents import json_pointer, parse_json, read_json
+from exec_server_codegen.schema_files import ERRORS_FILE, METHODS_FILE, read_revision, revision_of
 from exec_server_codegen.text import compact_json
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from exec_server_codegen.extension import Where
-    from exec_server_codegen.schema import JsonObject, Revision
+    from exec_server_codegen.json_documents import JsonObject, Where
+    from exec_server_codegen.schema import Revision
 
 RECORDS: Final = "released"
 """Folder below the schema folder with one record per released revision."""

@@ -15,10 +15,11 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, Final
 
 from exec_server_codegen.errors import SchemaError
-from exec_server_codegen.schema import relinked
+from exec_server_codegen.json_documents import relinked
 
 if TYPE_CHECKING:
-    from exec_server_codegen.schema import JsonObject, Method, Revision
+    from exec_server_codegen.json_documents import JsonObject
+    from exec_server_codegen.schema import Method, Revision
 
 DIALECT: Final = "https://json-schema.org/draft/2020-12/schema"
 DEFINITIONS: Final = "#/$defs/"

@@ -16,7 +16,7 @@ from exec_server_codegen import breaking
 from exec_server_codegen.errors import CodegenError, UsageError
 from exec_server_codegen.lint import lint
 from exec_server_codegen.output import Targets, compare, render, stale_files, write
-from exec_server_codegen.schema import read_revision, revision_names
+from exec_server_codegen.schema_files import read_revision, revision_names
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

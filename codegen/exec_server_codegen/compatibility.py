@@ -9,15 +9,17 @@ from typing import TYPE_CHECKING, Final
 
 from exec_server_codegen.breaking_changes import compare
 from exec_server_codegen.breaking_rules import RULES, Severity
+from exec_server_codegen.json_documents import references
 from exec_server_codegen.package import environment, header
 from exec_server_codegen.reference import anchor, cell, family_page
-from exec_server_codegen.schema import Source, references, release_key
+from exec_server_codegen.schema import Source, release_key
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
-    from exec_server_codegen.breaking_changes import Change
-    from exec_server_codegen.schema import Definition, JsonObject, Method, Revision
+    from exec_server_codegen.breaking_notes import Change
+    from exec_server_codegen.json_documents import JsonObject
+    from exec_server_codegen.schema import Definition, Method, Revision
 
 CAPABILITIES: Final = "EnvironmentCapabilities"
 """The definition whose members are the flags of what a server can do."""

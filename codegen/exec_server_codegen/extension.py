@@ -15,15 +15,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import cached_property
-from typing import TYPE_CHECKING, Any, Final, TypeAlias
+from typing import TYPE_CHECKING, Any, Final
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
-    from exec_server_codegen.schema import JsonObject
-
-Where: TypeAlias = tuple[str | int, ...]
-"""Path inside a document."""
+    from exec_server_codegen.json_documents import JsonObject, Where
 
 _RELEASES_OF_A_METHOD: Final = frozenset(("since", "until", "changes"))
 _RELEASES_OF_A_TYPE: Final = frozenset(("x-since", "x-until"))

@@ -28,11 +28,12 @@ from datamodel_code_generator.enums import DataModelType
 
 from exec_server_codegen import naming
 from exec_server_codegen.errors import SchemaError
-from exec_server_codegen.schema import relinked
+from exec_server_codegen.json_documents import relinked
 from exec_server_codegen.text import docstring
 
 if TYPE_CHECKING:
-    from exec_server_codegen.schema import Area, Definition, JsonObject, Revision
+    from exec_server_codegen.json_documents import JsonObject
+    from exec_server_codegen.schema import Area, Definition, Revision
 
 PACKAGE: Final = "exec_server_protocol"
 

@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, Any, Final
 from exec_server_codegen.bundle import flat_definitions, rebased
 
 if TYPE_CHECKING:
-    from exec_server_codegen.schema import JsonObject, Method, Revision
+    from exec_server_codegen.json_documents import JsonObject
+    from exec_server_codegen.schema import Method, Revision
 
 OPENRPC_VERSION: Final = "1.3.2"
 """Version of the OpenRPC specification."""

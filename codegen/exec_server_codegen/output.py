@@ -16,13 +16,13 @@ from exec_server_codegen.models import PACKAGE
 from exec_server_codegen.openrpc import openrpc_document
 from exec_server_codegen.package import MARKER, package_files
 from exec_server_codegen.reference import reference_pages
-from exec_server_codegen.schema import META_DIRECTORY, read_revision, revision_names
+from exec_server_codegen.schema_files import META_DIRECTORY, read_revision, revision_names
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
     from pathlib import Path
 
-    from exec_server_codegen.schema import JsonObject
+    from exec_server_codegen.json_documents import JsonObject
 
 _UNMARKED: Final = {"py.typed"}
 """Generated files that hold nothing, also no marker."""

@@ -5,14 +5,15 @@ from __future__ import annotations
 import json
 from typing import TYPE_CHECKING, Final
 
+from exec_server_codegen.json_documents import references
 from exec_server_codegen.package import base64_members, environment, header
-from exec_server_codegen.schema import references
 from exec_server_codegen.text import compact_json
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-    from exec_server_codegen.schema import Definition, Family, JsonObject, Method, Revision
+    from exec_server_codegen.json_documents import JsonObject
+    from exec_server_codegen.schema import Definition, Family, Method, Revision
 
 _DIRECTIONS: Final = {"clientToServer": "client → server", "serverToClient": "server → client"}
 

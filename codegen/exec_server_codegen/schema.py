@@ -1,31 +1,23 @@
 """The hand-written contract as objects: a revision with its areas, method table and error table.
 
-Reading checks only what reading needs; every other rule is the linter's (``lint``).
+``schema_files`` reads them and checks only what reading needs; the other rules are the linter's.
 """
 
 from __future__ import annotations
 
-import hashlib
-import json
-import re
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING
 
 from exec_server_codegen import naming
-from exec_server_codegen.errors import SchemaError, UsageError
-from exec_server_codegen.extension import Extension, place
+from exec_server_codegen.errors import SchemaError
+from exec_server_codegen.extension import place
+from exec_server_codegen.json_documents import references
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Mapping, Sequence
-    from pathlib import Path
+    from collections.abc import Mapping
 
-    from exec_server_codegen.extension import Where
-
-JsonObject = dict[str, Any]
-
-METHODS_FILE: Final = "methods.json"
-ERRORS_FILE: Final = "errors.json"
-META_DIRECTORY: Final = "meta"
+    from exec_server_codegen.extension import Extension
+    from exec_server_codegen.json_documents import JsonObject, Where
 
 
 @dataclass(frozen=True, slots=True)
@@ -368,155 +360,6 @@ class Revision:
         ]
 
 
-def revision_key(name: str) -> tuple[bool, int, str]:
-    """What sorts revisions from old to new, those without a number last."""
-    found = re.fullmatch(r"v(\d+)", name)
-    return found is None, int(found[1]) if found else 0, name
-
-
-def revision_names(schema: Path) -> list[str]:
-    """The revisions in a schema folder, oldest first."""
-    if not schema.is_dir():
-        raise UsageError(f"no schema folder: {schema}")
-    names = [path.parent.name for path in schema.glob(f"*/{METHODS_FILE}")]
-    if not names:
-        raise UsageError(f"no revision in the schema folder: {schema} (no */{METHODS_FILE})")
-    return sorted(names, key=revision_key)
-
-
-def read_json(path: Path) -> JsonObject:
-    """Read one schema file, which must hold an object."""
-    try:
-        content = path.read_bytes()
-    except FileNotFoundError:
-        raise SchemaError(f"{path}: the file is missing") from None
-    except OSError as error:
-        raise SchemaError(f"{path}: {error.strerror}") from None
-    return parse_json(content, str(path))
-
-
-def parse_json(content: bytes, source: str) -> JsonObject:
-    """The object that UTF-8 text holds; ``source`` is what errors call the text."""
-    try:
-        document = json.loads(content.decode())
-    except ValueError as error:
-        raise SchemaError(f"{source}: not JSON: {error}") from None
-    if not isinstance(document, dict):
-        raise SchemaError(f"{source}: expected an object")
-    return document
-
-
-def read_revision(schema: Path, name: str) -> Revision:
-    """Read the files of one revision, and those of the one that it extends."""
-    if not (schema / name / METHODS_FILE).is_file():
-        known = ", ".join(revision_names(schema))
-        raise UsageError(f"unknown revision: {name} (known: {known})")
-    documents = read_documents(schema / name)
-    base = base_of(schema, name, documents[METHODS_FILE])
-    extended = read_documents(schema / base) if base is not None else None
-    if extended is None and ERRORS_FILE not in documents:
-        raise SchemaError(f"{schema / name / ERRORS_FILE}: the file is missing")
-    revision = revision_of(name, documents, None if base is None else (base, extended or {}))
-    revision.sources = _sources(schema, [name] if base is None else [base, name])
-    return revision
-
-
-def _sources(schema: Path, revisions: Sequence[str]) -> dict[str, Source]:
-    """Where each file of a revision comes from, and "*", all of it."""
-    paths = [path for name in revisions for path in sorted((schema / name).glob("*.json"))]
-    files = {"*": paths}
-    for path in paths:
-        files.setdefault(path.name, []).append(path)
-    sources = {}
-    for file, parts in files.items():
-        folders = list(dict.fromkeys(path.parent.name for path in parts))
-        folder = folders[0] if len(folders) == 1 else f"{{{','.join(folders)}}}"
-        digest = hashlib.sha256(b"".join(path.read_bytes() for path in parts)).hexdigest()
-        sources[file] = Source(f"schema/{folder}/{'*.json' if file == '*' else file}", digest)
-    return sources
-
-
-def read_documents(folder: Path) -> dict[str, JsonObject]:
-    """The files of a folder by name."""
-    return {path.name: read_json(path) for path in sorted(folder.glob("*.json"))}
-
-
-def base_of(schema: Path, name: str, methods_document: JsonObject) -> str | None:
-    """The revision that a revision extends; None if it stands by itself.
-
-    Raises SchemaError unless that is another one, which stands by itself.
-    """
-    base = methods_document.get("extends")
-    if base is None:
-        return None
-    table = schema / str(base) / METHODS_FILE
-    if base == name or not table.is_file():
-        raise SchemaError(f"{name} extends {base}, which is no other revision")
-    if "extends" in read_json(table):
-        raise SchemaError(f"{name} extends {base}, which itself extends another")
-    return str(base)
-
-
-def revision_of(
-    name: str,
-    documents: Mapping[str, JsonObject],
-    extended: tuple[str, Mapping[str, JsonObject]] | None = None,
-) -> Revision:
-    """A revision from its documents by file name, the two tables among them.
-
-    ``extended`` is the revision that it extends, with that one's documents.
-    """
-    extension = None if extended is None else Extension(*extended, documents)
-    whole = documents if extension is None else extension.documents
-    return Revision(
-        name=name,
-        areas=[
-            Area(file, document)
-            for file, document in whole.items()
-            if file not in (METHODS_FILE, ERRORS_FILE)
-        ],
-        methods_document=whole[METHODS_FILE],
-        errors_document=whole[ERRORS_FILE],
-        extension=extension,
-    )
-
-
 def release_key(release: str) -> list[int]:
     """What sorts releases from old to new."""
     return [int(part) for part in release.split(".")]
-
-
-def json_pointer(*parts: str | int) -> str:
-    """The JSON pointer of a place in a document."""
-    return "".join(f"/{str(part).replace('~', '~0').replace('/', '~1')}" for part in parts)
-
-
-def references(schema: object) -> Iterator[str]:
-    """Every ``$ref`` inside a schema, the documented shapes of free-form objects included."""
-    if isinstance(schema, dict):
-        reference = schema.get("$ref")
-        if isinstance(reference, str):
-            yield reference
-        for value in schema.values():
-            yield from references(value)
-    elif isinstance(schema, list):
-        for value in schema:
-            yield from references(value)
-
-
-def relinked(schema: Any, lead: Callable[[str], str]) -> Any:
-    """The schema with its references, also those of unions' tags, as ``lead`` makes them."""
-    if isinstance(schema, list):
-        return [relinked(item, lead) for item in schema]
-    if not isinstance(schema, dict):
-        return schema
-    result: JsonObject = {}
-    for keyword, value in schema.items():
-        if keyword == "$ref":
-            result[keyword] = lead(value)
-        elif keyword == "discriminator" and "mapping" in value:
-            mapping = {tag: lead(target) for tag, target in value["mapping"].items()}
-            result[keyword] = {**value, "mapping": mapping}
-        else:
-            result[keyword] = relinked(value, lead)
-    return result

@@ -1,4 +1,4 @@
-"""``exec-server-conformance``: replay sessions against a server, record them, check them."""
+"""Command line of ``exec-server-conformance``."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ from exec_server_conformance.runner.session import (
     Session,
     load_all,
 )
-from exec_server_conformance.runner.session_schema import fault
+from exec_server_conformance.runner.session_schema import find_violation
 from exec_server_conformance.runner.suite import ExitCode, Plan, Suite, run
 
 if TYPE_CHECKING:
@@ -44,27 +44,28 @@ if TYPE_CHECKING:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="exec-server-conformance",
-        description="Replay recorded sessions against an exec-server.",
-        epilog="Exit codes: 0 all passed, 1 failures, 2 wrong usage or an unusable session file, 3 "
-        "the server could not be run, 4 stale known deviations, 130 interrupted. "
-        "`exec-server-conformance client --help`, `matrix --help`, `record --help`, "
-        "`rerecord --help` and `check --help` describe the other commands.",
+        description="Run recorded sessions against an exec-server and report deviations from the "
+        "protocol.",
+        epilog="Exit codes: 0 passed, 1 failures or, with --strict, drift, 2 usage error or "
+        "invalid session file, 3 the server could not be run, 4 stale known deviations, "
+        "130 interrupted. Further commands: `exec-server-conformance client`, `matrix`, "
+        "`record`, `rerecord` and `check`, each with --help.",
     )
     add_target(parser)
-    parser.add_argument("--list", action="store_true", help="list the sessions and exit")
+    parser.add_argument("--list", action="store_true", help="print the selected sessions and exit")
     add_selection(parser)
     parser.add_argument(
         "--revision",
         choices=[*REVISIONS, "all"],
         action="append",
-        help="play the sessions of a revision, whether or not the server seems to speak it; "
-        "repeatable (default: the revisions that the server turns out to speak)",
+        help="run the sessions of this revision even if the server does not seem to support it; "
+        "repeatable (default: the revisions that the server supports)",
     )
     parser.add_argument(
         "--server-version",
         metavar="X.Y.Z",
-        help="codex release that the server is or stands in for; sessions about what other "
-        "releases have do not apply to it (default: the newest)",
+        help="codex release that the server is or stands in for; sessions about other releases do "
+        "not apply to it (default: the newest)",
     )
     add_reports(parser)
     add_effort(parser)
@@ -72,7 +73,7 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run the command line; returns the exit code."""
+    """Run the command and return its exit code."""
     arguments = list(sys.argv[1:] if argv is None else argv)
     commands = {
         "record": record.main,
@@ -122,7 +123,7 @@ def _replay(arguments: list[str]) -> int:
     )
     report = run(Suite(plan, terminal))
     write_reports(report, options)
-    terminal.summarise(report)
+    terminal.print_summary(report)
     return report.summary.exit_code
 
 
@@ -136,17 +137,20 @@ def _of_revisions(sessions: Sequence[Session], revisions: tuple[str, ...]) -> li
 def _matrix(arguments: list[str]) -> int:
     parser = argparse.ArgumentParser(
         prog="exec-server-conformance matrix",
-        description="Play the sessions on several servers and put what came side by side. Prints "
-        "the sessions that do not pass on every server that they apply to.",
+        description="Run the sessions on several servers and compare the results. Prints the "
+        "sessions that do not pass on every server that they apply to.",
     )
     parser.add_argument(
-        "targets", metavar="TARGETS.toml", type=Path, help="the servers; see docs/conformance.md"
+        "targets",
+        metavar="TARGETS.toml",
+        type=Path,
+        help="TOML file that lists the servers; see docs/conformance.md for the format",
     )
     add_selection(parser)
     add_effort(parser)
     writers = {"json": table.as_json, "markdown": table.as_markdown, "html": table_page.render}
     for kind in writers:
-        parser.add_argument(f"--{kind}", metavar="FILE", type=Path, help="write the whole table")
+        parser.add_argument(f"--{kind}", metavar="FILE", type=Path, help="write the complete table")
     options = parser.parse_args(arguments)
     wanted = {kind: path for kind in writers if (path := getattr(options, kind))}
     for path in wanted.values():
@@ -157,7 +161,7 @@ def _matrix(arguments: list[str]) -> int:
         choice(options).of(load_all(options.sessions)),
         jobs=options.jobs,
         timeout=options.timeout,
-        tell=lambda server: print(
+        report_server=lambda server: print(
             f"{server.name}: done in {server.seconds:.0f} s", file=sys.stderr
         ),
     )
@@ -170,15 +174,15 @@ def _matrix(arguments: list[str]) -> int:
 def _check(arguments: list[str]) -> int:
     parser = argparse.ArgumentParser(
         prog="exec-server-conformance check",
-        description="Check that every session file is well-formed, and that expected errors, and "
-        "the requests that are expected to succeed, validate against the protocol's schema.",
+        description="Validate session files, and check expected errors and successful requests "
+        "against the protocol's schema.",
     )
     parser.add_argument("--sessions", metavar="DIR", type=Path, default=SESSIONS)
     options = parser.parse_args(arguments)
     sessions = load_all(options.sessions)
     for session in sessions:
         for step in session.steps:
-            wrong = fault(session, step)
+            wrong = find_violation(session, step)
             if wrong is not None:
                 raise SessionError(f"{session.path}:{step.line}: {wrong}")
     print(f"{len(sessions)} sessions are well-formed")

@@ -1,9 +1,9 @@
-"""Real codex binaries to measure against: fetched with npm, run with a private home.
+"""Released codex binaries: download with npm, execution with a private home directory.
 
-A *peer* is a released ``codex`` binary whose ``codex exec-server`` speaks the protocol. It is
-fetched as the npm package ``@openai/codex@X.Y.Z-linux-x64`` with the ordinary npm client, which
-knows the registry and checks the integrity of what it downloads. Only the binary is kept, as
-``<directory>/X.Y.Z/codex``; the directory (``.peers`` unless told otherwise) is never committed.
+A *peer* is a released ``codex`` binary whose ``codex exec-server`` implements the protocol. It is
+downloaded as the npm package ``@openai/codex@X.Y.Z-linux-x64`` with the regular npm client, which
+verifies its integrity. Only the binary is kept, as ``<directory>/X.Y.Z/codex``; the directory
+(default ``.peers``) is never committed.
 
 Command line::
 
@@ -11,11 +11,11 @@ Command line::
     python -m exec_server_conformance.codex_binaries path VERSION
     python -m exec_server_conformance.codex_binaries command VERSION
 
-``fetch`` takes DEFAULT_VERSIONS if none is given; ``path`` prints the path of a fetched binary,
-``command`` a command line that runs it.
+``fetch`` downloads DEFAULT_VERSIONS unless releases are given; ``path`` prints the path of a
+downloaded binary; ``command`` prints a command line that runs it.
 
-Exit codes: 0 done, 1 the release or its binary does not exist, 2 usage, 3 npm or its registry
-cannot be had.
+Exit codes: 0 success, 1 the release or its binary does not exist, 2 usage error, 3 npm or its
+registry is unavailable.
 """
 
 from __future__ import annotations
@@ -38,19 +38,18 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
 DEFAULT_VERSIONS = ("0.121.0", "0.130.0", "0.139.0", "0.143.0", "0.155.0", "0.169.0")
-"""Releases that sessions are replayed against: of v1 and of v2 the first, one in the middle, the
-last."""
+"""Releases that the suite is run against: the first, a middle and the last one of v1 and v2."""
 
 DEFAULT_DIRECTORY = Path(".peers")
-"""Where the binaries live, relative to the working directory."""
+"""Directory of the binaries, relative to the working directory."""
 
 PACKAGE = "@openai/codex"
 
 STDIO_SINCE = (0, 130, 0)
-"""First release whose exec-server can speak over stdin and stdout."""
+"""First release whose exec-server supports the stdio transport."""
 
 NPM_TIMEOUT_SECONDS = 900
-"""A package is 70 to 130 MB; a connection too slow for that in a quarter of an hour is no use."""
+"""Time limit of one download; a package has 70 to 130 MB."""
 
 _VERSION = re.compile(r"\d+\.\d+\.\d+")
 _ARCHITECTURES = {"x86_64": "x64", "aarch64": "arm64"}
@@ -58,24 +57,24 @@ _UNKNOWN_PACKAGE = re.compile(r"\b(E404|ETARGET)\b")
 _COPY_BYTES = 1 << 20
 
 
-class PeerError(Exception):
-    """Base of everything that can go wrong with a peer; the text is for the user."""
+class CodexBinaryError(Exception):
+    """Base class of errors about codex binaries; the message is meant for the user."""
 
 
-class PeerMissing(PeerError):
-    """The binary has not been fetched."""
+class BinaryMissing(CodexBinaryError):
+    """The binary has not been downloaded."""
 
 
-class NoSuchRelease(PeerError):
-    """The release does not exist for this platform, or holds no binary."""
+class NoSuchRelease(CodexBinaryError):
+    """The release does not exist for this platform or contains no binary."""
 
 
-class NpmUnavailable(PeerError):
-    """npm is not installed, or its registry cannot be reached."""
+class NpmUnavailable(CodexBinaryError):
+    """npm is not installed, or its registry is unreachable."""
 
 
 def parse_version(version: str) -> tuple[int, int, int]:
-    """Return ``X.Y.Z`` as numbers; ValueError for any other form."""
+    """Parse ``X.Y.Z``; raise ValueError for any other form."""
     if not _VERSION.fullmatch(version):
         raise ValueError(f"not a release number of the form X.Y.Z: {version!r}")
     major, minor, patch = (int(part) for part in version.split("."))
@@ -83,15 +82,15 @@ def parse_version(version: str) -> tuple[int, int, int]:
 
 
 def transports(version: str) -> tuple[str, ...]:
-    """Return the transports that a release speaks: ``ws``, and ``stdio`` from 0.130.0 on."""
+    """Return the transports that a release supports: ``ws``, and ``stdio`` from 0.130.0."""
     return ("ws", "stdio") if parse_version(version) >= STDIO_SINCE else ("ws",)
 
 
 def fetch(version: str, directory: Path = DEFAULT_DIRECTORY) -> Path:
-    """Fetch one release unless it is there already; return the binary's path.
+    """Download a release unless it is present and return the path of its binary.
 
-    The binary appears under its final name complete or not at all, also when two fetches race.
-    Raises NoSuchRelease and NpmUnavailable.
+    The binary is renamed into place atomically, also when two downloads race. Raises NoSuchRelease
+    and NpmUnavailable.
     """
     parse_version(version)
     target = _target(version, directory)
@@ -99,25 +98,25 @@ def fetch(version: str, directory: Path = DEFAULT_DIRECTORY) -> Path:
         return target
     npm = shutil.which("npm")
     if npm is None:
-        raise NpmUnavailable("npm is not installed: real codex binaries are fetched with npm")
+        raise NpmUnavailable("npm is not installed; codex binaries are downloaded with npm")
     directory.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=f"fetch-{version}-", dir=directory) as scratch:
         archive = _pack(npm, version, Path(scratch))
         unpacked = Path(scratch) / "unpacked"
         unpacked.mkdir()
         _extract_binary(archive, unpacked / target.name)
-        # A rename onto a non-empty directory fails, so a racing fetch that won stays in place.
+        # A rename onto a non-empty directory fails, so the winner of a race stays in place.
         with contextlib.suppress(OSError):
             unpacked.rename(target.parent)
     return binary(version, directory)
 
 
 def binary(version: str, directory: Path = DEFAULT_DIRECTORY) -> Path:
-    """Return the absolute path of a fetched binary; PeerMissing when it is not there."""
+    """Return the absolute path of a downloaded binary; raise BinaryMissing if it is not present."""
     parse_version(version)
     target = _target(version, directory)
     if not target.exists():
-        raise PeerMissing(
+        raise BinaryMissing(
             f"codex {version} is not in {target.parent}: "
             f"run `python -m exec_server_conformance.codex_binaries fetch {version}`"
         )
@@ -125,15 +124,15 @@ def binary(version: str, directory: Path = DEFAULT_DIRECTORY) -> Path:
 
 
 def fetched(directory: Path = DEFAULT_DIRECTORY) -> list[str]:
-    """Return the releases that have been fetched, oldest first."""
+    """Return the downloaded releases, oldest first."""
     found = [path.parent.name for path in directory.glob("*/codex") if path.is_file()]
     return sorted(filter(_VERSION.fullmatch, found), key=parse_version)
 
 
 def homes(directory: Path = DEFAULT_DIRECTORY) -> Path:
-    """Return where homes for peers are kept, outside the directory for temporary files.
+    """Return the parent directory of the private homes, outside the directory for temporary files.
 
-    codex refuses to keep helper programs in a home in there: for a peers directory below it the
+    codex refuses to store helper programs in a home below the temporary directory; in that case the
     homes are in the user's cache.
     """
     beside = directory.resolve() / "home"
@@ -144,7 +143,7 @@ def homes(directory: Path = DEFAULT_DIRECTORY) -> Path:
 
 
 def environment(version: str, directory: Path = DEFAULT_DIRECTORY) -> dict[str, str]:
-    """Return the variables a peer needs over the caller's: a home of its own."""
+    """Return the environment variables that give a release a home of its own."""
     home = homes(directory) / version
     codex_home = home / ".codex"
     codex_home.mkdir(parents=True, exist_ok=True)
@@ -152,11 +151,10 @@ def environment(version: str, directory: Path = DEFAULT_DIRECTORY) -> dict[str, 
 
 
 def command(version: str, directory: Path = DEFAULT_DIRECTORY) -> list[str]:
-    """Return the argument vector that runs a peer's exec-server in its own home.
+    """Return the command line that runs the exec-server of a release in its own home.
 
-    ``--listen URL`` may be appended; without it the server listens on a free port of the loopback
-    interface and prints ``ws://IP:PORT``. The program is env(1), which replaces itself by codex:
-    the process started is the server.
+    ``--listen URL`` may be appended; without it the server listens on a free loopback port and
+    prints ``ws://IP:PORT``. The program is env(1), which executes codex in the same process.
     """
     settings = [f"{name}={value}" for name, value in environment(version, directory).items()]
     return ["env", *settings, str(binary(version, directory)), "exec-server"]
@@ -167,7 +165,7 @@ def _target(version: str, directory: Path) -> Path:
 
 
 def _pack(npm: str, version: str, scratch: Path) -> Path:
-    """Let npm download the package of this platform into ``scratch``; return the archive."""
+    """Download the package for this platform into ``scratch`` with npm; return the archive."""
     architecture = _ARCHITECTURES.get(platform.machine())
     if platform.system() != "Linux" or architecture is None:
         raise NoSuchRelease(f"no codex binary for {platform.system()} {platform.machine()}")
@@ -197,14 +195,14 @@ def _pack(npm: str, version: str, scratch: Path) -> Path:
 
 
 def _npm_complaint(stderr: str) -> str:
-    """Return what npm said went wrong, in one line."""
+    """Return npm's error messages in one line."""
     errors = re.findall(r"^npm (?:error|ERR!) (.*\S)", stderr, re.MULTILINE)
     said = [line for line in errors if "complete log of this run" not in line]
-    return "; ".join(said[:4]) or "it gave no reason"
+    return "; ".join(said[:4]) or "no reason given"
 
 
 def _extract_binary(archive: Path, destination: Path) -> None:
-    """Write the one file of the archive that is the codex program to ``destination``."""
+    """Extract the codex program from the archive to ``destination``."""
     with tarfile.open(archive) as package:
         programs = [
             member
@@ -230,17 +228,17 @@ def _version_argument(text: str) -> str:
 def _arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         prog="python -m exec_server_conformance.codex_binaries",
-        description="Fetch real codex binaries with npm, and tell how to run them.",
+        description="Download codex binaries with npm and print how to run them.",
     )
     parser.add_argument(
         "--directory",
         type=Path,
         default=DEFAULT_DIRECTORY,
         metavar="DIR",
-        help="where the binaries live (default: %(default)s)",
+        help="directory of the binaries (default: %(default)s)",
     )
     actions = parser.add_subparsers(dest="action", required=True)
-    fetching = actions.add_parser("fetch", help="fetch releases that are not there yet")
+    fetching = actions.add_parser("fetch", help="download releases that are not present")
     fetching.add_argument(
         "versions",
         nargs="*",
@@ -249,8 +247,8 @@ def _arguments(argv: Sequence[str] | None) -> argparse.Namespace:
         help=f"releases (default: {' '.join(DEFAULT_VERSIONS)})",
     )
     for action, help_text in (
-        ("path", "print the path of a fetched binary"),
-        ("command", "print the shell command that runs a release's exec-server"),
+        ("path", "print the path of a downloaded binary"),
+        ("command", "print the shell command that runs the exec-server of a release"),
     ):
         printing = actions.add_parser(action, help=help_text)
         printing.add_argument("version", type=_version_argument, metavar="VERSION")
@@ -258,7 +256,7 @@ def _arguments(argv: Sequence[str] | None) -> argparse.Namespace:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run the command line; return the exit code."""
+    """Run the command and return its exit code."""
     arguments = _arguments(argv)
     try:
         if arguments.action == "fetch":
@@ -268,8 +266,8 @@ def main(argv: Sequence[str] | None = None) -> int:
             print(binary(arguments.version, arguments.directory))
         else:
             print(shlex.join(command(arguments.version, arguments.directory)))
-    except PeerError as error:
-        print(f"peers: {error}", file=sys.stderr)
+    except CodexBinaryError as error:
+        print(f"codex_binaries: {error}", file=sys.stderr)
         return 3 if isinstance(error, NpmUnavailable) else 1
     return 0
 

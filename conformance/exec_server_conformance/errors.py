@@ -1,14 +1,15 @@
-"""What can go wrong in the suite, told apart by who must act.
+"""Exceptions of the suite, grouped by who has to act on them.
 
 ConformanceError
-├── SessionError     a session file is wrong: whoever wrote it must mend it
-├── ReportError      a report cannot be written or read: whoever asked for it must say where
-├── TargetError      the server under test cannot be run at all
-└── Failure          the server under test did something a session forbids
-    ├── Mismatch     it sent a value other than the expected one
-    └── Silence      it did not send what it should have
-        ├── Muteness     and answers nothing else either
-        └── Death        because its process ended
+├── SessionError         a session or configuration file is invalid
+├── ReportError          a report cannot be written or read
+├── TargetError          the target cannot be started or reached
+└── Failure              the target violated the contract
+    ├── SchemaViolation  a message does not validate against the schema
+    ├── Mismatch         a value differs from the expected one
+    └── NoResponse       an expected message did not arrive
+        ├── Unresponsive    the server no longer answers any request
+        └── ServerCrashed   the server process terminated abnormally
 """
 
 from __future__ import annotations
@@ -17,35 +18,35 @@ from typing import Any
 
 
 class ConformanceError(Exception):
-    """Root of the errors of this package."""
+    """Base class of all errors raised by this package."""
 
 
 class SessionError(ConformanceError):
-    """A session or scenario file cannot be used; the text names the file and line."""
+    """Invalid session, scenario or configuration file; the message names the file and line."""
 
 
 class ReportError(ConformanceError):
-    """A report cannot be written or read; the text names the file."""
+    """Report that cannot be written or read; the message names the file."""
 
 
 class TargetError(ConformanceError):
-    """The server under test cannot be started or reached."""
+    """Target that cannot be started or reached."""
 
 
 class Failure(ConformanceError):
-    """The server under test broke the contract; the text says what was expected and what came."""
+    """Contract violation by the target; the message names the expected and received value."""
 
     line: int = 1
-    """Line of the session file that was played."""
+    """Line of the session file that was being executed."""
 
     entry: int | None = None
-    """Index in the trace of the message that broke it."""
+    """Index in the trace of the offending message; None if there is none."""
 
 
 class Mismatch(Failure):
-    """A value is not the expected one.
+    """A value differs from the expected one.
 
-    ``where`` is the path to the part that differs; ``expected`` and ``received`` are that part.
+    ``where`` is the path to the differing part; ``expected`` and ``received`` are that part.
     """
 
     def __init__(self, text: str, where: str, expected: Any, received: Any) -> None:
@@ -55,13 +56,13 @@ class Mismatch(Failure):
         self.received = received
 
 
-class Silence(Failure):
-    """What was expected did not come in time, or the server ended the connection before."""
+class NoResponse(Failure):
+    """An expected message did not arrive in time, or the connection was closed before it did."""
 
 
-class Muteness(Silence):
-    """The server does not answer anything any more."""
+class Unresponsive(NoResponse):
+    """The server no longer answers any request."""
 
 
-class Death(Silence):
-    """The server's process ended by a signal or with an error; nothing excuses that."""
+class ServerCrashed(NoResponse):
+    """The server process was terminated by a signal or exited with an error."""

@@ -1,4 +1,4 @@
-"""Options of the command line that several commands share."""
+"""Command-line options shared by several commands."""
 
 from __future__ import annotations
 
@@ -24,33 +24,33 @@ if TYPE_CHECKING:
 
 
 def add_target(parser: argparse.ArgumentParser) -> None:
-    """The server, and how to reach it."""
+    """Add the options that name the server under test and the transports."""
     where = parser.add_mutually_exclusive_group()
     where.add_argument(
         "--cmd",
         metavar="CMD",
         help="command that runs the server; `--listen stdio` or `--listen ws://127.0.0.1:0` is "
-        "appended per session unless the command has a --listen, and a command that listens "
-        "prints its ws:// URL on stdout",
+        "appended unless the command contains --listen; a listening server must print its "
+        "ws:// URL on stdout",
     )
-    where.add_argument("--url", metavar="URL", help="ws:// URL of a server that runs already")
+    where.add_argument("--url", metavar="URL", help="ws:// URL of a running server")
     parser.add_argument(
         "--transport",
         choices=["ws", "stdio", "both"],
         default="both",
-        help="transports to play over (default: %(default)s; --url means ws)",
+        help="transports to use (default: %(default)s; only ws with --url)",
     )
 
 
 def target(options: argparse.Namespace, parser: argparse.ArgumentParser) -> Target:
-    """The one of ``add_target``; without one the usage is wrong."""
+    """Return the target given on the command line; exit with a usage error if there is none."""
     if not options.cmd and not options.url:
         parser.error("one of the arguments --cmd --url is required")
     return Target(options.cmd, options.url)
 
 
 def transports(options: argparse.Namespace, sessions: Iterable[Session]) -> list[Transport]:
-    """Those of ``add_target`` that sessions have; raises SessionError if there are none."""
+    """Return the selected transports; raise SessionError if no session uses any of them."""
     asked = "ws" if options.url else options.transport
     offered = {one for session in sessions for one in session.transports}
     chosen = [one for one in get_args(Transport) if asked in ("both", one) and one in offered]
@@ -60,38 +60,43 @@ def transports(options: argparse.Namespace, sessions: Iterable[Session]) -> list
 
 
 def add_choice(parser: argparse.ArgumentParser) -> None:
-    """What to play."""
+    """Add the options that filter by name, method, tag and level."""
     for name, settings in CHOICE_OPTIONS.items():
         parser.add_argument(f"--{name}", action="append", **settings)
 
 
 def add_selection(parser: argparse.ArgumentParser) -> None:
-    """Which sessions."""
+    """Add the options that select sessions."""
     add_choice(parser)
     parser.add_argument(
         "--sessions",
         metavar="DIR",
         type=Path,
         default=SESSIONS,
-        help="where the sessions are (default: those of the suite)",
+        help="directory of the session files (default: those of the suite)",
     )
 
 
 def choice(options: argparse.Namespace) -> Choice:
-    """What ``add_choice`` has brought."""
+    """Return the filter built from the options of ``add_choice``."""
     return Choice.of_options(lambda name: getattr(options, name))
 
 
 def add_reports(parser: argparse.ArgumentParser) -> None:
-    """What is known already, and what to write about a run."""
+    """Add the options for known deviations and reports."""
     parser.add_argument(
-        "--known-deviations", metavar="FILE", type=Path, help="TOML file of known deviations"
+        "--known-deviations",
+        metavar="FILE",
+        type=Path,
+        help="TOML file with known deviations of "
+        "the server; see "
+        "docs/conformance.md for the format",
     )
     parser.add_argument(
         "--write-baseline",
         metavar="FILE",
         type=Path,
-        help="write what failed as a file of known deviations",
+        help="write the failures of this run to FILE as known deviations",
     )
     for kind, name in (
         ("junit", "JUnit XML"),
@@ -103,8 +108,8 @@ def add_reports(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--reference-url",
         metavar="URL",
-        help="where the reference pages are, for links from --html (default: docs/reference of "
-        "the checkout that the suite runs from, if it does)",
+        help="base URL of the reference pages that --html links to (default: docs/reference of "
+        "the checkout, if there is one)",
     )
     parser.add_argument(
         "--verbose", action="store_true", help="print every session with its wire trace"
@@ -114,7 +119,9 @@ def add_reports(parser: argparse.ArgumentParser) -> None:
 def known_deviations(
     options: argparse.Namespace, everything: Iterable[Playable]
 ) -> list[Deviation]:
-    """What is known already, of all that there is; raises SessionError for what is not there."""
+    """Load the known deviations; raise SessionError for an entry that matches nothing in
+    ``everything``.
+    """
     if not options.known_deviations:
         return []
     deviations = load_deviations(options.known_deviations)
@@ -123,18 +130,20 @@ def known_deviations(
 
 
 def check_reports(options: argparse.Namespace) -> None:
-    """Raise ReportError unless every file can be written; better before a run than after."""
+    """Raise ReportError unless every output file can be written, so that the run does not fail
+    late.
+    """
     for path in [*_wanted(options).values(), *filter(None, [options.write_baseline])]:
         reports.check_writable(path)
 
 
 def wants_reports(options: argparse.Namespace) -> bool:
-    """Whether anything is to be written that shows how each session went."""
+    """Return True if a report was requested that contains the trace of each session."""
     return bool(_wanted(options))
 
 
 def write_reports(report: Report, options: argparse.Namespace) -> None:
-    """Write what was asked for about a run; raises ReportError if it cannot be."""
+    """Write the requested reports; raise ReportError if one cannot be written."""
     for kind, path in _wanted(options).items():
         reports.write(report, kind, path, options.reference_url)
     if options.write_baseline:
@@ -146,24 +155,25 @@ def _wanted(options: argparse.Namespace) -> dict[str, Path]:
 
 
 def add_effort(parser: argparse.ArgumentParser) -> None:
-    """How much at a time, and for how long."""
+    """Add the options for concurrency and timeouts."""
     parser.add_argument(
         "--jobs",
         metavar="N",
         type=at_least_one,
         default=4 * (os.cpu_count() or 1),
-        help="sessions at a time; most of a session is waiting (default: %(default)s)",
+        help="maximum number of sessions that run concurrently; most of their time is spent "
+        "waiting (default: %(default)s)",
     )
     parser.add_argument(
         "--timeout",
         metavar="SECONDS",
         type=_seconds,
-        help="bound on each session (default: its own)",
+        help="time limit of each session in seconds (default: the limit in its header, usually 20)",
     )
 
 
 def at_least_one(text: str) -> int:
-    """A number of something; raises argparse.ArgumentTypeError."""
+    """Parse a positive integer; raise argparse.ArgumentTypeError for anything else."""
     if not text.isdecimal() or int(text) < 1:
         raise argparse.ArgumentTypeError(f"expected 1 or more, not {text!r}")
     return int(text)

@@ -1,4 +1,4 @@
-"""The sessions as pytest items; see pytest_plugin."""
+"""pytest items for the sessions; see pytest_plugin."""
 
 from __future__ import annotations
 
@@ -14,20 +14,20 @@ from exec_server_conformance.runner import trace
 from exec_server_conformance.runner.known_deviations import check_named, load_deviations, stale
 from exec_server_conformance.runner.results import Outcome, Play
 from exec_server_conformance.runner.selection import Choice
-from exec_server_conformance.runner.server_probe import ask
+from exec_server_conformance.runner.server_probe import probe
 from exec_server_conformance.runner.session import SESSIONS, Transport, load_all
-from exec_server_conformance.runner.suite import ExitCode, Plan, Quiet, Suite
+from exec_server_conformance.runner.suite import ExitCode, NullListener, Plan, Suite
 from exec_server_conformance.runner.target import Target
 
 if TYPE_CHECKING:
     from exec_server_conformance.runner.session import Session
 
 _PROPERTY = "exec_server_play"
-"""Name under which an item tells what came of it, also to the process that sums up."""
+"""Name of the user property that carries an item's outcome to the controlling process."""
 
 
 class _Failed(Exception):
-    """A play that did not pass."""
+    """A session that did not pass."""
 
     def __init__(self, play: Play) -> None:
         super().__init__(play.reason)
@@ -43,8 +43,8 @@ class SessionItem(pytest.Item):
         self._plan = plan
 
     def runtest(self) -> None:
-        """Play it."""
-        suite = Suite(self._plan, Quiet())
+        """Run the session."""
+        suite = Suite(self._plan, NullListener())
         asyncio.run(suite.play())
         report = suite.report()
         if report.summary.no_server is not None:
@@ -55,32 +55,35 @@ class SessionItem(pytest.Item):
             pytest.skip(play.reason or "")
         if play.outcome is Outcome.KNOWN:
             pytest.xfail(play.known_deviation or "")
-        # Whether a deviation is stale shows when everything that it names has been played.
+        # A deviation can be judged stale only after every session that it matches has run.
         if play.outcome not in (Outcome.PASSED, Outcome.STALE):
             raise _Failed(play)
 
     def repr_failure(self, excinfo: pytest.ExceptionInfo[BaseException], *_: Any) -> Any:
-        """What was expected, what came, and the wire."""
+        """Return the description, the reason and the wire trace of a failed session."""
         if isinstance(excinfo.value, _Failed):
             play = excinfo.value.play
             return "\n".join([play.description, play.reason or "", *trace.lines(play.trace)])
         return super().repr_failure(excinfo)
 
     def reportinfo(self) -> tuple[Path, int, str]:
-        """The session file."""
+        """Return the session file as the location of the test."""
         return self._file.path, 0, self.name
 
 
 class _Folder(pytest.Collector):
-    """The parent of the items."""
+    """Parent node of the items."""
 
     def collect(self) -> list[pytest.Item]:
-        """Nothing: the items are made all at once."""
+        """Return no items: they are added when the collection is modified."""
         return []
 
 
 class Sessions:
-    """Adds the sessions to a run, and sums up; raises ConformanceError for what cannot be used."""
+    """Adds the sessions to a test run and reports stale deviations.
+
+    Raises ConformanceError for options that cannot be used.
+    """
 
     def __init__(self, config: pytest.Config) -> None:
         option = config.getoption
@@ -105,9 +108,9 @@ class Sessions:
     def pytest_collection_modifyitems(
         self, session: pytest.Session, items: list[pytest.Item]
     ) -> None:
-        """Add an item for each session of the server's revisions, over each transport."""
+        """Add an item for each session of the server's revisions over each transport."""
         try:
-            abilities = asyncio.run(ask(self._plan.target, self._plan.transports[0]))
+            features = asyncio.run(probe(self._plan.target, self._plan.transports[0]))
         except TargetError as error:
             _end(str(error))
         folder = _Folder.from_parent(session, name="exec-server-conformance", nodeid="exec-server")
@@ -117,31 +120,31 @@ class Sessions:
                 name=f"{file.name}[{transport}]",
                 session_file=file,
                 plan=replace(
-                    self._plan, sessions=(file,), transports=(transport,), abilities=abilities
+                    self._plan, sessions=(file,), transports=(transport,), features=features
                 ),
             )
             for file in self._sessions
             for transport in file.transports
-            if transport in self._plan.transports and file.revision in abilities.revisions
+            if transport in self._plan.transports and file.revision in features.revisions
         ]
 
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
-        """Note what came of an item."""
+        """Record the outcome of an item."""
         for name, value in report.user_properties:
             if name == _PROPERTY:
                 play: Any = value
                 self._outcomes[play[0], play[1]] = Outcome(play[2])
 
     def pytest_terminal_summary(self, terminalreporter: pytest.TerminalReporter) -> None:
-        """Name the known deviations that nothing deviates by any more."""
+        """Report the stale deviations."""
         for entry in self._stale():
             terminalreporter.write_line(
-                f"STALE known deviation {entry.sessions!r}: no session it names fails", red=True
+                f"STALE known deviation {entry.sessions!r}: none of its sessions fails", red=True
             )
 
     @pytest.hookimpl(trylast=True)
     def pytest_sessionfinish(self, session: pytest.Session) -> None:
-        """Fail the run for stale deviations."""
+        """Fail the run if a deviation is stale."""
         if session.exitstatus == pytest.ExitCode.OK and self._stale():
             session.exitstatus = ExitCode.STALE
 

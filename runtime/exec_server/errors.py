@@ -43,10 +43,10 @@ class InvalidRequest(EngineError):
 class SessionAttached(InvalidRequest):
     """The session to resume has a connection already."""
 
-    def __init__(self, session_id: str, speaks: str) -> None:
+    def __init__(self, session_id: str, revision: str) -> None:
         super().__init__(f"session {session_id} is already attached to another connection")
-        self.speaks = speaks
-        """The revision that the session's client speaks; it decides the code."""
+        self.revision = revision
+        """Revision in use by the session's client; determines the error code."""
 
 
 class NotFound(EngineError):

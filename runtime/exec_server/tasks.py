@@ -1,4 +1,4 @@
-"""Run a coroutine at once, and make it a task only if it has to wait.
+"""Eager start of coroutines: a task is created only if the coroutine has to wait.
 
 Most requests are answered without waiting for anything. A task for each would cost more than the
 work itself, and would let later requests overtake earlier ones.
@@ -15,8 +15,8 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 
-def run_until_blocked(coroutine: Coroutine[Any, Any, T]) -> T | asyncio.Task[T]:
-    """Run to the first wait; return the result, or a task that goes on from there.
+def start_eagerly(coroutine: Coroutine[Any, Any, T]) -> T | asyncio.Task[T]:
+    """Run a coroutine up to its first wait; return its result, or a task that continues it.
 
     What the coroutine raises before its first wait is raised here. Until that wait there is no
     current task, so ``asyncio.timeout`` and the like must not be its first step.
@@ -27,13 +27,13 @@ def run_until_blocked(coroutine: Coroutine[Any, Any, T]) -> T | asyncio.Task[T]:
         result: T = stop.value
         return result
     rest = _continue(coroutine, pending)
-    # Primed, so that a cancellation before the task's first step reaches the coroutine.
+    # Started, so that a cancellation before the task's first step reaches the coroutine.
     rest.send(None)
     return asyncio.get_running_loop().create_task(rest)
 
 
 class _Yield:
-    """Awaiting it hands ``value`` to whoever drives the coroutine, and returns the answer."""
+    """Awaitable that yields ``value`` to the driver of the coroutine and returns its answer."""
 
     __slots__ = ("_value",)
 
@@ -51,7 +51,7 @@ async def _continue(coroutine: Coroutine[Any, Any, T], pending: object) -> T:
     try:
         await _Yield(None)
     except BaseException as caught:
-        # The task has not come to wait for it yet, so it does not cancel it either.
+        # The task is not waiting for it yet, so it does not cancel it either.
         if isinstance(pending, asyncio.Future):
             pending.cancel()
         error = caught

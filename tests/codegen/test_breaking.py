@@ -18,7 +18,8 @@ from exec_server_codegen.breaking_changes import compare
 from exec_server_codegen.breaking_rules import RULES, Severity
 from exec_server_codegen.breaking_sources import recorded
 from exec_server_codegen.cli import main
-from exec_server_codegen.schema import json_pointer, read_revision
+from exec_server_codegen.json_documents import json_pointer
+from exec_server_codegen.schema_files import read_revision
 from tests.support.checkout import ROOT
 
 if TYPE_CHECKING:

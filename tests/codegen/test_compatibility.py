@@ -11,7 +11,7 @@ from exec_server_codegen.breaking_rules import RULES
 from exec_server_codegen.cli import main
 from exec_server_codegen.compatibility import CAPABILITIES, compatibility_page
 from exec_server_codegen.reference import anchor
-from exec_server_codegen.schema import read_revision, revision_names
+from exec_server_codegen.schema_files import read_revision, revision_names
 from tests.support.checkout import ROOT
 
 SCHEMA = ROOT / "schema"

@@ -14,8 +14,9 @@ import pytest
 from exec_server_codegen.cli import main
 from exec_server_codegen.errors import SchemaError
 from exec_server_codegen.extension import Extension, united
+from exec_server_codegen.json_documents import json_pointer
 from exec_server_codegen.lint import lint
-from exec_server_codegen.schema import json_pointer, read_revision
+from exec_server_codegen.schema_files import read_revision
 from exec_server_protocol import draft, v2
 from tests.support.checkout import ROOT
 

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 
 @pytest.fixture
-def nobody_is_left(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[None]:
+def no_process_is_left(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[None]:
     """Every process that inherits this test's mark is gone when the suite has ended."""
     mark = f"SUITE_TEST_MARK={tmp_path}"
     monkeypatch.setenv(*mark.split("=", 1))

@@ -48,7 +48,7 @@ def replay(directory: Path, **inputs: str) -> subprocess.CompletedProcess[str]:
     ("select", "status"),
     [("v1/handshake/basic v1/handshake/empty_*", 0), ("v1/process/no_output", 1)],
 )
-def test_the_reports_are_written_whatever_came(tmp_path: Path, select: str, status: int) -> None:
+def test_reports_are_written_for_every_result(tmp_path: Path, select: str, status: int) -> None:
     (tmp_path / "known.toml").write_text("")
     inputs = {"CMD": against("none"), "TRANSPORT": "stdio", "SELECT": select}
     more = {"SERVER_VERSION": "0.139.0", "KNOWN_DEVIATIONS": "known.toml"}
@@ -59,7 +59,7 @@ def test_the_reports_are_written_whatever_came(tmp_path: Path, select: str, stat
     assert " passed, " in (tmp_path / "summary.md").read_text()
 
 
-def test_what_is_played_is_chosen_as_on_the_command_line(tmp_path: Path) -> None:
+def test_filters_are_passed_on(tmp_path: Path) -> None:
     inputs = {"CMD": against("none"), "TRANSPORT": "stdio", "REVISION": "v1", "LEVEL": "contract"}
     done = replay(tmp_path, **inputs, METHOD="initialize process/*", TAG="handshake no_such_tag")
     assert done.returncode == 1, done.stdout  # the server remembers nothing
@@ -69,13 +69,13 @@ def test_what_is_played_is_chosen_as_on_the_command_line(tmp_path: Path) -> None
     assert all(name.startswith("v1/handshake/") for name in played)
 
 
-def test_it_says_what_is_missing(tmp_path: Path) -> None:
+def test_missing_input_is_reported(tmp_path: Path) -> None:
     done = replay(tmp_path, TRANSPORT="both")
     assert done.returncode == 2
     assert "one of the arguments --cmd --url is required" in done.stdout
 
 
-def test_what_is_published_is_what_is_written() -> None:
+def test_published_tables_are_current() -> None:
     paths = step("Publish the JUnit report")["with"]["report_paths"]
     assert paths == "${{ inputs.report-directory }}/junit.xml"
     inputs = yaml.safe_load(ACTION.read_text(encoding="utf-8"))["inputs"]

@@ -28,14 +28,14 @@ def pytest_in(directory: Path, *options: str) -> subprocess.CompletedProcess[str
     )
 
 
-def test_without_a_server_nothing_changes(tmp_path: Path) -> None:
+def test_plugin_is_inactive_without_a_server(tmp_path: Path) -> None:
     done = pytest_in(tmp_path)
     assert done.returncode == 0
     assert "collected 1 item" in done.stdout
     assert "1 passed" in done.stdout
 
 
-def test_sessions_are_tests(tmp_path: Path) -> None:
+def test_sessions_become_tests(tmp_path: Path) -> None:
     done = pytest_in(tmp_path, "--exec-server-cmd", against("none"), *SELECT, *PASSING)
     assert done.returncode == 1
     assert "v1/handshake/empty_client_name[stdio] PASSED" in done.stdout
@@ -45,7 +45,7 @@ def test_sessions_are_tests(tmp_path: Path) -> None:
     assert "Traceback" not in done.stdout
 
 
-def test_sessions_are_chosen_by_what_they_are_about(tmp_path: Path) -> None:
+def test_session_options(tmp_path: Path) -> None:
     server = ("--exec-server-cmd", against("none"), "--collect-only")
     about = ("--exec-server-method", "initialize", "--exec-server-tag", "handshake")
     chosen = pytest_in(tmp_path, *server, *about, "--exec-server-select", "v1/*")
@@ -73,7 +73,7 @@ def test_known_deviations_are_expected_failures_and_stale_ones_fail(tmp_path: Pa
         assert "STALE known deviation 'v1/handshake/empty_*'" in stale.stdout
 
 
-def test_what_cannot_be_used_is_one_message(tmp_path: Path) -> None:
+def test_unusable_input_is_one_message(tmp_path: Path) -> None:
     missing = pytest_in(tmp_path, "--exec-server-cmd", "/no/such/server")
     assert missing.returncode == 3
     assert "the server could not be run: cannot run '/no/such/server'" in missing.stdout

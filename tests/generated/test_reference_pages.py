@@ -9,7 +9,7 @@ import pytest
 
 import exec_server_protocol
 from exec_server_codegen.reference import anchor
-from exec_server_codegen.schema import read_revision
+from exec_server_codegen.schema_files import read_revision
 from tests.support.checkout import ROOT
 
 REVISIONS = exec_server_protocol.REVISIONS

@@ -15,7 +15,7 @@ import msgspec
 import pytest
 
 import exec_server_protocol
-from exec_server_codegen.schema import read_revision
+from exec_server_codegen.schema_files import read_revision
 from exec_server_protocol.model import Model
 from tests.support.checkout import ROOT
 from tests.support.payloads import Payloads, holds, load

@@ -21,7 +21,7 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
-from exec_server_conformance import codex_binaries as peers
+from exec_server_conformance import codex_binaries
 
 from .codex_client import CodexClient, Connection, Release
 from .mock_model import MockModel
@@ -45,7 +45,7 @@ def main(version: str, server: str, *types: str) -> int:
     """Run the program on a server, by its URL or command; returns the program's exit code."""
     # What was started is ended also when the suite has seen enough.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(NO_EXIT_CODE))
-    homes = peers.homes()
+    homes = codex_binaries.homes()
     homes.mkdir(parents=True, exist_ok=True)
     ended: list[CommandResult] = []
     with ExitStack() as exits:

@@ -7,7 +7,7 @@ import subprocess
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal, Self, TypeAlias
 
-from exec_server_conformance import codex_binaries as peers
+from exec_server_conformance import codex_binaries
 
 from .processes import kill_group
 
@@ -75,7 +75,7 @@ class Release:
 
     def is_since(self, version: str) -> bool:
         """Whether this release is that one or a later one."""
-        return peers.parse_version(self.version) >= peers.parse_version(version)
+        return codex_binaries.parse_version(self.version) >= codex_binaries.parse_version(version)
 
     @property
     def speaks_v2(self) -> bool:
@@ -192,4 +192,4 @@ class CodexClient:
             for name, value in self.settings.items()
             for part in ("-c", f"{name}={json.dumps(value)}")
         ]
-        return [str(peers.binary(self.release.version)), *arguments, *overrides]
+        return [str(codex_binaries.binary(self.release.version)), *arguments, *overrides]

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from exec_server_conformance import codex_binaries as peers
+from exec_server_conformance import codex_binaries
 
 from .codex_client import Release, Transport
 from .stage import Stage
@@ -85,8 +85,8 @@ def stage(
 def _obstacle(version: str) -> str | None:
     """Why a release cannot be had, asked once: npm may take long to find out."""
     try:
-        peers.fetch(version)
-    except peers.NpmUnavailable as error:
+        codex_binaries.fetch(version)
+    except codex_binaries.NpmUnavailable as error:
         return str(error)
     return None
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, Self, TypeAlias
 
-from exec_server_conformance import codex_binaries as peers
+from exec_server_conformance import codex_binaries
 from tests.support.waiting import PATIENCE
 
 if TYPE_CHECKING:
@@ -22,7 +22,7 @@ def command(maker: Maker, version: str) -> list[str]:
     """The command that runs an exec-server, without ``--listen``."""
     if maker == "ours":
         return [str(Path(sys.executable).with_name("codex-exec-server"))]
-    return [str(peers.binary(version)), "exec-server"]
+    return [str(codex_binaries.binary(version)), "exec-server"]
 
 
 @dataclass(slots=True)

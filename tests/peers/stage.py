@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self, TypeVar
 
-from exec_server_conformance import codex_binaries as peers
+from exec_server_conformance import codex_binaries
 from tests.support.waiting import PATIENCE, wait_until
 
 from .codex_client import CodexClient, Connection, Release, Transport
@@ -115,7 +115,7 @@ class Stage:
     _exits: ExitStack = field(init=False)
 
     def __enter__(self) -> Self:
-        homes = peers.homes()
+        homes = codex_binaries.homes()
         homes.mkdir(parents=True, exist_ok=True)
         self.directory = Path(tempfile.mkdtemp(prefix="scenario-", dir=homes))
         with ExitStack() as exits:

@@ -18,7 +18,7 @@ import time
 from contextlib import ExitStack
 from typing import TYPE_CHECKING
 
-from exec_server_conformance import codex_binaries as peers
+from exec_server_conformance import codex_binaries
 
 from .codex_client import Release, Transport
 from .stage import CommandResult, Stage, run_command
@@ -78,7 +78,7 @@ def main() -> None:
     parser.add_argument("versions", nargs="*", default=DEFAULT_VERSIONS, metavar="VERSION")
     options = parser.parse_args()
     for version in options.versions:
-        peers.fetch(version)
+        codex_binaries.fetch(version)
         release = Release(version)
         for transport in release.transports:
             print(compare(release, transport, options.runs), flush=True)

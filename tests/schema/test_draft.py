@@ -7,7 +7,7 @@ import json
 import pytest
 
 from exec_server_codegen.breaking_changes import compare
-from exec_server_codegen.schema import read_revision
+from exec_server_codegen.schema_files import read_revision
 from tests.support.checkout import ROOT
 from tests.support.shapes import members
 

@@ -9,7 +9,7 @@ import pytest
 from jsonschema import Draft202012Validator
 
 from exec_server_codegen import lint
-from exec_server_codegen.schema import read_revision, revision_names
+from exec_server_codegen.schema_files import read_revision, revision_names
 from tests.support.checkout import ROOT
 
 if TYPE_CHECKING:

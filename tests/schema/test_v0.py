@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from exec_server_codegen.schema import read_revision
+from exec_server_codegen.schema_files import read_revision
 from tests.support.checkout import ROOT
 from tests.support.shapes import members
 

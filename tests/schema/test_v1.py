@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from exec_server_codegen.schema import read_revision
+from exec_server_codegen.schema_files import read_revision
 from tests.support.checkout import ROOT
 from tests.support.shapes import members
 

@@ -8,12 +8,13 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from exec_server_codegen.schema import read_revision, release_key
+from exec_server_codegen.schema import release_key
+from exec_server_codegen.schema_files import read_revision
 from tests.support.checkout import ROOT
 from tests.support.shapes import members
 
 if TYPE_CHECKING:
-    from exec_server_codegen.schema import JsonObject
+    from exec_server_codegen.json_documents import JsonObject
 
 SCHEMA = ROOT / "schema"
 V1 = read_revision(SCHEMA, "v1")

@@ -447,7 +447,7 @@ def test_the_draft_serves_the_processes_of_other_revisions() -> None:
         assert client.call("process/wait", {"processId": name})["exited"] is True
 
 
-@pytest.mark.skipif(not bubblewrap.is_available(), reason="CONFINEMENT IS NOT TESTED HERE")
+@pytest.mark.skipif(not bubblewrap.is_available(), reason="SANDBOXES ARE NOT TESTED HERE")
 def test_a_confined_process_is_listed_as_it_was_asked_for(client: peer.Client) -> None:
     """Not as what confines it."""
     read_all = {"path": {"type": "special", "value": {"kind": "root"}}, "access": "read"}

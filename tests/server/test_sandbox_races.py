@@ -100,7 +100,7 @@ def ended(client: peer.Client, name: str) -> tuple[str, int]:
         lambda root: entry(glob(f"{root}/**/secret"), "deny"),
     ],
 )
-def test_a_directory_that_is_exchanged_with_a_link_opens_nothing(root: Path, rule: Any) -> None:
+def test_a_directory_replaced_by_a_link_gives_no_access(root: Path, rule: Any) -> None:
     """Neither outside nor what a rule denies, however often it is tried."""
     free = sandbox(READ_ALL, entry(plain(root), "write"))
     ruled = sandbox(READ_ALL, entry(plain(root), "write"), rule(root))
@@ -147,11 +147,11 @@ def test_a_mount_that_is_not_as_planned_is_refused(
     with fake_bubblewrap(root.parent, monkeypatch, script), client() as one:
         said, exited = run(one, "echo x > sub/new", ruled, root)
         assert (said, exited["exitCode"]) == (
-            f"sandbox: {path} was exchanged while the sandbox was prepared; try again\n",
+            f"sandbox: {path} was replaced while the sandbox was being set up; try again\n",
             101,
         )
         target = {"path": (root / "sub/new").as_uri(), "dataBase64": DATA, "sandbox": ruled}
-        assert "was exchanged" in one.error("fs/writeFile", target)["message"]
+        assert "was replaced" in one.error("fs/writeFile", target)["message"]
     assert not (root / "sub/new").exists()
 
 
@@ -170,9 +170,9 @@ def test_a_cover_that_is_missing_is_noticed(
     ruled = sandbox(READ_ALL, entry(plain(root / denied), "deny"))
     with fake_bubblewrap(root.parent, monkeypatch, script), client() as one:
         said, exited = run(one, "cat sub/secret", ruled, root)
-        assert (f"{path} was exchanged" in said, exited["exitCode"]) == (True, 101)
+        assert (f"{path} was replaced" in said, exited["exitCode"]) == (True, 101)
         target = {"path": (root / "sub/secret").as_uri(), "sandbox": ruled}
-        assert "was exchanged" in one.error("fs/readFile", target)["message"]
+        assert "was replaced" in one.error("fs/readFile", target)["message"]
 
 
 def test_bubblewrap_creates_nothing_outside(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from exec_server_conformance import codex_binaries as peers
+from exec_server_conformance import codex_binaries
 from tests.support.checkout import ROOT
 from tests.support.suite_runs import PROGRAM
 from tests.support.waiting import PATIENCE
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 OURS = str(Path(PROGRAM).with_name("codex-exec-server"))
 
-_PEERS = ROOT / peers.DEFAULT_DIRECTORY
+_PEERS = ROOT / codex_binaries.DEFAULT_DIRECTORY
 
 
 def command(server: str) -> str:
@@ -30,8 +30,8 @@ def command(server: str) -> str:
     if name == "ours":
         return f"{OURS} --protocol {version}"
     try:
-        return " ".join(peers.command(version, _PEERS))
-    except peers.PeerMissing as error:
+        return " ".join(codex_binaries.command(version, _PEERS))
+    except codex_binaries.BinaryMissing as error:
         pytest.skip(f"nothing proven on codex: {error}")
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from exec_server_conformance.runner.results import (
-    Blame,
+    Cause,
     Divergence,
     Outcome,
     Play,
@@ -43,12 +43,12 @@ def play(name: str, outcome: Outcome, **members: Any) -> Play:
 def sample() -> Report:
     """A report with every outcome, and text that has a meaning in some format."""
     plays = [
-        play("fs/error", Outcome.ERROR, reason="the server died", blame=Blame.SILENCE),
+        play("fs/error", Outcome.ERROR, reason="the server died", cause=Cause.SERVER_NO_RESPONSE),
         play(
             "fs/failed",
             Outcome.FAILED,
             reason=f"failed.jsonl:2: {NASTY}",
-            blame=Blame.SERVER,
+            cause=Cause.SERVER_VIOLATION,
             divergence=Divergence(NASTY, "process/start.result", {"a": NASTY}, [1], 1, 2),
         ),
         play("fs/known", Outcome.KNOWN, reason="it failed", known_deviation="it is # so"),

@@ -1,4 +1,4 @@
-"""Sandboxes as clients of v2 ask for them."""
+"""Sandbox objects of v2 requests, and sandboxed processes started with them."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def _why_not() -> str:
 
 
 needs_sandbox = pytest.mark.skipif(
-    not bubblewrap.is_available(), reason=f"CONFINEMENT IS NOT TESTED HERE: {_why_not()}"
+    not bubblewrap.is_available(), reason=f"SANDBOXES ARE NOT TESTED HERE: {_why_not()}"
 )
 
 
@@ -48,7 +48,7 @@ READ_ALL = entry(place("root"), "read")
 
 
 def sandbox(*entries: dict[str, Any], network: str = "restricted", **more: Any) -> dict[str, Any]:
-    """Managed permissions."""
+    """Return a sandbox with managed permissions."""
     file_system = {"type": "restricted", "entries": list(entries)}
     return {
         "permissions": {"type": "managed", "file_system": file_system, "network": network},
@@ -60,7 +60,7 @@ def sandbox(*entries: dict[str, Any], network: str = "restricted", **more: Any) 
 def run(
     client: peer.Client, script: str, sandbox: dict[str, Any], cwd: Path, **options: Any
 ) -> tuple[str, dict[str, Any]]:
-    """What a confined script writes, and the params of its end."""
+    """Return the output of a sandboxed script, and the params of process/exited."""
     name = f"p{len(client.arrivals)}"
     started = client.call(
         "process/start",

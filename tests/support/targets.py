@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from exec_server.client import connect_in_process, connect_stdio, connect_websocket
-from exec_server_conformance import codex_binaries as peers
+from exec_server_conformance import codex_binaries
 from tests.support.checkout import ROOT
 from tests.support.waiting import PATIENCE
 
@@ -42,7 +42,7 @@ class Target:
 
     @property
     def family(self) -> str:
-        """The released revision whose abilities it has, and perhaps more."""
+        """The released revision whose features it has, and perhaps more."""
         return "v2" if self.revision == "draft" else self.revision
 
     @property
@@ -54,7 +54,7 @@ class Target:
         """How to start the server over stdio."""
         if self.codex is None:
             return [PROGRAM, *self.arguments]
-        return [*peers.command(self.codex, _PEERS), "--listen", "stdio"]
+        return [*codex_binaries.command(self.codex, _PEERS), "--listen", "stdio"]
 
     def connect(self, **options: Any) -> Connecting:
         """A client of it."""
@@ -66,7 +66,7 @@ class Target:
         return connect_websocket(self.servers.url(self), **options)
 
 
-_PEERS = ROOT / peers.DEFAULT_DIRECTORY
+_PEERS = ROOT / codex_binaries.DEFAULT_DIRECTORY
 
 OURS = (
     Target("stdio", "draft"),
@@ -90,8 +90,8 @@ def missing(target: Target) -> str | None:
     if target.codex is None:
         return None
     try:
-        peers.binary(target.codex, _PEERS)
-    except peers.PeerMissing as error:
+        codex_binaries.binary(target.codex, _PEERS)
+    except codex_binaries.BinaryMissing as error:
         return f"nothing proven on codex: {error}"
     return None
 
@@ -119,7 +119,7 @@ def listening(target: Target, *arguments: str, address: str = "ws://127.0.0.1:0"
     if target.codex is None:
         argv = [PROGRAM, "--listen", address, *target.arguments, *arguments]
     else:
-        argv = [*peers.command(target.codex, _PEERS), "--listen", "ws://127.0.0.1:0"]
+        argv = [*codex_binaries.command(target.codex, _PEERS), "--listen", "ws://127.0.0.1:0"]
     process = subprocess.Popen(
         argv, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, start_new_session=True
     )

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Self
 
 import pytest
 
-from exec_server_conformance import codex_binaries as peers
+from exec_server_conformance import codex_binaries
 from tests.support.checkout import ROOT
 from tests.support.waiting import PATIENCE
 
@@ -31,7 +31,7 @@ SCRIPT = str(BIN / "exec-server")
 
 SERVER = str(BIN / "codex-exec-server")
 
-_PEERS = ROOT / peers.DEFAULT_DIRECTORY
+_PEERS = ROOT / codex_binaries.DEFAULT_DIRECTORY
 
 
 def environment(**more: str) -> dict[str, str]:
@@ -79,8 +79,8 @@ def started(*arguments: str, url: str = f"stdio:{SERVER}") -> Iterator[subproces
 def codex(release: str) -> list[str]:
     """The command line of a codex release, but for how it listens; skips the test without it."""
     try:
-        return peers.command(release, _PEERS)
-    except peers.PeerMissing as error:
+        return codex_binaries.command(release, _PEERS)
+    except codex_binaries.BinaryMissing as error:
         pytest.skip(f"nothing proven on codex: {error}")
 
 

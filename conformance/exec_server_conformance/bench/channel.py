@@ -1,8 +1,8 @@
-"""A client's end of a connection that costs next to nothing: raw bytes, prepared frames, markers.
+"""Low-overhead client connection: raw bytes, prepared frames, markers.
 
-Messages are prepared as bytes before the clock starts. What comes back lands in one reused buffer
-and is searched for short byte strings: the JSON of the servers is compact, and base64 holds no
-quotation mark, so a marker such as ``"id":`` cannot occur inside a payload.
+Messages are prepared before the clock starts. Received bytes are stored in a reused buffer and
+searched for short byte strings: the servers send compact JSON, and base64 contains no quotation
+marks, so a marker such as ``"id":`` cannot occur within a payload.
 """
 
 from __future__ import annotations
@@ -16,10 +16,10 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
 BUFFER_BYTES = 1 << 20
-"""One receive takes at most this much; larger buffers fall out of the processor's cache."""
+"""Maximum size of one receive; larger buffers exceed the processor's cache."""
 
 FRAGMENT_BYTES = 8 << 20
-"""Large messages go in fragments: codex takes frames of at most 16 MiB."""
+"""Fragment size of large messages; codex accepts frames of at most 16 MiB."""
 
 INITIALIZE = b'{"id":0,"method":"initialize","params":{"clientName":"bench"}}'
 INITIALIZED = b'{"method":"initialized","params":{}}'
@@ -28,11 +28,11 @@ ERROR = b'"error":{"code"'
 
 
 class BenchError(Exception):
-    """A server did not do what a measurement needs; the text is for the user."""
+    """The server did not behave as a measurement requires; the message is meant for the user."""
 
 
 class Link(Protocol):
-    """What differs between the transports: framing, and the bytes on their way."""
+    """Transport-specific part of a connection: framing and I/O."""
 
     def frame(self, message: bytes) -> bytes:
         """Return the bytes that carry one message."""
@@ -47,20 +47,20 @@ class Link(Protocol):
         ...
 
     def close(self) -> None:
-        """Give the connection up."""
+        """Close the connection."""
         ...
 
 
 class WebSocketLink:
-    """A WebSocket client on a blocking socket.
+    """WebSocket client on a blocking socket.
 
-    The masking key is zero, which the protocol allows and which spares the driver the masking.
-    With ``quick_ack`` every receive asks the kernel to acknowledge at once, which takes the delay
-    of Nagle's algorithm out of a server that does not set TCP_NODELAY.
+    The masking key is zero, which the protocol allows and which saves the driver the masking. With
+    ``quick_ack`` every receive asks the kernel to acknowledge immediately, which removes the delay
+    of Nagle's algorithm in servers that do not set TCP_NODELAY.
     """
 
     def __init__(self, host: str, port: int, *, quick_ack: bool) -> None:
-        """Connect and upgrade; BenchError when the server does not switch protocols."""
+        """Connect and upgrade; raise BenchError if the server refuses."""
         self._quick_ack = quick_ack
         self._socket = socket.create_connection((host, port))
         self._socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
@@ -99,7 +99,7 @@ class WebSocketLink:
         """Wait for data; return how many bytes came, 0 at the end of the stream."""
         count = self._socket.recv_into(buffer)
         if self._quick_ack:
-            # The kernel drops the setting as it likes, so it is set again after each receive.
+            # The kernel resets the option at will, so it is set after each receive.
             self._socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_QUICKACK, 1)
         return count
 
@@ -109,10 +109,10 @@ class WebSocketLink:
 
 
 class StdioLink:
-    """A client on the two pipes of a server process."""
+    """Client on the two pipes of a server process."""
 
     def __init__(self, to_server: int, from_server: int) -> None:
-        """Use the file descriptors of the server's stdin and stdout; the caller closes them."""
+        """Use the file descriptors of the server's stdin and stdout, which the caller closes."""
         self._to_server = to_server
         self._from_server = from_server
 
@@ -131,14 +131,14 @@ class StdioLink:
         return os.readv(self._from_server, [buffer])
 
     def close(self) -> None:
-        """Leave the pipes to their owner."""
+        """Do nothing: the caller owns the pipes."""
 
 
 class Channel:
-    """An initialized connection, and the search for markers in what comes over it."""
+    """Initialized connection with marker search."""
 
     def __init__(self, link: Link) -> None:
-        """Shake hands over a new link."""
+        """Perform the handshake over a new link."""
         self._link = link
         self._buffer = bytearray(BUFFER_BYTES)
         self._view = memoryview(self._buffer)
@@ -163,15 +163,16 @@ class Channel:
         self._link.close()
 
     def count(self, marker: bytes) -> int:
-        """Receive once; return how many more times the marker has come.
+        """Receive once; return the number of new occurrences of the marker.
 
-        What was received last time and might be the marker's beginning is looked at again.
+        The end of the previous data is searched again, since it may contain the beginning of a
+        marker.
         """
         self._receive(keep=len(marker) - 1)
         return self._buffer.count(marker, 0, self._filled)
 
     def wait_for(self, *markers: bytes) -> None:
-        """Receive until every marker has come; what came before this call does not count."""
+        """Receive until every marker has been found in data received during this call."""
         missing = set(markers)
         keep = max(len(marker) for marker in markers) - 1
         self._filled = 0
@@ -182,9 +183,9 @@ class Channel:
             }
 
     def wait_for_last(self, marker: bytes, tail_bytes: int) -> int:
-        """Receive until the marker stands in the last bytes; return how many bytes came in all.
+        """Receive until the marker is in the last bytes; return the number of bytes received.
 
-        Only the tail is searched: for a marker that ends a long stream.
+        Only the tail is searched, for markers that end a long stream.
         """
         total = 0
         self._filled = 0
@@ -193,28 +194,28 @@ class Channel:
             if self._buffer.find(marker, max(0, self._filled - tail_bytes), self._filled) >= 0:
                 return total
 
-    def wait_for_bytes(self, count: int, ending: Sequence[bytes]) -> None:
-        """Receive until at least ``count`` bytes came and they end with one of the endings."""
-        longest = max(len(one) for one in ending)
+    def wait_for_bytes(self, count: int, describe_exit_status: Sequence[bytes]) -> None:
+        """Receive until at least ``count`` bytes have arrived that end with one of the endings."""
+        longest = max(len(one) for one in describe_exit_status)
         total = 0
         self._filled = 0
         while True:
             total += self._receive(longest)
             if total >= count:
                 if bytes(self._view[max(0, self._filled - longest) : self._filled]).endswith(
-                    tuple(ending)
+                    tuple(describe_exit_status)
                 ):
                     return
             elif total < BUFFER_BYTES and self._buffer.find(ERROR, 0, self._filled) >= 0:
                 self.refuse_errors()
 
     def drain(self, count: int) -> None:
-        """Receive at least ``count`` bytes of anything."""
+        """Receive at least ``count`` bytes."""
         while count > 0:
             count -= self._receive(keep=0)
 
     def refuse_errors(self) -> None:
-        """Raise BenchError when what came last holds an error answer."""
+        """Raise BenchError if the latest data contains an error answer."""
         at = self._buffer.find(ERROR, 0, self._filled)
         if at >= 0:
             answer = bytes(self._view[at : min(self._filled, at + 200)])

@@ -1,4 +1,4 @@
-"""The benchmark's command line."""
+"""Command line of the benchmark."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from exec_server_conformance import codex_binaries as peers
+from exec_server_conformance import codex_binaries
 from exec_server_conformance.bench import report
 from exec_server_conformance.bench.channel import BenchError
 from exec_server_conformance.bench.measurements import FULL, MEASUREMENTS, QUICK
@@ -22,7 +22,8 @@ from exec_server_conformance.options import at_least_one
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from exec_server_conformance.bench.measurements import Measurement, Revision, Scale
+    from exec_server_conformance.bench.measurements import Measurement, Scale
+    from exec_server_conformance.bench.subject import Revision
 
 DEFAULT_PEERS = ("0.130.0", "0.169.0")
 TRANSPORTS: tuple[Transport, ...] = ("ws", "stdio")
@@ -32,8 +33,8 @@ def _arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         prog="python -m exec_server_conformance.bench",
         description=(
-            "Measure this project's server and real codex binaries side by side. "
-            "Exits 0 whatever the figures are, 2 on wrong usage, 3 when a server cannot be had."
+            "Measure this project's server and released codex binaries side by side. Exit codes: "
+            "0 measured, whatever the figures, 2 usage error, 3 a server could not be run."
         ),
     )
     parser.add_argument(
@@ -45,31 +46,40 @@ def _arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument(
         "--peers-directory",
         type=Path,
-        default=peers.DEFAULT_DIRECTORY,
+        default=codex_binaries.DEFAULT_DIRECTORY,
         metavar="DIR",
-        help="where the codex binaries live (default: %(default)s)",
+        help="directory of the codex binaries (default: %(default)s)",
     )
     parser.add_argument(
         "--ours",
         metavar="CMD",
-        help="command of our server; --listen is appended (default: codex-exec-server)",
+        help="command of our server, to which --listen is appended (default: codex-exec-server)",
     )
     parser.add_argument(
         "--transport",
         choices=TRANSPORTS,
         action="append",
-        help="measure over one transport only",
+        help="measure over this transport only (default: both)",
     )
     parser.add_argument(
         "--only",
         action="append",
         metavar="GLOB",
-        help="measurements to make, repeatable; --list names them",
+        help="run only the matching measurements, as named by --list; repeatable (default: all)",
     )
-    parser.add_argument("--rounds", type=at_least_one, metavar="N", help="rounds per measurement")
-    parser.add_argument("--quick", action="store_true", help="small rounds: a rough picture")
-    parser.add_argument("--json", type=Path, metavar="FILE", help="write all rounds to a file")
-    parser.add_argument("--list", action="store_true", help="list the measurements and exit")
+    parser.add_argument(
+        "--rounds",
+        type=at_least_one,
+        metavar="N",
+        help="number of rounds per measurement (default: 5, with --quick 3)",
+    )
+    parser.add_argument("--quick", action="store_true", help="use small rounds for a rough picture")
+    parser.add_argument(
+        "--json", type=Path, metavar="FILE", help="write all rounds to this JSON file"
+    )
+    parser.add_argument(
+        "--list", action="store_true", help="print the names of the measurements and exit"
+    )
     arguments = parser.parse_args(argv)
     chosen = [
         one
@@ -83,7 +93,7 @@ def _arguments(argv: Sequence[str] | None) -> argparse.Namespace:
 
 
 def _ours_command(command: str | None) -> list[str]:
-    """Return our server's command: as given, or the script beside this interpreter."""
+    """Return our server's command: the given one, or the script next to this interpreter."""
     if command is not None:
         return shlex.split(command)
     beside = Path(sys.executable).parent / "codex-exec-server"
@@ -91,7 +101,7 @@ def _ours_command(command: str | None) -> list[str]:
 
 
 def _targets(arguments: argparse.Namespace) -> list[Target]:
-    """Return every column to be measured. Raises PeerError when a release has not been fetched."""
+    """Return the targets to measure; raise CodexBinaryError if a release is missing."""
     wanted = [one for one in TRANSPORTS if one in (arguments.transport or TRANSPORTS)]
     versions = arguments.peer or DEFAULT_PEERS
     found = [
@@ -100,12 +110,12 @@ def _targets(arguments: argparse.Namespace) -> list[Target]:
         for transport in wanted
     ]
     for version in versions:
-        command = peers.command(version, arguments.peers_directory)
+        command = codex_binaries.command(version, arguments.peers_directory)
         revision = revision_of(version)
         found += [
             Target(_codex(version), command, {}, transport, revision)
             for transport in wanted
-            if transport in peers.transports(version)
+            if transport in codex_binaries.transports(version)
         ]
         if "ws" in wanted:
             found.append(Target(_codex_quick(version), command, {}, "ws", revision, quick_ack=True))
@@ -113,8 +123,12 @@ def _targets(arguments: argparse.Namespace) -> list[Target]:
 
 
 def revision_of(version: str) -> Revision:
-    """The revision that a codex release speaks."""
-    return "v2" if peers.parse_version(version) >= peers.parse_version("0.140.0") else "v1"
+    """Return the revision that a codex release supports."""
+    return (
+        "v2"
+        if codex_binaries.parse_version(version) >= codex_binaries.parse_version("0.140.0")
+        else "v1"
+    )
 
 
 def _ours(revision: Revision) -> str:
@@ -132,7 +146,7 @@ def _codex_quick(version: str) -> str:
 def measure(
     measurement: Measurement, targets: Sequence[Target], scale: Scale, scratch: Path
 ) -> list[report.Result]:
-    """Make one measurement of all targets in turn, round after round."""
+    """Run one measurement on all targets, alternating between them."""
     subjects = [Subject(target, scratch) for target in targets]
     rounds: list[list[tuple[float, ...]]] = [[] for _ in subjects]
     failures: list[str | None] = [None for _ in subjects]
@@ -164,7 +178,7 @@ def measure(
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run the benchmark; return the exit code."""
+    """Run the benchmark and return the exit code."""
     arguments = _arguments(argv)
     if arguments.list:
         for one in arguments.measurements:
@@ -177,7 +191,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         targets = _targets(arguments)
         for target in targets:
             target.start().close()
-    except (peers.PeerError, BenchError) as error:
+    except (codex_binaries.CodexBinaryError, BenchError) as error:
         print(f"bench: {error}", file=sys.stderr)
         return 3
     except ValueError as error:

@@ -1,4 +1,4 @@
-"""What is measured, and how: each measurement returns its figures for one round."""
+"""Measurements: each returns its figures for one round."""
 
 from __future__ import annotations
 
@@ -9,56 +9,55 @@ import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Final, Literal, TypeAlias, get_args
+from typing import TYPE_CHECKING, Literal, TypeAlias
 
 from exec_server_conformance.bench.channel import ANSWER, Channel
+from exec_server_conformance.bench.subject import REVISIONS, Revision, Transport
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from exec_server_conformance.bench.subject import Subject, Transport
-
-Revision: TypeAlias = Literal["v1", "v2"]
-REVISIONS: Final[tuple[Revision, ...]] = get_args(Revision)
+    from exec_server_conformance.bench.subject import Subject
 
 IN_FLIGHT = 128
-"""codex from 0.133 on stops answering after a larger burst over WebSocket."""
+"""Maximum number of pipelined requests; codex from 0.133 hangs after a larger burst over WebSocket.
+"""
 
 BATCH = IN_FLIGHT // 32
-"""Requests sent at once: half the window, so that the server never runs dry."""
+"""Requests sent at once: a fraction of the window, so that the server is never idle."""
 
 PROCESSES_IN_FLIGHT = 8
 
 WALK_ENTRIES = 10_000
 
 BETWEEN_PROBES_BYTES = 256 * 1024
-"""More than the largest message of ours, so that a probe meets a flood under way."""
+"""Data received between two probes: more than one message, so that output is in progress."""
 
 MEGABYTE = 1_000_000
 CLOSED = b'"process/closed"'
 CLOSED_TAIL_BYTES = 256
-"""A closed notification and its frame are shorter than this."""
+"""Upper bound of the size of a closed notification with its frame."""
 
 
 @dataclass(frozen=True, slots=True)
 class Scale:
-    """How much one round does."""
+    """Amount of work in one round."""
 
     rounds: int
     seconds: float
-    """Duration of a round of requests."""
+    """Duration of a round of requests, in seconds."""
     latencies: int
-    """Processes started one after another in a round."""
+    """Number of processes started sequentially per round."""
     processes: int
-    """Processes started several at a time in a round."""
+    """Number of processes started concurrently per round."""
     probes: int
-    """Small requests in a round beside a flood."""
+    """Number of small requests per round during bulk output."""
     pipe_megabytes: int
     pty_megabytes: int
     files: int
-    """Times that the 1 MB file is read in a round."""
+    """Number of reads of the 1 MB file per round."""
     walks: int
-    """Times that a tree is walked in a round."""
+    """Number of walks of the tree per round."""
 
 
 FULL = Scale(
@@ -87,17 +86,17 @@ QUICK = Scale(
 
 @dataclass(frozen=True, slots=True)
 class Bar:
-    """What the ratio of our figure to codex's ought to reach."""
+    """Target for the ratio of our figure to codex's."""
 
     limit: float
     relation: Literal["at least", "at most"]
 
     def met(self, ratio: float) -> bool:
-        """Tell whether a ratio reaches the bar."""
+        """Return True if a ratio meets the target."""
         return ratio >= self.limit if self.relation == "at least" else ratio <= self.limit
 
     def __str__(self) -> str:
-        """Return the bar as the report prints it."""
+        """Format the target for the report."""
         return f"{'≥' if self.relation == 'at least' else '≤'} {self.limit:g}×"
 
 
@@ -106,19 +105,20 @@ Bars: TypeAlias = Mapping[Revision, Bar]
 
 @dataclass(frozen=True, slots=True)
 class Figure:
-    """One row of the report."""
+    """Row of the report."""
 
     name: str
     unit: str
     bars: Bars = field(default_factory=dict, hash=False)
     best_client: bool = False
-    """Compare with whichever client got more out of codex: bulk output is a matter of luck
-    with Nagle's algorithm."""
+    """Compare with the client variant that is faster with codex, since bulk output depends on
+    Nagle's algorithm.
+    """
 
 
 @dataclass(frozen=True, slots=True)
 class Measurement:
-    """A measurement: the figures it yields, and how one round of it is done."""
+    """Measurement: its figures, and the function that performs one round."""
 
     name: str
     figures: tuple[Figure, ...]
@@ -150,7 +150,7 @@ def _terminate(name: str) -> bytes:
 
 
 def _requests_per_second(channel: Channel, method: str, params: object, seconds: float) -> float:
-    """Keep up to IN_FLIGHT requests unanswered for a while; return answers per second."""
+    """Keep up to IN_FLIGHT requests pipelined for ``seconds``; return answers per second."""
     batch = b"".join(
         channel.frame(_message(id=1000 + index, method=method, params=params))
         for index in range(BATCH)
@@ -275,7 +275,7 @@ def _write_file(subject: Subject, size: int) -> tuple[float, ...]:
 
 
 def _walk(subject: Subject, scale: Scale) -> tuple[float, ...]:
-    """List a tree of WALK_ENTRIES entries, a hundred to a directory."""
+    """Walk a tree of WALK_ENTRIES entries, a hundred per directory."""
     channel = subject.channel
     root = subject.scratch / "tree"
     if not root.exists():
@@ -306,9 +306,9 @@ def _walk(subject: Subject, scale: Scale) -> tuple[float, ...]:
 
 
 def _flood(subject: Subject, scale: Scale) -> tuple[float, ...]:
-    """Time small requests on a connection over which a process's output pours.
+    """Measure small requests on a connection that carries bulk output.
 
-    A server may hold output back while requests come, so each waits until some has poured.
+    A server may delay output while requests arrive, so some output is received before each request.
     """
     channel = subject.channel
     name = subject.new_name()

@@ -1,4 +1,4 @@
-"""From rounds to a table: medians, ratios, and whether they reach the bar."""
+"""Aggregation of rounds into a table: medians, ratios, and targets met."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
-    from exec_server_conformance.bench.measurements import Figure, Revision
-    from exec_server_conformance.bench.subject import Transport
+    from exec_server_conformance.bench.measurements import Figure
+    from exec_server_conformance.bench.subject import Revision, Transport
 
 
 @dataclass(frozen=True, slots=True)
 class Result:
-    """A figure of one target over all rounds."""
+    """Figure of one target over all rounds."""
 
     figure: Figure
     transport: Transport
@@ -28,14 +28,13 @@ class Result:
 
     @property
     def median(self) -> float:
-        """The median round; not a number when no round succeeded."""
+        """Median of the rounds; NaN if no round succeeded."""
         return statistics.median(self.rounds) if self.rounds else math.nan
 
 
 @dataclass(frozen=True, slots=True)
 class Comparison:
-    """The columns of one table: our label, codex's with a plain client and, over ws, with one
-    that acknowledges at once."""
+    """Columns of one table: labels of our server and of codex with both client variants."""
 
     revision: Revision
     ours: str
@@ -44,17 +43,17 @@ class Comparison:
 
 
 def ratio(ours: float, codex: float) -> float:
-    """Return ours divided by codex's; not a number when either is missing or codex's is zero."""
+    """Return ours divided by codex's; NaN if either is missing or codex's is zero."""
     return ours / codex if codex else math.nan
 
 
 def machine() -> dict[str, object]:
-    """Return what the figures depend on besides the servers."""
+    """Return the properties of the machine."""
     return {"cores": len(os.sched_getaffinity(0)), "kernel": platform.release()}
 
 
 def table(comparison: Comparison, results: Sequence[Result]) -> str:
-    """Return the table of one comparison: a row per figure and transport."""
+    """Render the table of one comparison: a row per figure and transport."""
     found = {(one.transport, one.figure.name, one.target): one for one in results}
     rows = [
         (
@@ -96,7 +95,7 @@ def table(comparison: Comparison, results: Sequence[Result]) -> str:
 
 
 def verdict(figure: Figure, revision: Revision, plain_ratio: float, quick_ratio: float) -> str:
-    """Say whether the bar is reached against either client, or against the one that counts."""
+    """Return the verdict for a figure, for both client variants if they differ."""
     bar = figure.bars.get(revision)
     if bar is None or math.isnan(plain_ratio):
         return ""
@@ -111,7 +110,7 @@ def verdict(figure: Figure, revision: Revision, plain_ratio: float, quick_ratio:
 
 
 def failures(results: Iterable[Result]) -> list[str]:
-    """Return one line for each figure that could not be measured in every round."""
+    """Return one line for each figure that could not be measured."""
     return list(
         dict.fromkeys(
             f"{one.target}, {one.transport}, {one.figure.name}: {one.failure}"
@@ -122,7 +121,7 @@ def failures(results: Iterable[Result]) -> list[str]:
 
 
 def as_json(results: Iterable[Result]) -> dict[str, object]:
-    """Return everything measured, for a file."""
+    """Return all results for the JSON file."""
     return {
         "machine": machine(),
         "results": [
@@ -141,7 +140,7 @@ def as_json(results: Iterable[Result]) -> dict[str, object]:
 
 
 def number(value: float) -> str:
-    """Return a figure with three significant digits, or a dash for none."""
+    """Format a figure with three significant digits; a dash for NaN."""
     if math.isnan(value):
         return "–"
     if abs(value) >= 1000:

@@ -1,4 +1,4 @@
-"""The servers under measurement: how they are started, reached, looked at and ended."""
+"""Servers under measurement: start, connections, memory, termination."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import threading
 import time
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Final, Literal, TypeAlias, get_args
 from urllib.parse import urlsplit
 
 from exec_server_conformance.bench.channel import BenchError, Channel, StdioLink, WebSocketLink
@@ -18,17 +18,19 @@ from exec_server_conformance.bench.channel import BenchError, Channel, StdioLink
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
 
-    from exec_server_conformance.bench.measurements import Revision
+Transport: TypeAlias = Literal["ws", "stdio"]
+Revision: TypeAlias = Literal["v1", "v2"]
 
-Transport = Literal["ws", "stdio"]
+REVISIONS: Final[tuple[Revision, ...]] = get_args(Revision)
+"""Revisions that a server is measured in."""
 
 WATCHDOG_SECONDS = 60.0
-"""No single round takes this long; a server that stalls is killed, which ends the round."""
+"""Time limit of one round; a server that exceeds it is killed."""
 
 
 @dataclass(frozen=True, slots=True)
 class Target:
-    """One column of the report: a server program, a transport, a manner of client."""
+    """Column of the report: server command, transport and client variant."""
 
     label: str
     command: Sequence[str]
@@ -47,17 +49,17 @@ class Memory:
     """Memory of a server, in bytes."""
 
     resident: int
-    """Resident set of the server process itself, file pages included."""
+    """Resident set size of the server process, including file pages."""
 
     anonymous: int
-    """Anonymous memory of the server and all processes it keeps, shared pages counted once."""
+    """Anonymous memory of the server and its descendants, shared pages counted proportionally."""
 
 
 class Server:
-    """A running server process."""
+    """Running server process."""
 
     def __init__(self, target: Target) -> None:
-        """Start the program; BenchError when it cannot be started or does not listen."""
+        """Start the command; raise BenchError if it does not start or listen."""
         self._target = target
         listen = "ws://127.0.0.1:0" if target.transport == "ws" else "stdio"
         started = time.perf_counter()
@@ -89,7 +91,7 @@ class Server:
         return url.hostname, url.port
 
     def connect(self) -> Channel:
-        """Return an initialized connection; a stdio server has one connection only."""
+        """Return an initialized connection; a stdio server has only one."""
         if self._target.transport == "ws":
             return Channel(WebSocketLink(*self._address, quick_ack=self._target.quick_ack))
         assert self._process.stdin is not None
@@ -97,7 +99,7 @@ class Server:
         return Channel(StdioLink(self._process.stdin.fileno(), self._process.stdout.fileno()))
 
     def memory(self) -> Memory:
-        """Return what the server holds at this moment."""
+        """Return the current memory usage."""
         own = _smaps_rollup(self._process.pid)
         others = [_smaps_rollup(pid) for pid in _descendants(self._process.pid)]
         return Memory(
@@ -107,7 +109,7 @@ class Server:
 
     @contextlib.contextmanager
     def watched(self) -> Iterator[None]:
-        """Kill the server when what is done inside takes too long: the driver sees its end."""
+        """Context manager that kills the server when its time limit expires."""
         watchdog = threading.Timer(WATCHDOG_SECONDS, self._process.kill)
         watchdog.start()
         try:
@@ -116,7 +118,7 @@ class Server:
             watchdog.cancel()
 
     def close(self) -> None:
-        """End the server and wait until it is gone."""
+        """Kill the server and wait for its exit."""
         with contextlib.suppress(ProcessLookupError):
             os.killpg(self._process.pid, signal.SIGKILL)
         with contextlib.suppress(OSError):
@@ -125,7 +127,7 @@ class Server:
 
 @dataclass(slots=True)
 class Subject:
-    """A target during one measurement: its server and connection live through all rounds."""
+    """Target during one measurement, with a server and a connection shared by all rounds."""
 
     target: Target
     scratch: Path
@@ -135,29 +137,29 @@ class Subject:
 
     @property
     def server(self) -> Server:
-        """The running server, started when first asked for."""
+        """Running server, started on first use."""
         if self._server is None:
             self._server = self.target.start()
         return self._server
 
     @property
     def channel(self) -> Channel:
-        """The one connection to the server, opened when first asked for."""
+        """Connection to the server, opened on first use."""
         if self._channel is None:
             self._channel = self.server.connect()
         return self._channel
 
     def path(self, path: Path) -> str:
-        """Return an absolute path as the revision writes it."""
+        """Format an absolute path as the revision requires."""
         return str(path) if self.target.revision == "v1" else path.as_uri()
 
     def new_name(self) -> str:
-        """Return a process id that this subject has not used yet."""
+        """Return a process id that has not been used on this subject."""
         self._names += 1
         return f"p{self._names}"
 
     def close(self) -> None:
-        """End the connection and the server."""
+        """Close the connection and the server."""
         if self._channel is not None:
             self._channel.close()
         if self._server is not None:
@@ -166,7 +168,7 @@ class Subject:
 
 
 def _smaps_rollup(pid: int) -> dict[str, int]:
-    """Return the counters of /proc/PID/smaps_rollup, in bytes; zeros when the process is gone."""
+    """Return the counters of /proc/PID/smaps_rollup in bytes; zeros if the process has exited."""
     counters = {"Rss": 0, "Pss_Anon": 0}
     try:
         text = Path(f"/proc/{pid}/smaps_rollup").read_text()
@@ -180,7 +182,7 @@ def _smaps_rollup(pid: int) -> dict[str, int]:
 
 
 def _descendants(pid: int) -> list[int]:
-    """Return the processes below a process, as far as they exist now."""
+    """Return the descendants of a process."""
     found: list[int] = []
     waiting = [pid]
     while waiting:

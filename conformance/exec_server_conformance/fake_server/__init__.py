@@ -1,12 +1,12 @@
-"""Judging clients: the suite plays the server, and a client under test does one task with it.
+"""Conformance of clients: a fake server that runs cases against a client under test.
 
-==============  =====================================================================
-``program``     the client under test: a command
-``door``        how it reaches the suite: a WebSocket, or pipes by way of ``bridge``
-``judge``       the rules for what a client sends, whatever it is about
-``stage``       the server that the suite plays, with its faults
-``process``     the program that this server pretends to run
-``cases``       what happens, and what a client must make of it
-``suite``       a run: which cases are played, and what came of each
-==============  =====================================================================
+====================  =================================================================
+``client_program``    the client under test: a command
+``endpoints``         how it reaches the suite: WebSocket, or pipes via ``stdio_bridge``
+``client_validator``  the protocol rules for everything that a client sends
+``server``            the fake server, with its faults
+``process``           the program that the fake server pretends to run
+``cases``             the cases: server behaviour and expected client behaviour
+``suite``             a run: selection of cases and their results
+====================  =================================================================
 """

@@ -1,7 +1,7 @@
-"""What happens to a client under test, and what it must make of it.
+"""Client cases: behaviour of the server, and the expected behaviour of the client.
 
-A case is played in every revision that it names, and one of v2 also in the draft, which extends it.
-Unless it says otherwise the program that the client was asked to run writes OUTPUT and exits with
+A case is run in every revision that it names; a v2 case is also run in the draft, which extends v2.
+Unless stated otherwise the program that the client was asked to run writes OUTPUT and exits with
 CODE.
 """
 
@@ -10,12 +10,12 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
-from exec_server_conformance.errors import Failure, Silence
+from exec_server_conformance.errors import Failure, NoResponse
 from exec_server_conformance.fake_server.server import (
     INTERNAL_ERROR,
     INVALID_REQUEST,
-    Conversation,
-    Stage,
+    FakeConnection,
+    FakeServer,
     error,
 )
 from exec_server_conformance.runner.patterns import match, text_of
@@ -26,16 +26,16 @@ if TYPE_CHECKING:
     from exec_server_conformance.fake_server.process import Message, Process
     from exec_server_conformance.runner.session import Level, Transport
 
-    Plot = Callable[[Stage], Awaitable[None]]
+    Script = Callable[[FakeServer], Awaitable[None]]
 
 OUTPUT: Final = b"What the program wrote: \xc3\xa4\n"
 CODE: Final = 7
 
 INPUT: Final = b"first line\nsecond line\n"
-"""What the client has on its standard input in the cases about input."""
+"""Standard input of the client in the cases about input."""
 
 SLOW_SECONDS: Final = 2.0
-"""How long a slow answer takes: longer than anyone polls, shorter than anyone's patience."""
+"""Delay of a slow answer: longer than a polling interval, shorter than a usual timeout."""
 
 PIECES: Final = 2000
 LARGE_BYTES: Final = 1 << 20
@@ -46,33 +46,33 @@ NUMBERED: Final = ("v1", "v2")
 
 @dataclass(frozen=True, slots=True)
 class Case:
-    """Something that happens to a client, in one revision."""
+    """One client case in one revision."""
 
     name: str
     description: str
-    plot: Plot
+    script: Script
     methods: tuple[str, ...]
     level: Level
     transports: tuple[Transport, ...]
     needs_input: bool
-    """Whether the client must pass its standard input on to the program."""
+    """True if the client must forward its standard input to the program."""
 
     @property
     def revision(self) -> str:
-        """The revision that the server speaks."""
+        """Revision of the server."""
         return self.name.partition("/")[0]
 
     @property
     def tags(self) -> frozenset[str]:
-        """The folders of its name."""
+        """Folders of the case's name."""
         return frozenset(self.name.split("/")[1:-1])
 
 
 CASES: Final[list[Case]] = []
-"""Every case."""
+"""All cases."""
 
-SIMPLEST: Final = "run/simple"
-"""The case that tells whether a client speaks a revision."""
+BASIC_CASE: Final = "run/simple"
+"""Case that determines if a client supports a revision."""
 
 _BOTH: Final[tuple[Transport, ...]] = ("ws", "stdio")
 
@@ -85,92 +85,95 @@ def case(
     transports: tuple[Transport, ...] = _BOTH,
     level: Level = "contract",
     needs_input: bool = False,
-) -> Callable[[Plot], Plot]:
-    """Enter a plot into CASES."""
+) -> Callable[[Script], Script]:
+    """Decorator that adds a script to CASES."""
 
-    def enter(plot: Plot) -> Plot:
+    def register(script: Script) -> Script:
         for revision in (*revisions, *(("draft",) if "v2" in revisions else ())):
-            told = ("initialize", "initialized", *methods)
+            listed_methods = ("initialize", "initialized", *methods)
             full = f"{revision}/{name}"
-            CASES.append(Case(full, description, plot, told, level, transports, needs_input))
-        return plot
+            CASES.append(
+                Case(full, description, script, listed_methods, level, transports, needs_input)
+            )
+        return script
 
-    return enter
-
-
-async def _to_the_end(stage: Stage) -> None:
-    """The program runs, writes and ends."""
-    process = await started(stage)
-    await stage.tell(process.output(OUTPUT), *process.end(CODE))
-    await stage.over(OUTPUT, CODE)
+    return register
 
 
-async def started(stage: Stage) -> Process:
-    """Wait until the answer that the program runs is on its way."""
+async def _run_to_exit(server: FakeServer) -> None:
+    """Run the program to its exit."""
+    process = await started(server)
+    await server.emit(process.output(OUTPUT), *process.end(CODE))
+    await server.expect_exit(OUTPUT, CODE)
+
+
+async def started(server: FakeServer) -> Process:
+    """Wait until the start of the program has been answered."""
     answered: list[bool] = []
-    give = stage.handlers.get(stage.start_method, stage.give_answer)
+    give = server.handlers.get(server.start_method, server.answer_request)
 
-    async def handler(conversation: Conversation, request: Message) -> None:
-        await give(conversation, request)
+    async def handler(connection: FakeConnection, request: Message) -> None:
+        await give(connection, request)
         answered.append(True)
 
-    stage.handlers[stage.start_method] = handler
-    process = await stage.start_requested()
-    await stage.until(lambda: answered or None, "the program to have been started")
+    server.handlers[server.start_method] = handler
+    process = await server.start_requested()
+    await server.until(lambda: answered or None, "the start of the program to be answered")
     return process
 
 
-# The task
+# Basic task
 
 
-@case(SIMPLEST, "A program is run: its output and its exit code are the client's.", "process/start")
-async def _(stage: Stage) -> None:
-    await _to_the_end(stage)
+@case(
+    BASIC_CASE, "Run a program: the client returns its output and its exit code.", "process/start"
+)
+async def _(server: FakeServer) -> None:
+    await _run_to_exit(server)
 
 
-@case("run/success", "A program that writes nothing and exits with 0.", "process/start")
-async def _(stage: Stage) -> None:
-    process = await started(stage)
-    await stage.tell(*process.end(0))
-    await stage.over(b"", 0)
+@case("run/success", "The program writes nothing and exits with 0.", "process/start")
+async def _(server: FakeServer) -> None:
+    process = await started(server)
+    await server.emit(*process.end(0))
+    await server.expect_exit(b"", 0)
 
 
-async def _refuse(conversation: Conversation, request: Message) -> None:
+async def _refuse(connection: FakeConnection, request: Message) -> None:
     refusal = error(INTERNAL_ERROR, "No such file or directory (os error 2)")
-    await conversation.answer(request, refusal)
+    await connection.answer(request, refusal)
 
 
 @case(
     "run/refused",
-    "A program that cannot be started: the client tells so by its exit code, and does not ask "
-    "again.",
+    "The program cannot be started: the client reports a failure and does not retry.",
     "process/start",
 )
-async def _(stage: Stage) -> None:
-    stage.handlers[stage.start_method] = _refuse
-    await stage.start_requested()
-    await stage.gave_up(f"{stage.start_method} was answered with an error")
+async def _(server: FakeServer) -> None:
+    server.handlers[server.start_method] = _refuse
+    await server.start_requested()
+    await server.expect_failure(f"{server.start_method} was answered with an error")
 
 
-# The handshake
+# Handshake
 
 
 @case(
     "handshake/slow",
     f"The answer to initialize takes {SLOW_SECONDS:g} s: nothing is sent before it.",
 )
-async def _(stage: Stage) -> None:
-    stage.delays["initialize"] = SLOW_SECONDS
-    await _to_the_end(stage)
+async def _(server: FakeServer) -> None:
+    server.delays["initialize"] = SLOW_SECONDS
+    await _run_to_exit(server)
 
 
 @case("handshake/refused", "initialize is answered with an error: no program can be run.")
-async def _(stage: Stage) -> None:
-    async def refuse(conversation: Conversation, request: Message) -> None:
-        await conversation.answer(request, error(INVALID_REQUEST, "this server is closed"))
+async def _(server: FakeServer) -> None:
+    async def refuse(connection: FakeConnection, request: Message) -> None:
+        await connection.answer(request, error(INVALID_REQUEST, "this server is closed"))
 
-    stage.handlers["initialize"] = refuse
-    await stage.gave_up("initialize was answered with an error")
+    server.handlers["initialize"] = refuse
+    await server.expect_failure("initialize was answered with an error")
 
 
 # Output
@@ -178,112 +181,112 @@ async def _(stage: Stage) -> None:
 
 @case(
     "output/streams",
-    "Standard output and standard error come in turns, and are kept apart.",
+    "Interleaved standard output and standard error are kept apart.",
     "process/output",
 )
-async def _(stage: Stage) -> None:
-    process = await started(stage)
+async def _(server: FakeServer) -> None:
+    process = await started(server)
     for line in (b"one\n", b"two\n", b"three\n"):
-        await stage.tell(process.output(line), process.output(b"noise\n", "stderr"))
-    await stage.tell(*process.end(CODE))
-    await stage.over(b"one\ntwo\nthree\n", CODE)
+        await server.emit(process.output(line), process.output(b"noise\n", "stderr"))
+    await server.emit(*process.end(CODE))
+    await server.expect_exit(b"one\ntwo\nthree\n", CODE)
 
 
 @case(
     "output/bytes",
-    "Output is bytes: what is no text, and a character that is cut in two, arrive as they are.",
+    "Output is binary: invalid UTF-8 and a character split between chunks arrive unchanged.",
     "process/output",
 )
-async def _(stage: Stage) -> None:
-    process = await started(stage)
+async def _(server: FakeServer) -> None:
+    process = await started(server)
     pieces = (b"\xe2\x82", b"\xac \x00\xff\xfe", b"\r\n", b"no newline")
-    await stage.tell(*(process.output(piece) for piece in pieces), *process.end(CODE))
-    await stage.over(b"".join(pieces), CODE)
+    await server.emit(*(process.output(piece) for piece in pieces), *process.end(CODE))
+    await server.expect_exit(b"".join(pieces), CODE)
 
 
-@case("output/empty", "A piece of output may be empty; it is not the end.", "process/output")
-async def _(stage: Stage) -> None:
-    process = await started(stage)
-    await stage.tell(process.output(b""), process.output(OUTPUT), *process.end(CODE))
-    await stage.over(OUTPUT, CODE)
+@case("output/empty", "An output chunk may be empty; it does not mark the end.", "process/output")
+async def _(server: FakeServer) -> None:
+    process = await started(server)
+    await server.emit(process.output(b""), process.output(OUTPUT), *process.end(CODE))
+    await server.expect_exit(OUTPUT, CODE)
 
 
-@case("output/large", "One message brings 1 MiB.", "process/output")
-async def _(stage: Stage) -> None:
-    process = await started(stage)
+@case("output/large", "One message carries 1 MiB of output.", "process/output")
+async def _(server: FakeServer) -> None:
+    process = await started(server)
     line = b"0123456789abcde\n"
     large = line * (LARGE_BYTES // len(line))
-    await stage.tell(process.output(large), *process.end(CODE))
-    await stage.over(large, CODE)
+    await server.emit(process.output(large), *process.end(CODE))
+    await server.expect_exit(large, CODE)
 
 
 @case("output/many", f"{PIECES} messages bring a line each, without a pause.", "process/output")
-async def _(stage: Stage) -> None:
-    process = await started(stage)
+async def _(server: FakeServer) -> None:
+    process = await started(server)
     lines = [b"line %d\n" % number for number in range(PIECES)]
-    await stage.tell(*(process.output(line) for line in lines), *process.end(CODE))
-    await stage.over(b"".join(lines), CODE)
+    await server.emit(*(process.output(line) for line in lines), *process.end(CODE))
+    await server.expect_exit(b"".join(lines), CODE)
 
 
 @case(
     "output/after_exit",
-    "Output goes on after the exit, as of a child in the background; the end is process/closed.",
+    "Output follows the exit, as from a background child; the end is process/closed.",
     "process/output",
     "process/closed",
     revisions=NUMBERED,
 )
-async def _(stage: Stage) -> None:
-    process = await started(stage)
-    await stage.tell(process.exited(CODE), process.output(OUTPUT), process.closed())
-    await stage.over(OUTPUT, CODE)
+async def _(server: FakeServer) -> None:
+    process = await started(server)
+    await server.emit(process.exited(CODE), process.output(OUTPUT), process.closed())
+    await server.expect_exit(OUTPUT, CODE)
 
 
 @case(
     "output/reordered",
-    "Messages overtake each other: seq tells their order.",
+    "Messages arrive out of order: seq determines the order of output.",
     "process/output",
     "process/exited",
     "process/closed",
     revisions=NUMBERED,
 )
-async def _(stage: Stage) -> None:
-    process = await started(stage)
+async def _(server: FakeServer) -> None:
+    process = await started(server)
     first, second, third = (process.output(line) for line in (b"one\n", b"two\n", b"three\n"))
     exited, closed = process.end(CODE)
-    await stage.tell(second, first, exited, third, closed)
-    await stage.over(b"one\ntwo\nthree\n", CODE)
+    await server.emit(second, first, exited, third, closed)
+    await server.expect_exit(b"one\ntwo\nthree\n", CODE)
 
 
 @case(
     "output/close_overtakes",
-    "process/closed overtakes output whose seq is smaller: nothing is lost.",
+    "process/closed arrives before output with a lower seq: no output is lost.",
     "process/output",
     "process/closed",
     revisions=NUMBERED,
 )
-async def _(stage: Stage) -> None:
-    process = await started(stage)
+async def _(server: FakeServer) -> None:
+    process = await started(server)
     output = process.output(OUTPUT)
     exited, closed = process.end(CODE)
-    await stage.tell(closed, exited, output)
-    await stage.over(OUTPUT, CODE)
+    await server.emit(closed, exited, output)
+    await server.expect_exit(OUTPUT, CODE)
 
 
 @case(
     "output/before_answer",
-    "The program has ended before the answer to process/start comes: nothing of it is lost.",
+    "The program ends before the answer to process/start: no output is lost.",
     "process/start",
     revisions=NUMBERED,
 )
-async def _(stage: Stage) -> None:
-    async def answer_last(conversation: Conversation, request: Message) -> None:
-        process = await stage.start_requested()
-        await stage.tell(process.output(OUTPUT), *process.end(CODE))
-        await stage.give_answer(conversation, request)
+async def _(server: FakeServer) -> None:
+    async def answer_last(connection: FakeConnection, request: Message) -> None:
+        process = await server.start_requested()
+        await server.emit(process.output(OUTPUT), *process.end(CODE))
+        await server.answer_request(connection, request)
 
-    stage.handlers["process/start"] = answer_last
-    await stage.start_requested()
-    await stage.over(OUTPUT, CODE)
+    server.handlers["process/start"] = answer_last
+    await server.start_requested()
+    await server.expect_exit(OUTPUT, CODE)
 
 
 @case(
@@ -291,32 +294,32 @@ async def _(stage: Stage) -> None:
     f"The answer to the start takes {SLOW_SECONDS:g} s: the program is not started again.",
     "process/start",
 )
-async def _(stage: Stage) -> None:
-    stage.delays[stage.start_method] = SLOW_SECONDS
-    await _to_the_end(stage)
+async def _(server: FakeServer) -> None:
+    server.delays[server.start_method] = SLOW_SECONDS
+    await _run_to_exit(server)
 
 
-# What a client must bear
+# Tolerance
 
 
-@case("tolerance/members", "Every message has members that nobody knows: they are ignored.")
-async def _(stage: Stage) -> None:
-    stage.adds_members = True
-    await _to_the_end(stage)
+@case("tolerance/members", "Every message has unknown members: they are ignored.")
+async def _(server: FakeServer) -> None:
+    server.adds_members = True
+    await _run_to_exit(server)
 
 
-@case("tolerance/error", "An error has members that nobody knows, such as data.", "process/start")
-async def _(stage: Stage) -> None:
-    stage.adds_members = True
-    stage.handlers[stage.start_method] = _refuse
-    await stage.start_requested()
-    await stage.gave_up(f"{stage.start_method} was answered with an error")
+@case("tolerance/error", "An error has unknown members, such as data.", "process/start")
+async def _(server: FakeServer) -> None:
+    server.adds_members = True
+    server.handlers[server.start_method] = _refuse
+    await server.start_requested()
+    await server.expect_failure(f"{server.start_method} was answered with an error")
 
 
-@case("tolerance/notifications", "Notifications that nobody knows come between: they are ignored.")
-async def _(stage: Stage) -> None:
-    stage.chatters = True
-    await _to_the_end(stage)
+@case("tolerance/notifications", "Unknown notifications arrive in between: they are ignored.")
+async def _(server: FakeServer) -> None:
+    server.sends_unknown_notifications = True
+    await _run_to_exit(server)
 
 
 @case(
@@ -324,237 +327,239 @@ async def _(stage: Stage) -> None:
     "Events of a process that the client never started are ignored.",
     "process/output",
 )
-async def _(stage: Stage) -> None:
-    process = await started(stage)
-    other = process.named("nobody-s")
-    await stage.tell(other.output(b"not yours\n"), *other.end(1))
-    await stage.tell(process.output(OUTPUT), *process.end(CODE))
-    await stage.over(OUTPUT, CODE)
+async def _(server: FakeServer) -> None:
+    process = await started(server)
+    other = process.named("unknown")
+    await server.emit(other.output(b"not yours\n"), *other.end(1))
+    await server.emit(process.output(OUTPUT), *process.end(CODE))
+    await server.expect_exit(OUTPUT, CODE)
 
 
 @case(
     "tolerance/writing",
-    "Messages have white space, escapes, and members in an unusual order: JSON is JSON.",
+    "Messages have white space, escapes and an unusual member order.",
 )
-async def _(stage: Stage) -> None:
-    stage.is_oddly_written = True
-    await _to_the_end(stage)
+async def _(server: FakeServer) -> None:
+    server.writes_unusual_json = True
+    await _run_to_exit(server)
 
 
-@case("tolerance/fragments", "A message may come in several frames.", transports=("ws",))
-async def _(stage: Stage) -> None:
-    stage.fragments = True
-    await _to_the_end(stage)
+@case("tolerance/fragments", "A message may arrive in several frames.", transports=("ws",))
+async def _(server: FakeServer) -> None:
+    server.fragments = True
+    await _run_to_exit(server)
 
 
 @case(
     "tolerance/ping",
-    "The server pings the client, which answers: servers drop who does not.",
+    "The server pings the client, which answers: servers disconnect unresponsive clients.",
     transports=("ws",),
 )
-async def _(stage: Stage) -> None:
-    process = await started(stage)
-    stage.waiting_for = "a pong in answer to a ping"
-    if not await stage.attached.link.ping(b"are you there"):
-        raise Silence("expected a pong in answer to a ping, but the client ended the connection")
-    await stage.tell(process.output(OUTPUT), *process.end(CODE))
-    await stage.over(OUTPUT, CODE)
+async def _(server: FakeServer) -> None:
+    process = await started(server)
+    server.waiting_for = "a pong"
+    if not await server.attached.link.ping(b"are you there"):
+        raise NoResponse("expected a pong, but the client closed the connection")
+    await server.emit(process.output(OUTPUT), *process.end(CODE))
+    await server.expect_exit(OUTPUT, CODE)
 
 
 @case(
     "tolerance/request",
-    "The server asks something that nobody knows: the answer is an error, and all goes on.",
+    "The server sends an unknown request: it is answered with an error, and the session continues.",
     revisions=NUMBERED,
     level="quirk",
 )
-async def _(stage: Stage) -> None:
-    process = await started(stage)
-    await stage.ask("suite/question", {"anything": True})
-    await stage.tell(process.output(OUTPUT), *process.end(CODE))
-    await stage.over(OUTPUT, CODE)
+async def _(server: FakeServer) -> None:
+    process = await started(server)
+    await server.ask("suite/question", {"anything": True})
+    await server.emit(process.output(OUTPUT), *process.end(CODE))
+    await server.expect_exit(OUTPUT, CODE)
 
 
-# A lost connection
+# Lost connections
 
 
-async def _lose(stage: Stage) -> None:
-    """Cut the connection in the middle, and have nothing to resume."""
+async def _run_lost_session(server: FakeServer) -> None:
+    """Cut the connection while the program is running and refuse to resume the session."""
 
-    async def refuse(conversation: Conversation, request: Message) -> None:
+    async def refuse(connection: FakeConnection, request: Message) -> None:
         if request["params"].get("resumeSessionId") is None:
-            await stage.give_answer(conversation, request)
+            await server.answer_request(connection, request)
         else:
-            await conversation.answer(
-                request, error(INVALID_REQUEST, f"unknown session id {stage.session_id}")
+            await connection.answer(
+                request, error(INVALID_REQUEST, f"unknown session id {server.session_id}")
             )
 
-    process = await started(stage)
-    await stage.tell(process.output(b"the first half\n"))
-    stage.handlers["initialize"] = refuse
-    stage.cut()
-    await stage.gave_up("the connection was lost, and the session is gone")
+    process = await started(server)
+    await server.emit(process.output(b"the first half\n"))
+    server.handlers["initialize"] = refuse
+    server.cut()
+    await server.expect_failure("the connection was lost and the session is gone")
 
 
 @case(
     "lost/session",
-    "The connection is cut and the session is gone: the client tells so, and runs nothing again.",
+    "The connection is cut and the session is gone: the client reports it and starts nothing "
+    "again.",
     "process/start",
 )
-async def _(stage: Stage) -> None:
-    await _lose(stage)
+async def _(server: FakeServer) -> None:
+    await _run_lost_session(server)
 
 
 @case(
     "lost/before_answer",
-    "The connection is cut before initialize is answered: the client tells so, or tries again.",
+    "The connection is cut before initialize is answered: the client reports it or reconnects.",
     transports=("ws",),
 )
-async def _(stage: Stage) -> None:
-    async def cut_once(conversation: Conversation, _: Message) -> None:
-        stage.handlers.pop("initialize")
-        conversation.link.cut()
+async def _(server: FakeServer) -> None:
+    async def cut_once(connection: FakeConnection, _: Message) -> None:
+        server.handlers.pop("initialize")
+        connection.link.cut()
 
-    stage.handlers["initialize"] = cut_once
-    if await stage.tries_again():
-        await _to_the_end(stage)
+    server.handlers["initialize"] = cut_once
+    if await server.reconnects():
+        await _run_to_exit(server)
     else:
-        await stage.gave_up("the connection was lost before the handshake")
+        await server.expect_failure("the connection was lost before the handshake was complete")
 
 
 @case(
     "resume/output",
-    "The connection is cut and output is missed: the session is resumed, and the output read.",
+    "Output is missed while the connection is cut: the client resumes the session and reads it.",
     "process/read",
     revisions=NUMBERED,
     transports=("ws",),
 )
-async def _(stage: Stage) -> None:
-    process = await started(stage)
-    await stage.tell(process.output(b"before\n"))
-    stage.cut()
+async def _(server: FakeServer) -> None:
+    process = await started(server)
+    await server.emit(process.output(b"before\n"))
+    server.cut()
     process.output(b"meanwhile\n")
-    await stage.resumed()
-    await stage.tell(process.output(b"after\n"), *process.end(CODE))
-    await stage.over(b"before\nmeanwhile\nafter\n", CODE)
+    await server.expect_resume()
+    await server.emit(process.output(b"after\n"), *process.end(CODE))
+    await server.expect_exit(b"before\nmeanwhile\nafter\n", CODE)
 
 
 @case(
     "resume/end",
-    "The program ends while the connection is cut: only process/read tells of it.",
+    "The program ends while the connection is cut: only process/read reports it.",
     "process/read",
     revisions=NUMBERED,
     transports=("ws",),
 )
-async def _(stage: Stage) -> None:
-    process = await started(stage)
-    await stage.tell(process.output(b"before\n"))
-    stage.cut()
+async def _(server: FakeServer) -> None:
+    process = await started(server)
+    await server.emit(process.output(b"before\n"))
+    server.cut()
     process.output(b"meanwhile\n")
     process.end(CODE)
-    await stage.resumed()
-    await stage.over(b"before\nmeanwhile\n", CODE)
+    await server.expect_resume()
+    await server.expect_exit(b"before\nmeanwhile\n", CODE)
 
 
 @case(
     "resume/twice",
-    "The connection is cut, and cut again before the resumption is answered, and later once more.",
+    "The connection is cut again before the resumption is answered, and once more later.",
     "process/read",
     revisions=NUMBERED,
     transports=("ws",),
 )
-async def _(stage: Stage) -> None:
-    async def cut_once(conversation: Conversation, _: Message) -> None:
-        stage.handlers.pop("initialize")
-        conversation.link.cut()
+async def _(server: FakeServer) -> None:
+    async def cut_once(connection: FakeConnection, _: Message) -> None:
+        server.handlers.pop("initialize")
+        connection.link.cut()
 
-    process = await started(stage)
-    await stage.tell(process.output(b"one\n"))
-    stage.handlers["initialize"] = cut_once
-    stage.cut()
+    process = await started(server)
+    await server.emit(process.output(b"one\n"))
+    server.handlers["initialize"] = cut_once
+    server.cut()
     process.output(b"two\n")
-    await stage.resumed()
-    await stage.tell(process.output(b"three\n"))
-    stage.cut()
+    await server.expect_resume()
+    await server.emit(process.output(b"three\n"))
+    server.cut()
     process.output(b"four\n")
-    await stage.resumed(2)
-    await stage.tell(*process.end(CODE))
-    await stage.over(b"one\ntwo\nthree\nfour\n", CODE)
+    await server.expect_resume(2)
+    await server.emit(*process.end(CODE))
+    await server.expect_exit(b"one\ntwo\nthree\nfour\n", CODE)
 
 
 @case(
     "resume/start",
-    "The connection is cut before the answer to process/start comes: no second process is started.",
+    "The connection is cut before process/start is answered: no second process is started.",
     "process/start",
     revisions=NUMBERED,
     transports=("ws",),
 )
-async def _(stage: Stage) -> None:
-    async def lose(*_: object) -> None:
-        stage.handlers["process/start"] = refuse
-        stage.cut()
+async def _(server: FakeServer) -> None:
+    async def cut_connection(*_: object) -> None:
+        server.handlers["process/start"] = refuse
+        server.cut()
 
-    async def refuse(conversation: Conversation, request: Message) -> None:
+    async def refuse(connection: FakeConnection, request: Message) -> None:
         name = request["params"]["processId"]
-        await conversation.answer(request, error(INVALID_REQUEST, f"process {name} already exists"))
+        await connection.answer(request, error(INVALID_REQUEST, f"process {name} already exists"))
 
-    stage.handlers["process/start"] = lose
-    process = await stage.start_requested()
-    if await stage.resumed(may_end=True):
-        await stage.tell(process.output(OUTPUT), *process.end(CODE))
-    await stage.over_or_gave_up(OUTPUT, CODE, "nobody told whether the program was started")
+    server.handlers["process/start"] = cut_connection
+    process = await server.start_requested()
+    if await server.expect_resume(may_end=True):
+        await server.emit(process.output(OUTPUT), *process.end(CODE))
+    await server.expect_exit_or_failure(OUTPUT, CODE, "the answer to process/start was lost")
 
 
 @case(
     "resume/other_session",
-    "The server opens another session instead: the client does not take it for its own.",
+    "The server opens a new session instead of resuming: the client does not mistake it for its "
+    "own.",
     "process/start",
     revisions=NUMBERED,
     transports=("ws",),
 )
-async def _(stage: Stage) -> None:
-    async def open_another(conversation: Conversation, request: Message) -> None:
-        await stage.give_answer(conversation, {**request, "params": {"clientName": ""}})
+async def _(server: FakeServer) -> None:
+    async def open_another(connection: FakeConnection, request: Message) -> None:
+        await server.answer_request(connection, {**request, "params": {"clientName": ""}})
 
-    process = await started(stage)
-    await stage.tell(process.output(b"before\n"))
-    stage.handlers["initialize"] = open_another
-    stage.cut()
-    await stage.gave_up("the session is gone, and the server opened another")
+    process = await started(server)
+    await server.emit(process.output(b"before\n"))
+    server.handlers["initialize"] = open_another
+    server.cut()
+    await server.expect_failure("the session is gone, and the server opened a new one")
 
 
 # Input
 
 
-async def _takes_input(stage: Stage) -> Process:
-    process = await started(stage)
+async def _started_with_input(server: FakeServer) -> Process:
+    process = await started(server)
     if not (process.params.get("pipeStdin") or process.params.get("tty")):
         raise Failure(
-            "the client has input for the program, but started it with neither pipeStdin nor tty: "
-            "the server refuses to write to it"
+            "the client has input for the program but started it without pipeStdin and tty: the "
+            "server refuses writes"
         )
     return process
 
 
-async def _echo(stage: Stage, process: Process) -> None:
-    """Wait for all of the input, and end as a program that has printed it."""
-    await stage.until(
+async def _echo(server: FakeServer, process: Process) -> None:
+    """Wait for the complete input and exit like a program that has printed it."""
+    await server.until(
         lambda: len(process.input) >= len(INPUT) or None,
         f"process/write of all of the client's standard input, {len(INPUT)} bytes",
     )
-    match(text_of(INPUT), text_of(bytes(process.input)), "what was written to the program")
-    await stage.tell(process.output(INPUT), *process.end(CODE))
-    await stage.over(INPUT, CODE)
+    match(text_of(INPUT), text_of(bytes(process.input)), "the input of the program")
+    await server.emit(process.output(INPUT), *process.end(CODE))
+    await server.expect_exit(INPUT, CODE)
 
 
 @case(
     "input/text",
-    "Standard input of the client is that of the program, each byte once and in order.",
+    "Standard input of the client is passed to the program, each byte once and in order.",
     "process/write",
     revisions=NUMBERED,
     needs_input=True,
 )
-async def _(stage: Stage) -> None:
-    await _echo(stage, await _takes_input(stage))
+async def _(server: FakeServer) -> None:
+    await _echo(server, await _started_with_input(server))
 
 
 @case(
@@ -564,80 +569,80 @@ async def _(stage: Stage) -> None:
     revisions=NUMBERED,
     needs_input=True,
 )
-async def _(stage: Stage) -> None:
-    stage.delays["process/write"] = SLOW_SECONDS
-    await _echo(stage, await _takes_input(stage))
+async def _(server: FakeServer) -> None:
+    server.delays["process/write"] = SLOW_SECONDS
+    await _echo(server, await _started_with_input(server))
 
 
 @case(
     "input/refused",
-    "The program takes no input: its output and exit code are still the client's.",
+    "The program does not accept input: its output and exit code are still returned.",
     "process/write",
     revisions=NUMBERED,
     level="quirk",
     needs_input=True,
 )
-async def _(stage: Stage) -> None:
+async def _(server: FakeServer) -> None:
     refused: list[bool] = []
 
-    async def refuse(conversation: Conversation, request: Message) -> None:
-        await conversation.answer(request, {"result": {"status": "stdinClosed"}})
+    async def refuse(connection: FakeConnection, request: Message) -> None:
+        await connection.answer(request, {"result": {"status": "stdinClosed"}})
         refused.append(True)
 
-    stage.handlers["process/write"] = refuse
-    process = await _takes_input(stage)
-    await stage.until(lambda: refused or None, "process/write of the client's standard input")
-    await stage.tell(process.output(OUTPUT), *process.end(CODE))
-    await stage.over(OUTPUT, CODE)
+    server.handlers["process/write"] = refuse
+    process = await _started_with_input(server)
+    await server.until(lambda: refused or None, "process/write of the client's standard input")
+    await server.emit(process.output(OUTPUT), *process.end(CODE))
+    await server.expect_exit(OUTPUT, CODE)
 
 
 @case(
     "resume/write",
-    "The connection is cut before a write is answered: it is sent again with the same writeId.",
+    "The connection is cut before a write is answered: the write is repeated with its writeId.",
     "process/write",
     revisions=("v2",),
     transports=("ws",),
     needs_input=True,
 )
-async def _(stage: Stage) -> None:
+async def _(server: FakeServer) -> None:
     unanswered: list[Message] = []
 
-    async def lose(_: Conversation, request: Message) -> None:
-        stage.handlers.pop("process/write", None)
+    async def cut_connection(_: FakeConnection, request: Message) -> None:
+        server.handlers.pop("process/write", None)
         unanswered.append(request["params"])
-        stage.cut()
+        server.cut()
 
-    stage.handlers["process/write"] = lose
-    process = await _takes_input(stage)
-    await stage.until(lambda: unanswered or None, "process/write of the client's standard input")
-    await stage.resumed()
+    server.handlers["process/write"] = cut_connection
+    process = await _started_with_input(server)
+    await server.until(lambda: unanswered or None, "process/write of the client's standard input")
+    await server.expect_resume()
     name = unanswered[0]["writeId"]
-    await stage.until(
+    await server.until(
         lambda: process.is_answered(name) or None,
         f"the write whose answer was lost once more, with its writeId {name!r}",
     )
-    await _echo(stage, process)
+    await _echo(server, process)
 
 
 @case(
     "input/end",
-    "The end of the client's standard input is that of the program's, where the server has "
+    "The end of the client's standard input closes that of the program, if the server supports "
     "process/closeStdin.",
     "process/write",
     "process/closeStdin",
     revisions=("draft",),
     needs_input=True,
 )
-async def _(stage: Stage) -> None:
+async def _(server: FakeServer) -> None:
     ended_after: list[int] = []
 
-    async def end(conversation: Conversation, request: Message) -> None:
+    async def end(connection: FakeConnection, request: Message) -> None:
         ended_after.append(len(process.input))
-        await stage.give_answer(conversation, request)
+        await server.answer_request(connection, request)
 
-    stage.handlers["process/closeStdin"] = end
-    process = await _takes_input(stage)
-    await stage.until(
+    server.handlers["process/closeStdin"] = end
+    process = await _started_with_input(server)
+    await server.until(
         lambda: ended_after or None, "process/closeStdin at the end of the client's standard input"
     )
     if ended_after[0] < len(INPUT):
@@ -645,4 +650,4 @@ async def _(stage: Stage) -> None:
             f"process/closeStdin came after {ended_after[0]} bytes of {len(INPUT)}: what is "
             "written afterwards is lost"
         )
-    await _echo(stage, process)
+    await _echo(server, process)

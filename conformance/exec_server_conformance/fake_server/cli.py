@@ -1,4 +1,4 @@
-"""``exec-server-conformance client``: play a server to a client, and judge the client."""
+"""Command ``exec-server-conformance client``."""
 
 from __future__ import annotations
 
@@ -25,36 +25,36 @@ from exec_server_conformance.runner.suite import ExitCode, run
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="exec-server-conformance client",
-        description="Play a server to a client, with faults, and judge what the client does. The "
-        "client must run one program, whichever: its output and its exit code are to become the "
-        "client's own.",
+        description="Run a fake server with faults against a client and check the client's "
+        "behaviour. The client must run one program of its choice and return the "
+        "program's output and exit code as its own.",
     )
     parser.add_argument(
         "--cmd",
         metavar="CMD",
-        help="command of the client; {url} stands for the ws:// URL that it is to connect to, or "
-        "{command} for a server command that it is to start and speak to over pipes",
+        help="client command; {url} is replaced by the ws:// URL to connect to, or {command} by a "
+        "server command for the client to start over pipes",
     )
     parser.add_argument(
         "--input-cmd",
         metavar="CMD",
-        help="command of the client that passes its standard input on to the program, for the "
-        "cases about input; they do not apply without it",
+        help="client command that forwards its standard input to the program, with the same "
+        "placeholder as --cmd; cases about input do not apply without it",
     )
     parser.add_argument(
         "--wire-only",
         action="store_true",
-        help="for a client whose standard output and exit code are its own: judge what it sends, "
-        "and that it ends",
+        help="check only the messages that the client sends and that it exits; for clients whose "
+        "standard output and exit code are not those of the program",
     )
-    parser.add_argument("--list", action="store_true", help="list the cases and exit")
+    parser.add_argument("--list", action="store_true", help="print the selected cases and exit")
     add_choice(parser)
     parser.add_argument(
         "--revision",
         choices=[*REVISIONS, "all"],
         action="append",
-        help="play the cases of a revision, whether or not the client seems to speak it; "
-        "repeatable (default: those of v0, v1 and v2 that the client turns out to speak)",
+        help="run the cases of this revision even if the client does not seem to support it; "
+        "repeatable (default: the revisions v0, v1 and v2 that the client supports)",
     )
     add_reports(parser)
     add_effort(parser)
@@ -62,7 +62,7 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def main(arguments: list[str]) -> int:
-    """Run the command; returns the exit code."""
+    """Run the command and return its exit code."""
     parser = _parser()
     options = parser.parse_args(arguments)
     everything = sorted(CASES, key=lambda case: case.revision)
@@ -91,12 +91,12 @@ def main(arguments: list[str]) -> int:
         input_command=input_command,
         cases=cases,
         revisions=revisions,
-        judges_output=not options.wire_only,
+        checks_output=not options.wire_only,
         deviations=known_deviations(options, everything),
         jobs=options.jobs,
         timeout=options.timeout or CASE_SECONDS,
     )
     report = run(ClientSuite(plan, terminal))
     write_reports(report, options)
-    terminal.summarise(report)
+    terminal.print_summary(report)
     return report.summary.exit_code

@@ -1,12 +1,12 @@
-"""The rules for what a client sends over one connection, whatever it is about.
+"""Protocol rules for the messages of a client, independent of the case.
 
-* One message is one JSON object: a request, a notification, or the answer to a request.
-* The request ``initialize`` comes first, and nothing else until it has been answered; then the
-  notification ``initialized``, once; then everything else.
-* An id is a string or a 64-bit integer, and belongs to one open request.
-* A method of the revision has the params that its schema describes. A method that the revision does
-  not have is answered with -32601, and not held against the client: that is how one finds out.
-* Nothing is answered that is no request.
+* A message is one JSON object: a request, a notification, or the answer to a request.
+* The request ``initialize`` comes first and is answered before anything else is sent, followed by
+  exactly one notification ``initialized``.
+* An id is a string or a 64-bit integer and is unique among the open requests.
+* The params of a method of the revision validate against the schema. Unknown methods are answered
+  with -32601 and are no violation, since clients detect features that way.
+* Only requests are answered.
 """
 
 from __future__ import annotations
@@ -26,50 +26,50 @@ if TYPE_CHECKING:
 Message = dict[str, Any]
 
 UNREADABLE_ID = -1
-"""The id of the answer to unreadable input."""
+"""Id of the answer to unreadable input."""
 
 
 class _State(Enum):
     NEW = auto()
     INITIALIZING = auto()
-    """initialize has not been answered."""
+    """initialize has not been answered yet."""
     GREETED = auto()
-    """initialize has been answered, initialized has not come."""
+    """initialize has been answered, initialized has not been received."""
     READY = auto()
 
 
-class Judge:
-    """Takes what a client sends over one connection, and refuses what it must not send."""
+class ClientValidator:
+    """Validates the messages that a client sends over one connection."""
 
     def __init__(self, contract: Contract) -> None:
         self._contract = contract
         self._state = _State.NEW
         self._open: dict[IdKey, str] = {}
-        """The methods of requests that wait for their answer."""
+        """Methods of the requests that have not been answered, by id."""
         self.asked: set[IdKey] = set()
-        """The ids of the server's requests that wait for their answer."""
+        """Ids of the server's requests that have not been answered."""
 
     @property
     def is_ready(self) -> bool:
-        """Whether the handshake is done."""
+        """True once the handshake is complete."""
         return self._state is _State.READY
 
     def answered(self, request: Message, *, is_success: bool) -> None:
-        """The server answers a request now."""
+        """Note that the server is answering a request."""
         del self._open[id_key(request["id"])]
         if request["method"] == "initialize":
             self._state = _State.GREETED if is_success else _State.NEW
 
     def take(self, data: bytes) -> Message:
-        """The message; raises Failure for one that must not be sent."""
+        """Parse and check a message; raise Failure if it violates a rule."""
         message = _parsed(data)
         if "method" in message:
-            self._take_call(message)
+            self._check_call(message)
         else:
-            self._take_answer(message)
+            self._check_answer(message)
         return message
 
-    def _take_call(self, message: Message) -> None:
+    def _check_call(self, message: Message) -> None:
         method = message["method"]
         if not isinstance(method, str):
             raise Failure(f"method must be a string: {show(message)}")
@@ -115,9 +115,9 @@ class Judge:
 
     def _check_state(self, method: str, *, is_request: bool) -> None:
         if method == "initialize" and not is_request:
-            raise Failure("initialize came without an id: it is a request, and is answered")
+            raise Failure("initialize was sent without an id: it is a request")
         if method == "initialized" and is_request:
-            raise Failure("initialized came with an id: it is a notification, and is not answered")
+            raise Failure("initialized was sent with an id: it is a notification")
         if self._state is _State.NEW and method != "initialize":
             raise Failure(
                 f"{method} came before initialize: the first message of a connection is the "
@@ -140,7 +140,7 @@ class Judge:
         elif method == "initialized":
             self._state = _State.READY
 
-    def _take_answer(self, message: Message) -> None:
+    def _check_answer(self, message: Message) -> None:
         if "result" not in message and "error" not in message:
             raise Failure(
                 f"expected a method, a result or an error in every message, got {show(message)}"

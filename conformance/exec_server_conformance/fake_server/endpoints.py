@@ -1,4 +1,4 @@
-"""How a client under test reaches the suite: a WebSocket, or pipes."""
+"""Endpoints that a client under test connects to: WebSocket or pipes."""
 
 from __future__ import annotations
 
@@ -24,28 +24,28 @@ if TYPE_CHECKING:
     from exec_server_conformance.runner.target import Link
 
 
-class Host(Protocol):
-    """Whoever the connections are for."""
+class ConnectionHandler(Protocol):
+    """Owner of the accepted connections."""
 
     async def serve(self, link: Link) -> None:
-        """Serve a connection until it ends."""
+        """Serve a connection until it is closed."""
         ...
 
     def refuse(self, failure: Failure) -> None:
-        """A client knocked in a way that no server admits."""
+        """Report a handshake that servers refuse."""
         ...
 
 
-class Door:
-    """Where the client under test comes in; what it needs to know is ``server``."""
+class Endpoint:
+    """Listening endpoint for the client under test; a context manager."""
 
-    def __init__(self, host: Host, transport: Transport) -> None:
+    def __init__(self, host: ConnectionHandler, transport: Transport) -> None:
         self._host = host
         self._transport = transport
         self._listener: Server | asyncio.Server | None = None
         self._directory = Path(tempfile.mkdtemp(prefix="exec-server-conformance-"))
-        self.server = ""
-        """The URL, or the command, of the server."""
+        self.address = ""
+        """URL or command of the server, to be passed to the client."""
 
     async def __aenter__(self) -> Self:
         if self._transport == "ws":
@@ -53,18 +53,18 @@ class Door:
                 self._websocket,
                 "127.0.0.1",
                 0,
-                process_request=self._look_at,
+                process_request=self._check_handshake,
                 compression=None,
                 max_size=None,
                 ping_interval=None,
                 close_timeout=1,
             )
             port = next(iter(listener.sockets)).getsockname()[1]
-            self._listener, self.server = listener, f"ws://127.0.0.1:{port}"
+            self._listener, self.address = listener, f"ws://127.0.0.1:{port}"
         else:
             path = self._directory / "socket"
             self._listener = await asyncio.start_unix_server(self._pipes, path, limit=LINE_LIMIT)
-            self.server = shlex.join([sys.executable, bridge.__file__, str(path)])
+            self.address = shlex.join([sys.executable, bridge.__file__, str(path)])
         return self
 
     async def __aexit__(self, *_: object) -> None:
@@ -79,7 +79,7 @@ class Door:
     async def _pipes(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         await self._host.serve(StdioLink(reader, writer))
 
-    def _look_at(self, _: ServerConnection, request: Request) -> None:
+    def _check_handshake(self, _: ServerConnection, request: Request) -> None:
         if "Origin" in request.headers:
             self._host.refuse(
                 Failure(

@@ -1,4 +1,4 @@
-"""The program that the suite's server pretends to run, with what it says of it in each revision."""
+"""Program that the fake server pretends to run, and its messages in each revision."""
 
 from __future__ import annotations
 
@@ -12,48 +12,48 @@ Message = dict[str, Any]
 
 
 class Process:
-    """A process that was started, and its events.
+    """Process and its events.
 
-    From v1 on events are numbered in the order in which they are made, and output can be read
-    again as soon as it is made, whether or not it has been sent.
+    From v1 events are numbered in the order of their creation, and output can be read as soon as it
+    has been created, whether or not it has been sent.
     """
 
     def __init__(self, name: str, params: Message, revision: str) -> None:
         self.name = name
         self.params = params
-        """Those of the request that started it."""
+        """Params of the request that started the process."""
         self._revision = revision
         self._is_numbered = revision != "v0"
         self._names_writes = revision not in ("v0", "v1")
         self._events: list[Message] = []
         self._writes: dict[str, tuple[str, bool]] = {}
         self.input = bytearray()
-        """What was written to its standard input."""
+        """Bytes written to its standard input."""
 
     def named(self, name: str) -> Process:
-        """Another process, of that name."""
+        """Return another process with that name."""
         return Process(name, self.params, self._revision)
 
     # Events
 
     def output(self, data: bytes, stream: str = "stdout") -> Message:
-        """It writes something; to its terminal if it has one."""
+        """Create an output event; the stream is ``pty`` if the process has a terminal."""
         if self.params.get("tty") and self._is_numbered:
             stream = "pty"
         chunk = base64.b64encode(data).decode()
         return self._event("process/output", "outputDelta", stream=stream, chunk=chunk)
 
     def end(self, code: int) -> list[Message]:
-        """It exits, and its output ends, which v0 does not tell."""
+        """Create the exit event and, from v1, the close event."""
         exited = self.exited(code)
         return [exited, self.closed()] if self._is_numbered else [exited]
 
     def exited(self, code: int) -> Message:
-        """It exits."""
+        """Create the exit event."""
         return self._event("process/exited", "exited", exitCode=code)
 
     def closed(self) -> Message:
-        """Its output ends; not in v0."""
+        """Create the close event; not in v0."""
         return self._event("process/closed", "")
 
     def _event(self, method: str, old_method: str, **members: Any) -> Message:
@@ -65,25 +65,25 @@ class Process:
         self._events.append(event)
         return event
 
-    # What a client asks for
+    # Requests
 
     def changes_after(self, seq: int) -> bool:
-        """Whether there is something to tell of, above a number."""
+        """Return True if there is an event after ``seq``, or the process is closed."""
         return seq < len(self._events) or self._has("process/closed") is not None
 
     def read(self, params: Message) -> Message:
-        """The result of process/read."""
+        """Build the result of process/read."""
         after, budget = params.get("afterSeq") or 0, params.get("maxBytes")
         chunks: list[Message] = []
         for event in self._events:
-            told = event["params"]
-            if event["method"] != "process/output" or told["seq"] <= after:
+            content = event["params"]
+            if event["method"] != "process/output" or content["seq"] <= after:
                 continue
             if budget is not None:
-                budget -= len(base64.b64decode(told["chunk"]))
+                budget -= len(base64.b64decode(content["chunk"]))
                 if budget < 0 and chunks:
                     break
-            chunks.append({name: told[name] for name in ("seq", "stream", "chunk")})
+            chunks.append({name: content[name] for name in ("seq", "stream", "chunk")})
         is_cut = params.get("maxBytes") is not None and bool(chunks)
         exited = self._has("process/exited")
         return {
@@ -99,7 +99,7 @@ class Process:
         return next((event for event in self._events if event["method"] == method), None)
 
     def write(self, params: Message) -> None:
-        """Take what is written; raises Failure for a name that was given to another write."""
+        """Accept input; raise Failure if its writeId belongs to a different write."""
         if self._names_writes:
             name, chunk = params["writeId"], params["chunk"]
             if name in self._writes:
@@ -109,12 +109,12 @@ class Process:
         self.input += base64.b64decode(params["chunk"])
 
     def answered(self, params: Message) -> None:
-        """The answer to a write is on its way to the client."""
+        """Note that a write is being answered."""
         if self._names_writes:
             self._writes[params["writeId"]] = params["chunk"], True
 
     def is_answered(self, name: str) -> bool:
-        """Whether a write, by its writeId, has been answered."""
+        """Return True if the write with this writeId has been answered."""
         return self._writes[name][1]
 
     def _check_repeated(self, name: str, chunk: str) -> None:

@@ -1,7 +1,7 @@
-"""The server that the suite plays to one client, and what a case can make it do.
+"""Fake server for one client, controlled by a case.
 
-Left alone it is a right and quick server, on which one program runs. A case decides what the
-program does, and may make the server slow, talkative or odd, or cut the connection.
+By default it behaves correctly and runs one program. A case decides what the program does, and may
+delay or malform messages, send unknown ones, or cut the connection.
 """
 
 from __future__ import annotations
@@ -12,10 +12,10 @@ import json
 import uuid
 from typing import TYPE_CHECKING, Any, Final, Self
 
-from exec_server_conformance.errors import Failure, Mismatch, SessionError, Silence
+from exec_server_conformance.errors import Failure, Mismatch, NoResponse, SessionError
 from exec_server_conformance.fake_server.client_program import Program
-from exec_server_conformance.fake_server.client_validator import Judge
-from exec_server_conformance.fake_server.endpoints import Door
+from exec_server_conformance.fake_server.client_validator import ClientValidator
+from exec_server_conformance.fake_server.endpoints import Endpoint
 from exec_server_conformance.fake_server.process import Process
 from exec_server_conformance.runner.connection_log import id_key
 from exec_server_conformance.runner.contract import contract
@@ -36,43 +36,43 @@ INTERNAL_ERROR: Final = -32603
 NOT_FOUND: Final = -32004
 
 START_METHODS: Final = {"v0": "command/exec"}
-"""What starts a process, where it is not process/start."""
+"""Method that starts a process, where it is not process/start."""
 
-MOST_OPEN: Final = 1000
-"""How many requests may wait for their answers."""
+MAX_OPEN_REQUESTS: Final = 1000
+"""Maximum number of requests that may wait for an answer."""
 
-LEAVING_SECONDS: Final = 2.0
-"""How long what a client has sent may take to be read once it has ended."""
+DRAIN_SECONDS: Final = 2.0
+"""Time limit for reading what a client sent before its exit."""
 
 _SHELL: Final = {"name": "sh", "path": "/bin/sh"}
 
 
 class NotApplicable(Exception):
-    """The client does not do what the case is about, and need not."""
+    """The client does not use the feature that the case is about, and need not."""
 
 
-class Conversation:
-    """One connection of the client."""
+class FakeConnection:
+    """Connection of the client."""
 
-    def __init__(self, stage: Stage, link: Link, name: str) -> None:
-        self._stage = stage
+    def __init__(self, server: FakeServer, link: Link, name: str) -> None:
+        self._server = server
         self.link = link
         self.name = name
-        self.judge = Judge(stage.contract)
+        self.validator = ClientValidator(server.contract)
         self.session_id: str | None = None
-        """The session that it is attached to."""
+        """Session that the connection is attached to."""
 
     async def answer(self, request: Message, answer: Message) -> None:
         """Answer a request with a result or an error."""
-        self.judge.answered(request, is_success="result" in answer)
-        await self._stage.send(self, {"id": request["id"], **answer}, request["method"])
+        self.validator.answered(request, is_success="result" in answer)
+        await self._server.send(self, {"id": request["id"], **answer}, request["method"])
 
 
-class Stage:
-    """One case being played to one client. A context manager: what it started ends with it."""
+class FakeServer:
+    """Server for one case and one client; a context manager that cleans up on exit."""
 
     def __init__(
-        self, revision: str, command: ClientCommand, text: bytes | None, *, judges_output: bool
+        self, revision: str, command: ClientCommand, text: bytes | None, *, checks_output: bool
     ) -> None:
         self.revision = revision
         self.contract = contract(revision)
@@ -84,25 +84,25 @@ class Stage:
         self.program: Program | None = None
 
         self.delays: dict[str, float] = {}
-        """Seconds that answers take, by method."""
-        self.handlers: dict[str, Callable[[Conversation, Message], Awaitable[None]]] = {}
-        """What is done with requests instead of answering them, by method."""
+        """Delay of answers in seconds, by method."""
+        self.handlers: dict[str, Callable[[FakeConnection, Message], Awaitable[None]]] = {}
+        """Replacement for the default answer, by method."""
         self.adds_members = False
-        """Whether every message has members that no revision knows."""
-        self.chatters = False
-        """Whether every message comes after a notification that no revision knows."""
-        self.is_oddly_written = False
-        """Whether messages have white space, escapes, and members in an unusual order."""
+        """Add unknown members to every message."""
+        self.sends_unknown_notifications = False
+        """Send an unknown notification before every message."""
+        self.writes_unusual_json = False
+        """Send messages with white space, escapes and an unusual member order."""
         self.fragments = False
-        """Whether messages come in several frames."""
+        """Split every message into several frames."""
 
         self._command = command
         self._text = text
-        self._judges_output = judges_output
-        self._conversations: list[Conversation] = []
-        self._attached: Conversation | None = None
-        self._starter: Conversation | None = None
-        self._resumed = 0
+        self._checks_output = checks_output
+        self._connections: list[FakeConnection] = []
+        self._attached: FakeConnection | None = None
+        self._starter: FakeConnection | None = None
+        self._resume_count = 0
         self._last = "nothing"
         self._failure: BaseException | None = None
         self._has_ended = False
@@ -113,20 +113,20 @@ class Stage:
 
     @property
     def missed(self) -> str:
-        """What is waited for, and what came last."""
-        return f"{self.waiting_for}; the last that the client sent is {self._last}"
+        """The awaited event, and the latest message of the client."""
+        return f"{self.waiting_for}; the latest message of the client is {self._last}"
 
     @property
     def start_method(self) -> str:
-        """What starts a process."""
+        """Method that starts a process."""
         return START_METHODS.get(self.revision, "process/start")
 
     async def __aenter__(self) -> Self:
         async with contextlib.AsyncExitStack() as exits:
-            door = await exits.enter_async_context(Door(self, self.transport))
-            self.program = await Program.start(self._command.argv(door.server), self._text)
+            endpoint = await exits.enter_async_context(Endpoint(self, self.transport))
+            self.program = await Program.start(self._command.argv(endpoint.address), self._text)
             exits.push_async_callback(self.program.stop)
-            exits.push_async_callback(self._hang_up)
+            exits.push_async_callback(self._close_connections)
             self._spawn(self._await_end(self.program), self._tasks)
             self._exits = exits.pop_all()
         return self
@@ -134,57 +134,56 @@ class Stage:
     async def __aexit__(self, *_: object) -> None:
         await self._exits.aclose()
 
-    async def _hang_up(self) -> None:
+    async def _close_connections(self) -> None:
         tasks = [*self._tasks, *self._readers]
         for task in tasks:
             task.cancel()
         if tasks:
             await asyncio.wait(tasks)
-        for conversation in self._conversations:
-            conversation.link.cut()
+        for connection in self._connections:
+            connection.link.cut()
 
     # Connections
 
     async def serve(self, link: Link) -> None:
-        """Serve a connection until it ends; see Host."""
-        name = f"connection {len(self._conversations) + 1}"
-        conversation = Conversation(self, link, name)
-        self._conversations.append(conversation)
-        task = self._spawn(self._read(conversation), self._readers)
+        """Serve a connection until it is closed; see ConnectionHandler."""
+        name = f"connection {len(self._connections) + 1}"
+        connection = FakeConnection(self, link, name)
+        self._connections.append(connection)
+        task = self._spawn(self._read(connection), self._readers)
         await asyncio.wait([task])
         link.cut()
 
     def refuse(self, failure: Failure) -> None:
-        """A client knocked in a way that no server admits; see Host."""
+        """Report a handshake that servers refuse; see ConnectionHandler."""
         self._fail(failure)
 
-    async def _read(self, conversation: Conversation) -> None:
-        while (data := await conversation.link.receive()) is not None:
-            entry = self.trace.add(conversation.name, "received", data)
+    async def _read(self, connection: FakeConnection) -> None:
+        while (data := await connection.link.receive()) is not None:
+            entry = self.trace.add(connection.name, "received", data)
             try:
-                self._take(conversation, data)
+                self._process_message(connection, data)
             except Failure as failure:
                 failure.entry = entry
                 raise
             self._notify()
 
-    def _take(self, conversation: Conversation, data: bytes) -> None:
-        if len(self._tasks) > MOST_OPEN:
+    def _process_message(self, connection: FakeConnection, data: bytes) -> None:
+        if len(self._tasks) > MAX_OPEN_REQUESTS:
             raise Failure(
-                f"more than {MOST_OPEN:,} requests wait for their answers, which the client does "
-                "not read"
+                f"more than {MAX_OPEN_REQUESTS:,} requests are open, since the client does not read"
             )
-        message = conversation.judge.take(data)
+        message = connection.validator.take(data)
         self._last = message.get("method", "an answer")
         if "method" in message and "id" in message:
-            self._look_at(conversation, message)
-            self._spawn(self._respond(conversation, message), self._tasks)
+            self._note_request(connection, message)
+            self._spawn(self._respond(connection, message), self._tasks)
 
-    def _look_at(self, conversation: Conversation, request: Message) -> None:
-        """What is to be noted of a request when it comes; raises Failure for what is not to be."""
+    def _note_request(self, connection: FakeConnection, request: Message) -> None:
+        """Update the state for a received request; raise Failure if it is not allowed."""
         method, params = request["method"], request.get("params") or {}
         if method == self.start_method:
-            self._start(conversation, params)
+            self._start(connection, params)
         elif method == "initialize" and params.get("resumeSessionId") is not None:
             self._resume(params["resumeSessionId"])
         elif method == "process/write" and self.process is not None:
@@ -194,28 +193,29 @@ class Stage:
             if self.process is None or self.process.name != name:
                 raise Failure(f"{method} names a process that was never started: {show(name)}")
 
-    def _start(self, conversation: Conversation, params: Message) -> None:
+    def _start(self, connection: FakeConnection, params: Message) -> None:
         name = params.get("processId", "session-1")
         if self.revision == "v1" and params["cwd"].startswith("file:"):
             raise Failure(f"cwd is a URI, {show(params['cwd'])}, and v1 has native paths")
         if self.process is None:
             self.process = Process(name, params, self.revision)
-            self._starter = conversation
+            self._starter = connection
         elif (
             self.process.name != name
-            or self._starter is conversation
-            or conversation.session_id != self.session_id
+            or self._starter is connection
+            or connection.session_id != self.session_id
             or self.revision == "v0"
         ):
             raise Failure(
                 f"a second {self.start_method}, though the client was asked to run one program "
-                f"once: {show(params.get('argv'))}; nobody knows what a program does when it runs "
-                "again"
+                f"once: {show(params.get('argv'))}; the effect of running a program twice "
+                "is unknown"
             )
 
     def _resume(self, session_id: str) -> None:
         if session_id != self.session_id or self._attached is None:
-            known = f"it opened {self.session_id}" if self._attached else "it opened none yet"
+            known = f"it opened {self.session_id}" if self._attached else "it has not opened one "
+            "yet"
             raise Failure(
                 f"resumeSessionId {show(session_id)} is no session of this server; {known}. The id "
                 "is the sessionId of the answer to the first initialize"
@@ -223,32 +223,32 @@ class Stage:
 
     # Answers
 
-    async def _respond(self, conversation: Conversation, request: Message) -> None:
+    async def _respond(self, connection: FakeConnection, request: Message) -> None:
         method = request["method"]
         if method in self.handlers:
-            await self.handlers[method](conversation, request)
+            await self.handlers[method](connection, request)
         else:
-            await self.give_answer(conversation, request)
+            await self.answer_request(connection, request)
         self._notify()
 
-    async def give_answer(self, conversation: Conversation, request: Message) -> None:
-        """Answer a request as a right server does, after the delay of its method."""
+    async def answer_request(self, connection: FakeConnection, request: Message) -> None:
+        """Answer a request correctly after the delay of its method."""
         await asyncio.sleep(self.delays.get(request["method"], 0))
-        answer = await self._answer_to(request)
+        answer = await self._build_answer(request)
         if request["method"] == "initialize" and "result" in answer:
-            self._attached = conversation
-            conversation.session_id = answer["result"].get("sessionId")
-            self._resumed += request["params"].get("resumeSessionId") is not None
-        await conversation.answer(request, answer)
+            self._attached = connection
+            connection.session_id = answer["result"].get("sessionId")
+            self._resume_count += request["params"].get("resumeSessionId") is not None
+        await connection.answer(request, answer)
         if request["method"] == "process/write" and self.process is not None:
             self.process.answered(request["params"])
 
-    async def _answer_to(self, request: Message) -> Message:
+    async def _build_answer(self, request: Message) -> Message:
         method, params = request["method"], request.get("params") or {}
         if method not in self.contract.methods:
             return error(METHOD_NOT_FOUND, f"unknown method: {method}")
         if method == "initialize":
-            return {"result": self._greeting(params)}
+            return {"result": self._initialize_result(params)}
         if method == "command/exec":
             return {"result": {"sessionId": self._running.name}}
         if method == "process/start":
@@ -270,82 +270,82 @@ class Stage:
             return {"result": {"status": "ready"}}
         if method.startswith("fs/"):
             return error(NOT_FOUND, "No such file or directory (os error 2)")
-        return error(INTERNAL_ERROR, "this server has nothing but one program")
+        return error(INTERNAL_ERROR, "this server provides only one program")
 
     @property
     def _running(self) -> Process:
         assert self.process is not None
         return self.process
 
-    def _greeting(self, params: Message) -> Message:
+    def _initialize_result(self, params: Message) -> Message:
         if self.revision == "v0":
             return {"protocolVersion": "exec-server.v0"}
         is_another = self._attached is not None and params.get("resumeSessionId") is None
-        greeting: Message = {"sessionId": str(uuid.uuid4()) if is_another else self.session_id}
+        result: Message = {"sessionId": str(uuid.uuid4()) if is_another else self.session_id}
         if self.revision != "v1":
-            greeting["environmentInfo"] = {"shell": _SHELL, "cwd": "file:///"}
+            result["environmentInfo"] = {"shell": _SHELL, "cwd": "file:///"}
         if self.revision == "draft":
             flags = ("processResize", "processCloseStdin", "processTerminateMode")
-            greeting["environmentInfo"]["capabilities"] = dict.fromkeys(flags, True)
-        return greeting
+            result["environmentInfo"]["capabilities"] = dict.fromkeys(flags, True)
+        return result
 
     async def _await_change(self, params: Message) -> None:
-        """Wait as long as process/read may, for what is worth an answer."""
+        """Wait for a new event for at most the time that process/read allows."""
         process, seconds = self._running, (params.get("waitMs") or 0) / 1000
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(seconds):
                 while not process.changes_after(params.get("afterSeq") or 0):
                     await self._changed.wait()
 
-    # What a case does
+    # Actions of a case
 
     async def send(
-        self, conversation: Conversation, message: Message, answered: str | None = None
+        self, connection: FakeConnection, message: Message, answered: str | None = None
     ) -> None:
-        """Send an event, or the answer to a method, as the contract describes it."""
-        self._check_own(message, answered)
-        if self.chatters:
+        """Send an event, or the answer to the method ``answered``, in the form of the contract."""
+        self._check_outgoing(message, answered)
+        if self.sends_unknown_notifications:
             await self.send_unchecked(
-                conversation, {"method": "suite/chatter", "params": {"anything": [1, None]}}
+                connection, {"method": "suite/chatter", "params": {"anything": [1, None]}}
             )
         if self.adds_members:
-            message = _with_members(message)
-        await self.send_unchecked(conversation, message)
+            message = _with_unknown_members(message)
+        await self.send_unchecked(connection, message)
 
-    async def send_unchecked(self, conversation: Conversation, message: Message) -> None:
-        """Send any message."""
-        if self.is_oddly_written:
+    async def send_unchecked(self, connection: FakeConnection, message: Message) -> None:
+        """Send a message without validation."""
+        if self.writes_unusual_json:
             turned = dict(reversed(message.items()))
             text = json.dumps(turned, separators=(" ,\t", " : ")).replace("/", "\\/")
         else:
             text = json.dumps(message, ensure_ascii=False, separators=(",", ":"))
         data = text.encode()
-        self.trace.add(conversation.name, "sent", data)
+        self.trace.add(connection.name, "sent", data)
         if self.fragments:
             third = max(1, len(text) // 3)
             parts = [text[:third], text[third : 2 * third], text[2 * third :]]
-            await conversation.link.send_fragments([part.encode() for part in parts])
+            await connection.link.send_fragments([part.encode() for part in parts])
         else:
-            await conversation.link.send(data)
+            await connection.link.send(data)
 
-    async def tell(self, *events: Message) -> None:
+    async def emit(self, *events: Message) -> None:
         """Send events over the connection that the session is attached to."""
         for event in events:
             await self.send(self.attached, event)
         self._notify()
 
     @property
-    def attached(self) -> Conversation:
-        """The connection that the session is attached to."""
+    def attached(self) -> FakeConnection:
+        """Connection that the session is attached to."""
         assert self._attached is not None
         return self._attached
 
     def cut(self) -> None:
-        """Cut the connection, without a goodbye."""
+        """Abort the connection without a closing handshake."""
         self.attached.link.cut()
 
     async def until(self, condition: Callable[[], Any], what: str) -> Any:
-        """Wait until a condition is not None; raises Failure when it cannot be any more."""
+        """Wait until ``condition`` returns a value; raise Failure when it no longer can."""
         self.waiting_for = what
         while True:
             if self._failure is not None:
@@ -355,107 +355,107 @@ class Stage:
                 return found
             if self._has_ended:
                 assert self.program is not None
-                raise Silence(f"expected {what}, but the client {self.program.end}")
+                raise NoResponse(f"expected {what}, but the client {self.program.end}")
             await self._changed.wait()
 
     async def start_requested(self) -> Process:
-        """Wait until the client has asked for its program; the answer may still be under way."""
+        """Wait until the client has requested its program; the answer may be pending."""
         process: Process = await self.until(
             lambda: self.process, f"{self.start_method} after the handshake"
         )
         return process
 
-    async def resumed(self, times: int = 1, *, may_end: bool = False) -> bool:
-        """Wait until the client has taken its session up again, and may be sent events.
+    async def expect_resume(self, times: int = 1, *, may_end: bool = False) -> bool:
+        """Wait until the client has resumed its session and can receive events.
 
-        With ``may_end`` it may also end in the middle of it; returns whether it did not. Raises
-        NotApplicable when it ends instead, and does not pretend that all is well.
+        With ``may_end`` the client may exit meanwhile; returns False in that case. Raises
+        NotApplicable if the client exits with an error instead of resuming.
         """
 
         def outcome() -> bool | None:
-            return True if self._resumed >= times or self._has_ended else None
+            return True if self._resume_count >= times or self._has_ended else None
 
-        await self.until(outcome, "the client to resume its session, or to end with an error")
-        if self._resumed < times:
-            self._check_gave_up("the connection was lost for good")
-            raise NotApplicable("the client does not resume a lost session")
+        await self.until(outcome, "the client to resume its session or to exit with an error")
+        if self._resume_count < times:
+            self._check_failure("the connection was lost")
+            raise NotApplicable("the client does not resume sessions")
         await self.until(
-            lambda: self.attached.judge.is_ready or (may_end and self._has_ended) or None,
+            lambda: self.attached.validator.is_ready or (may_end and self._has_ended) or None,
             "initialized after the session was resumed",
         )
         return not self._has_ended
 
-    async def over(self, output: bytes, code: int) -> None:
-        """Wait for the client's end; it must have written the output, and end with the code."""
-        await self._ended("the client to end, as its program has ended and its output as well")
-        if not self._judges_output:
+    async def expect_exit(self, output: bytes, code: int) -> None:
+        """Wait for the client's exit; check its output and exit code."""
+        await self._ended("the client to exit after its program has ended")
+        if not self._checks_output:
             return
         assert self.program is not None
-        told = "the client's standard output, which is the program's"
-        match(text_of(output), text_of(bytes(self.program.output)), told)
+        output_text = text_of(bytes(self.program.output))
+        match(text_of(output), output_text, "the client's standard output")
         if self.program.status != code:
             raise Mismatch(
-                f"expected the client to end with the program's exit code {code}, but it "
+                f"expected the client to exit with the program's exit code {code}, but it "
                 f"{self.program.end}",
                 "the client's exit code",
                 code,
                 self.program.status,
             )
 
-    async def gave_up(self, why: str) -> None:
-        """Wait for the client's end; it must tell that the program did not run to its end."""
-        await self._ended(f"the client to end with an error, since {why}")
-        self._check_gave_up(why)
+    async def expect_failure(self, why: str) -> None:
+        """Wait for the client's exit; its exit code must report a failure."""
+        await self._ended(f"the client to exit with an error, since {why}")
+        self._check_failure(why)
 
-    async def over_or_gave_up(self, output: bytes, code: int, why: str) -> None:
-        """Wait for the client's end; either way is right, as long as it tells the truth."""
-        await self._ended("the client to end, with the program or with an error")
+    async def expect_exit_or_failure(self, output: bytes, code: int, why: str) -> None:
+        """Wait for the client's exit; either the program's exit code or a failure is correct."""
+        await self._ended("the client to exit")
         assert self.program is not None
         if self.program.status == code:
-            await self.over(output, code)
+            await self.expect_exit(output, code)
         else:
-            self._check_gave_up(why)
+            self._check_failure(why)
 
-    async def tries_again(self) -> bool:
-        """Wait until the client connects once more, or ends; whether it connects."""
+    async def reconnects(self) -> bool:
+        """Wait until the client connects again or exits; return True if it connects."""
 
         def outcome() -> bool | None:
-            return True if len(self._conversations) > 1 or self._has_ended else None
+            return True if len(self._connections) > 1 or self._has_ended else None
 
-        await self.until(outcome, "the client to connect again, or to end with an error")
-        return len(self._conversations) > 1
+        await self.until(outcome, "the client to reconnect or to exit with an error")
+        return len(self._connections) > 1
 
     async def _ended(self, what: str) -> None:
         await self.until(lambda: self._has_ended or None, what)
 
-    def _check_gave_up(self, why: str) -> None:
+    def _check_failure(self, why: str) -> None:
         assert self.program is not None
-        if self._judges_output and self.program.status == 0:
+        if self._checks_output and self.program.status == 0:
             raise Mismatch(
-                f"expected the client to end with an exit code other than 0, since {why}; it "
-                "ended with 0 as if the program had succeeded",
+                f"expected the client to exit with a code other than 0, since {why}; it "
+                "exited with 0 as if the program had succeeded",
                 "the client's exit code",
                 {"$type": "integer"},
                 0,
             )
 
     async def ask(self, method: str, params: Message) -> None:
-        """Send a request to the client, and wait until it has been answered."""
+        """Send a request to the client and wait for the answer."""
         identifier = f"server-{method}"
-        judge = self.attached.judge
-        judge.asked.add(id_key(identifier))
+        validator = self.attached.validator
+        validator.asked.add(id_key(identifier))
         await self.send_unchecked(
             self.attached, {"id": identifier, "method": method, "params": params}
         )
         await self.until(
-            lambda: None if id_key(identifier) in judge.asked else True,
+            lambda: None if id_key(identifier) in validator.asked else True,
             f"an answer to the server's request {method}, at least the error -32601",
         )
 
-    # The rest
+    # Internals
 
-    def _check_own(self, message: Message, answered: str | None) -> None:
-        """What is held against clients must not be the suite's own mistake."""
+    def _check_outgoing(self, message: Message, answered: str | None) -> None:
+        """Raise SessionError if a message of the suite itself violates the contract."""
         methods = self.contract.methods
         if "error" in message:
             pointer = "#/$defs/ErrorResponse"
@@ -475,7 +475,7 @@ class Stage:
     async def _await_end(self, program: Program) -> None:
         await program.wait()
         if self._readers:
-            await asyncio.wait(self._readers, timeout=LEAVING_SECONDS)
+            await asyncio.wait(self._readers, timeout=DRAIN_SECONDS)
         self._has_ended = True
         self._notify()
 
@@ -497,12 +497,12 @@ class Stage:
 
 
 def error(code: int, text: str) -> Message:
-    """An answer that tells of an error."""
+    """Build an error answer."""
     return {"error": {"code": code, "message": text}}
 
 
-def _with_members(message: Message) -> Message:
-    """A message with members that nobody knows, at the top and one level below."""
+def _with_unknown_members(message: Message) -> Message:
+    """Add unknown members to a message, at the top level and one level below."""
     extra = {"data": {"of": ["the", "future"]}, "suiteMember": None}
     return {
         name: {**value, **extra} if name in ("params", "result", "error") else value

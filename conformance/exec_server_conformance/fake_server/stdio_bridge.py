@@ -1,6 +1,6 @@
-"""A server on pipes that is not here: passes lines on to the suite and back.
+"""Stand-in for a server on pipes: forwards lines to the suite and back.
 
-A client under test that starts its server itself starts this instead.
+A client under test that starts its server starts this program instead.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ _BYTES = 1 << 16
 
 
 def main(path: str) -> None:
-    """Join the standard streams to the socket of the suite, until either side ends."""
+    """Connect the standard streams to the suite's socket until either side is closed."""
     with socket.socket(socket.AF_UNIX) as suite:
         suite.connect(path)
         threading.Thread(target=_send, args=(suite,), daemon=True).start()
@@ -23,7 +23,7 @@ def main(path: str) -> None:
             while data := suite.recv(_BYTES):
                 sys.stdout.buffer.write(data)
                 sys.stdout.buffer.flush()
-    # The other thread may hold standard input, which the interpreter would wait for.
+    # The other thread may be blocked on standard input, which interpreter shutdown would wait for.
     os._exit(0)
 
 

@@ -1,4 +1,4 @@
-"""A run against a client: which revisions it speaks, and what came of each case."""
+"""Run of the client cases: revision detection and results."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ from typing import TYPE_CHECKING, Final
 from msgspec import UNSET
 from msgspec.structs import replace
 
-from exec_server_conformance.errors import Failure, Mismatch, SessionError, Silence, TargetError
-from exec_server_conformance.fake_server.cases import CASES, INPUT, SIMPLEST
-from exec_server_conformance.fake_server.server import NotApplicable, Stage
+from exec_server_conformance.errors import Failure, Mismatch, NoResponse, SessionError, TargetError
+from exec_server_conformance.fake_server.cases import BASIC_CASE, CASES, INPUT
+from exec_server_conformance.fake_server.server import FakeServer, NotApplicable
 from exec_server_conformance.runner.redaction import Redactor
-from exec_server_conformance.runner.results import Blame, Divergence, Outcome, Play, RunHeader
-from exec_server_conformance.runner.suite import concluded, excuse
+from exec_server_conformance.runner.results import Cause, Divergence, Outcome, Play, RunHeader
+from exec_server_conformance.runner.suite import build_report, matching_reason
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -29,31 +29,31 @@ if TYPE_CHECKING:
     from exec_server_conformance.runner.suite import Listener
 
 CASE_SECONDS: Final = 20.0
-"""How long a case may take unless the caller says otherwise."""
+"""Default time limit of a case."""
 
 
 @dataclass(frozen=True, slots=True)
 class ClientPlan:
-    """What to play to which client."""
+    """Configuration of a run: the client, the cases and how to run them."""
 
     command: ClientCommand
     input_command: ClientCommand | None
-    """The same client, passing its standard input on to the program."""
+    """Command of the client that forwards its standard input to the program."""
     cases: Sequence[Case]
     revisions: Sequence[str] = ()
-    """Played whether or not the client seems to speak them; empty: those that it speaks."""
-    judges_output: bool = True
-    """Whether the client's standard output and exit code are the program's."""
+    """Revisions to run even if they are not detected; empty for the detected ones."""
+    checks_output: bool = True
+    """True if the client's standard output and exit code are those of the program."""
     deviations: Sequence[Deviation] = ()
     jobs: int = 1
-    """Cases at a time."""
+    """Number of cases that run concurrently."""
     timeout: float = CASE_SECONDS
-    """Bound on each case in seconds."""
+    """Time limit of each case in seconds."""
 
 
 @dataclass(slots=True)
 class ClientSuite:
-    """One run of a plan; ``report`` tells what came of it, also when it was cut short."""
+    """One execution of a plan."""
 
     plan: ClientPlan
     listener: Listener
@@ -64,33 +64,33 @@ class ClientSuite:
     _started: datetime = field(default_factory=lambda: datetime.now(UTC))
 
     async def play(self) -> None:
-        """Find out what the client speaks, and play what applies."""
-        why_not = await self._why_not()
+        """Detect the client's revisions and run the applicable cases."""
+        unsupported = await self._probe_revisions()
         if self._no_client is not None:
             return
-        todo = []
+        pending = []
         ended = {play.session for play in self._plays}
         for case in self.plan.cases:
             if case.name in ended:
                 continue
-            reason = why_not.get(case.revision) or self._reason_against(case)
+            reason = unsupported.get(case.revision) or self._reason_against(case)
             if reason is None:
-                todo.append(case)
+                pending.append(case)
             else:
-                self._end(replace(self._of(case, Outcome.NOT_APPLICABLE), reason=reason))
-        self.listener.begun(len(todo))
-        todo.reverse()
+                self._finish(replace(self._play_of(case, Outcome.NOT_APPLICABLE), reason=reason))
+        self.listener.run_started(len(pending))
+        pending.reverse()
 
         async def work() -> None:
-            while todo and self._no_client is None:
-                self._end((await self._play_one(todo.pop()))[0])
+            while pending and self._no_client is None:
+                self._finish((await self._play_one(pending.pop()))[0])
 
         async with asyncio.TaskGroup() as group:
             for _ in range(self.plan.jobs):
                 group.create_task(work())
 
     def report(self, *, interrupted: bool = False) -> Report:
-        """What has come of the run so far."""
+        """Return the report of what has been run so far."""
         plan = self.plan
         redactor = Redactor()
         header = RunHeader(
@@ -100,7 +100,7 @@ class ClientSuite:
             revisions=self._revisions,
             role="client",
         )
-        return concluded(
+        return build_report(
             header,
             self._plays,
             plan.deviations,
@@ -109,77 +109,79 @@ class ClientSuite:
             interrupted=interrupted,
         )
 
-    async def _why_not(self) -> dict[str, str]:
-        """Why the client is not played the cases of a revision, by revision.
+    async def _probe_revisions(self) -> dict[str, str]:
+        """Return why revisions do not apply, by revision.
 
-        It speaks a revision if it starts a program, as the revision's schema has it, on a server
-        that speaks nothing else.
+        A client supports a revision if it starts a program, with params that validate against the
+        schema of the revision, on a server that supports nothing else.
         """
         plan = self.plan
         if plan.revisions:
             self._revisions = list(plan.revisions)
             return {}
         offered = {case.revision for case in plan.cases}
-        simplest = [
+        basic_cases = [
             one
             for one in CASES
-            if one.name == f"{one.revision}/{SIMPLEST}" and one.revision in offered
+            if one.name == f"{one.revision}/{BASIC_CASE}" and one.revision in offered
         ]
-        tried = await asyncio.gather(*map(self._play_one, simplest))
+        tried = await asyncio.gather(*map(self._play_one, basic_cases))
         if self._no_client is not None:
             return {}
-        why_not = {
-            case.revision: f"the client seems not to speak {case.revision}: {play.reason}"
-            for case, (play, has_started) in zip(simplest, tried, strict=True)
+        unsupported = {
+            case.revision: f"the client does not seem to support {case.revision}: {play.reason}"
+            for case, (play, has_started) in zip(basic_cases, tried, strict=True)
             if not has_started
         }
-        self._revisions = [one.revision for one in simplest if one.revision not in why_not]
-        if len(why_not) == len(simplest):
-            # It speaks nothing, and what went wrong is all there is to tell.
+        self._revisions = [one.revision for one in basic_cases if one.revision not in unsupported]
+        if len(unsupported) == len(basic_cases):
+            # No revision is supported, so report the failures of the detection itself.
             for play, _ in tried:
-                self._end(play)
-        return why_not
+                self._finish(play)
+        return unsupported
 
     def _reason_against(self, case: Case) -> str | None:
         if self.plan.command.transport not in case.transports:
-            return f"is about what {self.plan.command.transport} does not have"
+            return f"does not apply to {self.plan.command.transport}"
         if case.needs_input and self.plan.input_command is None:
-            return "needs a client that passes its standard input on (--input-cmd)"
+            return "needs a client that forwards its standard input (--input-cmd)"
         return None
 
     async def _play_one(self, case: Case) -> tuple[Play, bool]:
-        """Play a case; returns how it went, and whether the client started a program."""
+        """Run a case; return its result and True if the client started a program."""
         plan = self.plan
         command, text = plan.command, None
         if case.needs_input:
             assert plan.input_command is not None
             command, text = plan.input_command, INPUT
         began = time.monotonic()
-        stage = Stage(case.revision, command, text, judges_output=plan.judges_output)
-        play = self._of(case, Outcome.PASSED)
+        server = FakeServer(case.revision, command, text, checks_output=plan.checks_output)
+        play = self._play_of(case, Outcome.PASSED)
         try:
-            async with stage:
-                await self._bounded(case, stage)
+            async with server:
+                await self._bounded(case, server)
         except NotApplicable as reason:
             play = replace(play, outcome=Outcome.NOT_APPLICABLE, reason=str(reason))
         except Failure as failure:
-            play = self._failed(play, failure, stage.trace.redactor)
+            play = self._failed(play, failure, server.trace.redactor)
         except SessionError as error:
-            play = replace(play, outcome=Outcome.ERROR, reason=str(error), blame=Blame.SUITE)
+            play = replace(
+                play, outcome=Outcome.ERROR, reason=str(error), cause=Cause.INVALID_SESSION
+            )
         except TargetError as error:
             self._no_client = str(error)
             play = replace(play, outcome=Outcome.ERROR, reason=f"no client: {error}")
         seconds = round(time.monotonic() - began, 6)
-        play = replace(play, seconds=seconds, trace=stage.trace.entries)
-        return play, stage.process is not None
+        play = replace(play, seconds=seconds, trace=server.trace.entries)
+        return play, server.process is not None
 
-    async def _bounded(self, case: Case, stage: Stage) -> None:
+    async def _bounded(self, case: Case, server: FakeServer) -> None:
         try:
             async with asyncio.timeout(self.plan.timeout):
-                await case.plot(stage)
+                await case.script(server)
         except TimeoutError:
-            raise Silence(
-                f"expected {stage.missed}, {self.plan.timeout:g} s after the start"
+            raise NoResponse(
+                f"expected {server.missed}, {self.plan.timeout:g} s after the start"
             ) from None
 
     def _failed(self, play: Play, failure: Failure, redactor: Redactor) -> Play:
@@ -188,7 +190,9 @@ class ClientSuite:
         play = replace(
             play,
             outcome=Outcome.FAILED,
-            blame=Blame.CLIENT_SILENCE if isinstance(failure, Silence) else Blame.CLIENT,
+            cause=Cause.CLIENT_NO_RESPONSE
+            if isinstance(failure, NoResponse)
+            else Cause.CLIENT_VIOLATION,
             reason=message,
             divergence=Divergence(
                 message=message,
@@ -198,12 +202,12 @@ class ClientSuite:
                 entry=UNSET if failure.entry is None else failure.entry,
             ),
         )
-        known = excuse(self.plan.deviations, play)
+        known = matching_reason(self.plan.deviations, play)
         return (
             play if known is None else replace(play, outcome=Outcome.KNOWN, known_deviation=known)
         )
 
-    def _of(self, case: Case, outcome: Outcome) -> Play:
+    def _play_of(self, case: Case, outcome: Outcome) -> Play:
         return Play(
             session=case.name,
             transport=self.plan.command.transport,
@@ -213,6 +217,6 @@ class ClientSuite:
             outcome=outcome,
         )
 
-    def _end(self, play: Play) -> None:
+    def _finish(self, play: Play) -> None:
         self._plays.append(play)
-        self.listener.ended(play)
+        self.listener.play_finished(play)

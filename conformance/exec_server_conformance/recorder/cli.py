@@ -1,4 +1,4 @@
-"""``exec-server-conformance record``: write sessions, of scenarios or of what passes by."""
+"""Command ``exec-server-conformance record``."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ from typing import TYPE_CHECKING
 
 from exec_server_conformance.errors import Failure, TargetError
 from exec_server_conformance.options import add_target, target
-from exec_server_conformance.recorder.proxy import Proxy, Side
-from exec_server_conformance.recorder.recording import SHOWN_VARIABLES, Recordings, Style
+from exec_server_conformance.recorder.proxy import ListenAddress, Proxy
+from exec_server_conformance.recorder.recording import SHOWN_VARIABLES, RecordingOptions, Recordings
 from exec_server_conformance.runner.contract import REVISIONS
 from exec_server_conformance.runner.patterns import fill_in
 from exec_server_conformance.runner.player import Player
 from exec_server_conformance.runner.session import load, load_all
-from exec_server_conformance.runner.suite import ExitCode, located
+from exec_server_conformance.runner.suite import ExitCode, location
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
 
 def main(arguments: Sequence[str]) -> int:
-    """Run the command; returns the exit code."""
+    """Run the command and return its exit code."""
     parser = _parser()
     options = parser.parse_args(arguments)
     server = target(options, parser)
@@ -37,34 +37,34 @@ def main(arguments: Sequence[str]) -> int:
         path = options.scenario
         scenarios = load_all(path) if path.is_dir() else [load(path)]
         return record_scenarios(scenarios, server, options.out, options.source)
-    style = Style(
+    recording_options = RecordingOptions(
         out=options.out,
         name=options.name,
         source=options.source,
-        description=options.description or f"what a client said to {options.source}",
+        description=options.description or f"traffic between a client and {options.source}",
         revision=options.revision,
         workspace=options.workspace and str(options.workspace.resolve()),
         shown=SHOWN_VARIABLES | frozenset(options.keep_env or ()),
     )
     transport = _transport(options)
-    recordings = Recordings(style, transport, _tell)
-    return Proxy(server, transport, options.listen, recordings, recordings.tell).run()
+    recordings = Recordings(recording_options, transport, _report)
+    return Proxy(server, transport, options.listen, recordings, recordings.report).run()
 
 
 def record_scenarios(
     scenarios: Sequence[Session], target: Target, out: Path, source: str
 ) -> ExitCode:
-    """Play scenarios on a server, and write each with what came, generalised."""
+    """Run scenarios on a server and write each with the generalised values as expectations."""
     failed = 0
     for session in scenarios:
         player = Player(session, target, session.transports[0], recorder=fill_in)
         try:
             asyncio.run(player.play())
         except TargetError as error:
-            _tell(f"the server could not be run: {error}")
+            _report(f"the server could not be run: {error}")
             return ExitCode.NO_SERVER
         except Failure as failure:
-            print(f"FAILED {session.name}: {located(session, failure)}: {failure}")
+            print(f"FAILED {session.name}: {location(session, failure)}: {failure}")
             failed += 1
             continue
         session.header["source"] = source
@@ -78,56 +78,68 @@ def record_scenarios(
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="exec-server-conformance record",
-        description="Write sessions: of scenarios (sessions without expectations) that are played "
-        "against a server, or of what passes between any client and a server.",
-        epilog="Exit codes: 0 all recorded, 1 something could not be, 2 wrong usage or an unusable "
-        "scenario, 3 the server could not be run, 130 interrupted.",
+        description="Write session files: from scenarios (sessions without expectations) that are "
+        "run against a server, or from the traffic between any client and a server.",
+        epilog="Exit codes: 0 everything recorded, 1 something could not be recorded, 2 usage "
+        "error or invalid scenario, 3 the server could not be run, 130 interrupted.",
     )
     add_target(parser)
     what = parser.add_mutually_exclusive_group(required=True)
-    what.add_argument("--scenario", metavar="PATH", type=Path, help="file or folder to play")
+    what.add_argument(
+        "--scenario",
+        metavar="PATH",
+        type=Path,
+        help="scenario file, or directory of scenarios, to run",
+    )
     what.add_argument(
         "--proxy",
         action="store_true",
-        help="stand between a client and the server until the client goes, the server ends or "
-        "Ctrl-C comes, and write a session for each that the client had",
+        help="forward traffic between clients and the server until the client disconnects, the "
+        "server exits or Ctrl-C is pressed, and write a session file for each protocol "
+        "session",
     )
-    parser.add_argument("--out", metavar="DIR", type=Path, required=True, help="where to write")
+    parser.add_argument("--out", metavar="DIR", type=Path, required=True, help="output directory")
     parser.add_argument(
-        "--source", metavar="NAME", required=True, help="what is recorded, such as 'codex 0.139.0'"
+        "--source",
+        metavar="NAME",
+        required=True,
+        help="name of the recorded server, such as 'codex 0.139.0'",
     )
     proxy = parser.add_argument_group("with --proxy")
     proxy.add_argument(
         "--listen",
         metavar="URL",
-        type=Side.of,
-        default=Side.of("ws://127.0.0.1:0"),
-        help="where clients come to: ws://HOST:PORT, which is printed with the port that was taken "
-        "for 0, or stdio for the client that starts this command (default: ws://127.0.0.1:0)",
+        type=ListenAddress.of,
+        default=ListenAddress.of("ws://127.0.0.1:0"),
+        help="address for clients: ws://HOST:PORT, printed with the assigned port if PORT is 0, "
+        "or stdio for a client that starts this command (default: ws://127.0.0.1:0)",
     )
     proxy.add_argument(
         "--name",
         type=_name,
         default="recorded/session",
-        help="group and name of the session; the next ones get a number (default: %(default)s)",
+        help="group and name of the session; further sessions get a numeric suffix (default: "
+        "%(default)s)",
     )
-    proxy.add_argument("--description", metavar="TEXT", help="the behaviour that is shown")
+    proxy.add_argument(
+        "--description", metavar="TEXT", help="description of the recorded behaviour"
+    )
     proxy.add_argument(
         "--revision",
         choices=REVISIONS,
-        help="of the sessions (default: the one that fits what passed)",
+        help="revision of the sessions (default: the one that fits the traffic best)",
     )
     proxy.add_argument(
         "--workspace",
         metavar="DIR",
         type=Path,
-        help="directory of the client's that ${workspace} stands for in the session",
+        help="directory of the client that is replaced by ${workspace} in the session",
     )
     proxy.add_argument(
         "--keep-env",
         metavar="NAME",
         action="append",
-        help="write the value of this environment variable; repeatable (written without it: "
+        help="store the value of this environment variable; repeatable (always stored: "
         f"{', '.join(sorted(SHOWN_VARIABLES))})",
     )
     return parser
@@ -136,16 +148,16 @@ def _parser() -> argparse.ArgumentParser:
 def _name(text: str) -> str:
     if re.fullmatch(r"[a-z0-9_]+(/[a-z0-9_]+)*", text) is None:
         raise argparse.ArgumentTypeError(
-            f"expected small letters, digits, _ and / such as process/echo, got {text!r}"
+            f"expected lower-case letters, digits, _ and / such as process/echo, got {text!r}"
         )
     return text
 
 
 def _transport(options: argparse.Namespace) -> Transport:
-    """How the server is reached: as its command says, or as the client comes."""
+    """Return the server's transport: as its command names it, or that of the client."""
     if options.url:
         return "ws"
-    with contextlib.suppress(ValueError):  # who runs the command tells what is wrong with it
+    with contextlib.suppress(ValueError):  # An invalid command is reported when it is run.
         words = shlex.split(options.cmd)
         if "--listen" in words[:-1]:
             return "stdio" if words[words.index("--listen") + 1] == "stdio" else "ws"
@@ -155,7 +167,7 @@ def _transport(options: argparse.Namespace) -> Transport:
     return transport
 
 
-def _tell(text: str) -> None:
-    # Peers choose the names in it, and must not choose its lines or colours.
+def _report(text: str) -> None:
+    # Names chosen by peers must not add lines or terminal sequences.
     shown = "".join(one if one.isprintable() else repr(one)[1:-1] for one in text)
     print(shown, file=sys.stderr, flush=True)

@@ -1,8 +1,8 @@
-"""Standing between any client and any server: passes on what each says, and has it recorded.
+"""Recording proxy between any client and any server.
 
-Clients come over WebSocket or over this process's own stdin and stdout; the server is reached over
-either, too. What passes is the client's and the server's own, byte for byte; only a message with
-line breaks becomes one line where it goes on over pipes.
+Clients connect over WebSocket or over this process's stdin and stdout; the server is reached over
+either. Messages are forwarded unchanged, except that line breaks within a message are replaced when
+it is forwarded over pipes.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from websockets.exceptions import ConnectionClosed, InvalidStatus, WebSocketExce
 from websockets.frames import CloseCode
 
 from exec_server_conformance.errors import ConformanceError, Failure, TargetError
-from exec_server_conformance.recorder.scenario import Event, Happening
+from exec_server_conformance.recorder.scenario import Event, EventKind
 from exec_server_conformance.runner.suite import ExitCode
 from exec_server_conformance.runner.target import (
     LINE_LIMIT,
@@ -45,7 +45,7 @@ if TYPE_CHECKING:
     from exec_server_conformance.runner.session import Transport
     from exec_server_conformance.runner.target import Link, Target
 
-_OF_A_HOP = frozenset(
+_HOP_HEADERS = frozenset(
     {
         "connection",
         "host",
@@ -57,26 +57,26 @@ _OF_A_HOP = frozenset(
         "upgrade",
     }
 )
-"""Headers that each of the two connections has of its own."""
+"""Hop-by-hop headers of the WebSocket handshake."""
 
 _CLOSE_SECONDS = 1.0
-"""How long one end may take to agree that the connection is over."""
+"""Time limit of a closing handshake."""
 
 _SENDABLE_CODES = frozenset({1000, 1001, 1002, 1003, *range(1007, 1015), *range(3000, 5000)})
-"""Close codes that may be sent; the others are made up by who misses one."""
+"""Close codes that may be sent; the others are only reported locally."""
 
 
 @dataclass(frozen=True, slots=True)
-class Side:
-    """Where clients come to."""
+class ListenAddress:
+    """Address that clients connect to."""
 
     transport: Transport
     host: str = ""
     port: int = 0
 
     @classmethod
-    def of(cls, text: str) -> Side:
-        """Read ``stdio`` or ``ws://HOST:PORT``; raises ArgumentTypeError for anything else."""
+    def of(cls, text: str) -> ListenAddress:
+        """Parse ``stdio`` or ``ws://HOST:PORT``; raise ArgumentTypeError for anything else."""
         if text == "stdio":
             return cls("stdio")
         with contextlib.suppress(ValueError):
@@ -94,28 +94,28 @@ class Side:
         return f"ws://{host}:{self.port}"
 
 
-class _End(Protocol):
-    """One of the two ends that messages pass between."""
+class _Endpoint(Protocol):
+    """One of the two endpoints that messages are forwarded between."""
 
     async def receive(self) -> tuple[bytes, bool] | None:
-        """The next message, and whether it is binary; None at the end."""
+        """Return the next message and True if it is binary; None at the end."""
         ...
 
     async def send(self, data: bytes, *, is_binary: bool) -> None:
-        """Pass a message on; one that cannot get there any more is lost."""
+        """Forward a message; it is dropped if the endpoint is closed."""
         ...
 
     async def close(self, how: tuple[int, str]) -> None:
-        """End it as the other end did, with its code and reason."""
+        """Close with the code and reason of the other endpoint."""
         ...
 
     @property
     def closing(self) -> tuple[int, str]:
-        """With which code and reason it ended."""
+        """Code and reason with which the endpoint was closed."""
         ...
 
 
-class _WebSocketEnd:
+class _WebSocketEndpoint:
     def __init__(self, websocket: Connection) -> None:
         self._websocket = websocket
 
@@ -142,7 +142,7 @@ class _WebSocketEnd:
         return self._websocket.close_code or 1000, self._websocket.close_reason or ""
 
 
-class _PipeEnd:
+class _PipeEndpoint:
     closing = (1000, "")
 
     def __init__(self, link: Link) -> None:
@@ -153,7 +153,7 @@ class _PipeEnd:
         return None if data is None else (data, False)
 
     async def send(self, data: bytes, *, is_binary: bool) -> None:
-        # Within JSON, a line break is nothing but space.
+        # A line break within JSON is only white space.
         await self._link.send(data.replace(b"\n", b" "), binary=is_binary)
 
     async def close(self, how: tuple[int, str]) -> None:
@@ -161,39 +161,39 @@ class _PipeEnd:
 
 
 class Proxy:
-    """Passes messages between clients and a server until one of them, or a signal, ends it.
+    """Forwards messages between clients and a server until one of them or a signal ends it.
 
-    A server that listens serves every client; over pipes each client has a server of its own.
+    A listening server serves every client; over pipes each client has a server of its own.
     """
 
     def __init__(
         self,
         target: Target,
         transport: Transport,
-        side: Side,
+        listen_address: ListenAddress,
         recordings: Recordings,
-        tell: Callable[[str], None],
+        report: Callable[[str], None],
     ) -> None:
         self._target = target
         self._transport: Transport = transport
-        self._side = side
+        self._listen_address = listen_address
         self._recordings = recordings
-        self._tell = tell
+        self._report = report
         self._servers: list[Server] = []
         self._idle: list[Server] = []
-        self._upstreams: dict[ServerConnection, tuple[_End, Server]] = {}
-        self._carrying: set[asyncio.Task[None]] = set()
-        self._has_broken_down = False
+        self._upstreams: dict[ServerConnection, tuple[_Endpoint, Server]] = {}
+        self._relays: set[asyncio.Task[None]] = set()
+        self._server_failed = False
 
     def run(self) -> ExitCode:
-        """Do so; returns the exit code, once what passed has been written."""
+        """Run the proxy; return the exit code after all recordings have been written."""
         return asyncio.run(self._run())
 
     async def _run(self) -> ExitCode:
         loop = asyncio.get_running_loop()
         stopped: asyncio.Future[signal.Signals] = loop.create_future()
         for signum in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
-            loop.add_signal_handler(signum, _resolve, stopped, signum)
+            loop.add_signal_handler(signum, _set_result, stopped, signum)
         serving = asyncio.create_task(self._serve())
         ends: list[asyncio.Future[Any]] = [serving, stopped]
         await asyncio.wait(ends, return_when=asyncio.FIRST_COMPLETED)
@@ -204,22 +204,22 @@ class Proxy:
                 case None:
                     pass
                 case TargetError() as error:
-                    self._tell(f"the server could not be run: {error}")
+                    self._report(f"the server could not be run: {error}")
                     return ExitCode.NO_SERVER
                 case ListenError() as error:
-                    self._tell(f"exec-server-conformance record: {error}")
+                    self._report(f"exec-server-conformance record: {error}")
                     return ExitCode.USAGE
                 case error:
                     raise error
         elif stopped.result() is signal.SIGINT:
             return ExitCode.INTERRUPTED
-        is_whole = not self._has_broken_down and not self._recordings.failed
+        is_whole = not self._server_failed and not self._recordings.failed
         return ExitCode.PASSED if is_whole else ExitCode.FAILED
 
     async def _serve(self) -> None:
-        """Serve whoever comes, until the one client has gone or the one server has ended."""
+        """Serve until the only client disconnects or the only server exits."""
         async with contextlib.AsyncExitStack() as stack:
-            client = await _own_pipes() if self._side.transport == "stdio" else None
+            client = await _stdio_endpoint() if self._listen_address.transport == "stdio" else None
             stack.push_async_callback(self._stop_servers)
             self._idle.append(await self._start_server())
             stack.push_async_callback(self._recordings.finish)
@@ -227,20 +227,22 @@ class Proxy:
                 await self._listen(stack)
             else:
                 upstream, server = await self._connect({}, "/")
-                await self._carry(client, upstream, server, {})
+                await self._relay(client, upstream, server, {})
 
     async def _listen(self, stack: contextlib.AsyncExitStack) -> None:
-        """Serve WebSocket clients until a server that serves all of them has ended."""
+        """Serve WebSocket clients until a shared server exits."""
         if self._target.url is not None:
-            with contextlib.suppress(InvalidStatus):  # there is somebody, who wants credentials
+            with contextlib.suppress(
+                InvalidStatus
+            ):  # A server that requires credentials is running.
                 upstream, _ = await self._connect({}, "/")
                 await upstream.close((1000, ""))
         try:
             listener = await stack.enter_async_context(
                 serve(
                     self._handle,
-                    self._side.host,
-                    self._side.port,
+                    self._listen_address.host,
+                    self._listen_address.port,
                     process_request=self._open_upstream,
                     compression=None,
                     max_size=None,
@@ -250,34 +252,36 @@ class Proxy:
                 )
             )
         except OSError as error:
-            raise ListenError(f"cannot listen on {self._side}: {error.strerror}") from None
-        stack.push_async_callback(self._stop_carrying)
+            raise ListenError(
+                f"cannot listen on {self._listen_address}: {error.strerror}"
+            ) from None
+        stack.push_async_callback(self._stop_relays)
         port = next(iter(listener.sockets)).getsockname()[1]
-        print(Side("ws", self._side.host, port), flush=True)
+        print(ListenAddress("ws", self._listen_address.host, port), flush=True)
         if self._transport == "ws" and self._target.url is None:
             await self._idle[0].wait()
-            await self._note_end(self._idle[0])
+            await self._report_exit(self._idle[0])
         else:
             await asyncio.get_running_loop().create_future()
 
     async def _open_upstream(
         self, websocket: ServerConnection, request: Request
     ) -> Response | None:
-        """Connect to the server as a client connects, and refuse the client as it does."""
+        """Connect to the server with the client's headers; refuse the client as the server does."""
         if request.headers.get("Upgrade", "").lower() != "websocket":
             return None
         headers = {
             name: value
             for name, value in request.headers.raw_items()
-            if name.lower() not in _OF_A_HOP
+            if name.lower() not in _HOP_HEADERS
         }
         try:
             self._upstreams[websocket] = await self._connect(headers, request.path)
         except InvalidStatus as refusal:
-            self._tell(f"a client was refused: {refusal}")
+            self._report(f"a client was refused: {refusal}")
             return refusal.response
         except TargetError as error:
-            self._tell(f"a client was refused: {error}")
+            self._report(f"a client was refused: {error}")
             return websocket.respond(http.HTTPStatus.BAD_GATEWAY, f"{error}\n")
         return None
 
@@ -285,24 +289,24 @@ class Proxy:
         upstream, server = self._upstreams.pop(websocket)
         assert websocket.request is not None
         headers = dict(websocket.request.headers.raw_items())
-        carrying = asyncio.create_task(
-            self._carry(_WebSocketEnd(websocket), upstream, server, headers)
+        relay = asyncio.create_task(
+            self._relay(_WebSocketEndpoint(websocket), upstream, server, headers)
         )
-        self._carrying.add(carrying)
-        await asyncio.wait({carrying})
-        self._carrying.discard(carrying)
-        if not carrying.cancelled():
-            carrying.result()
+        self._relays.add(relay)
+        await asyncio.wait({relay})
+        self._relays.discard(relay)
+        if not relay.cancelled():
+            relay.result()
 
-    async def _stop_carrying(self) -> None:
-        carrying = list(self._carrying)
-        for task in carrying:
+    async def _stop_relays(self) -> None:
+        relay = list(self._relays)
+        for task in relay:
             task.cancel()
-        if carrying:
-            await asyncio.wait(carrying)
+        if relay:
+            await asyncio.wait(relay)
 
     async def _start_server(self) -> Server:
-        """Start a server, or take the one that runs; raises TargetError."""
+        """Start a server, or use the running one; raise TargetError on failure."""
         server = Server(self._target, self._transport)
         self._servers.append(server)
         await server.start([], {})
@@ -311,11 +315,11 @@ class Proxy:
     async def _stop_servers(self) -> None:
         await asyncio.gather(*(server.stop() for server in self._servers))
 
-    async def _connect(self, headers: dict[str, str], path: str) -> tuple[_End, Server]:
-        """An end at the server, as a client asked for it; raises TargetError or InvalidStatus."""
+    async def _connect(self, headers: dict[str, str], path: str) -> tuple[_Endpoint, Server]:
+        """Connect to the server with the client's headers; raise TargetError or InvalidStatus."""
         if self._transport == "stdio":
             server = self._idle.pop() if self._idle else await self._start_server()
-            return _PipeEnd(await server.connect({})), server
+            return _PipeEndpoint(await server.connect({})), server
         server = self._idle[0]
         url = urlsplit(server.url or "")
         if path != "/":
@@ -339,15 +343,17 @@ class Proxy:
             raise TargetError(
                 f"cannot connect to {server.url}: {error or type(error).__name__}"
             ) from None
-        return _WebSocketEnd(websocket), server
+        return _WebSocketEndpoint(websocket), server
 
-    async def _carry(
-        self, client: _End, upstream: _End, server: Server, headers: dict[str, str]
+    async def _relay(
+        self, client: _Endpoint, upstream: _Endpoint, server: Server, headers: dict[str, str]
     ) -> None:
-        """Pass on what both say until one of them ends; what the server says then still passes."""
-        number = self._recordings.opened(time.monotonic(), headers)
-        sending = asyncio.create_task(self._pass(number, "sent", client, upstream))
-        receiving = asyncio.create_task(self._pass(number, "received", upstream, client))
+        """Forward messages until one side closes; the server's remaining messages are forwarded,
+        too.
+        """
+        number = self._recordings.connection_opened(time.monotonic(), headers)
+        sending = asyncio.create_task(self._forward(number, "sent", client, upstream))
+        receiving = asyncio.create_task(self._forward(number, "received", upstream, client))
         try:
             await asyncio.wait({sending, receiving}, return_when=asyncio.FIRST_COMPLETED)
             is_over = not sending.done()
@@ -360,38 +366,42 @@ class Proxy:
             for task in (sending, receiving):
                 task.cancel()
             await asyncio.wait({sending, receiving})
-        happening: Happening = "ended" if is_over else "closed"
-        self._recordings.over(Event(number, happening, seconds=time.monotonic()))
+        kind: EventKind = "ended" if is_over else "closed"
+        self._recordings.connection_closed(Event(number, kind, seconds=time.monotonic()))
         if is_over and self._transport == "stdio":
-            await self._note_end(server)
+            await self._report_exit(server)
 
-    async def _pass(self, number: int, happening: Happening, source: _End, to: _End) -> None:
+    async def _forward(
+        self, number: int, kind: EventKind, source: _Endpoint, to: _Endpoint
+    ) -> None:
         try:
             while (message := await source.receive()) is not None:
                 data, is_binary = message
-                self._recordings.passed(Event(number, happening, data, is_binary, time.monotonic()))
+                self._recordings.message_relayed(
+                    Event(number, kind, data, is_binary, time.monotonic())
+                )
                 await to.send(data, is_binary=is_binary)
         except Failure as failure:
-            self._tell(f"{'client' if happening == 'sent' else 'server'}: {failure}")
+            self._report(f"{'client' if kind == 'sent' else 'server'}: {failure}")
 
-    async def _note_end(self, server: Server) -> None:
-        """Tell of a server that has ended otherwise than well."""
+    async def _report_exit(self, server: Server) -> None:
+        """Report a server that exited with an error."""
         if await server.exit_status(STOP_SECONDS):
-            self._has_broken_down = True
-            self._tell(f"the server {await server.end()}")
+            self._server_failed = True
+            self._report(f"the server {await server.end()}")
 
 
 class ListenError(ConformanceError):
-    """Clients cannot come where they should."""
+    """The proxy cannot accept clients."""
 
 
-def _resolve(future: asyncio.Future[signal.Signals], signum: signal.Signals) -> None:
+def _set_result(future: asyncio.Future[signal.Signals], signum: signal.Signals) -> None:
     if not future.done():
         future.set_result(signum)
 
 
-async def _own_pipes() -> _End:
-    """The client that has started this process; raises ListenError if it has no pipes for it."""
+async def _stdio_endpoint() -> _Endpoint:
+    """Return the endpoint of the parent process; raise ListenError if stdio cannot be used."""
     loop = asyncio.get_running_loop()
     reader = asyncio.StreamReader(limit=LINE_LIMIT)
     try:
@@ -403,5 +413,5 @@ async def _own_pipes() -> _End:
         )
     except ValueError:
         raise ListenError("stdin and stdout must be pipes, sockets or terminals") from None
-    transport.set_write_buffer_limits(0)  # nothing is left to write when a message has been sent
-    return _PipeEnd(StdioLink(reader, asyncio.StreamWriter(transport, protocol, None, loop)))
+    transport.set_write_buffer_limits(0)  # Flush every message completely before send returns.
+    return _PipeEndpoint(StdioLink(reader, asyncio.StreamWriter(transport, protocol, None, loop)))

@@ -1,7 +1,7 @@
-"""Sessions of what passed between a client and a server, made with the recorder's own rules.
+"""Conversion of recorded traffic to sessions.
 
-The client's part becomes a scenario; the server's part is played back to the suite's player, which
-records it as it would a server. So a recorded session is always one that can be played.
+The client's messages become a scenario, and the server's messages are replayed to the suite's
+player, which records them like those of a real server. Every recorded session can therefore be run.
 """
 
 from __future__ import annotations
@@ -18,12 +18,12 @@ from exec_server_conformance.recorder.scenario import (
     Event,
     Exchange,
     Scenario,
-    Script,
+    Transcript,
     methods,
     scenario,
     with_plain_ids,
 )
-from exec_server_conformance.runner.connection_log import MOST_BYTES, id_key
+from exec_server_conformance.runner.connection_log import MAX_BYTES, id_key
 from exec_server_conformance.runner.contract import REVISIONS, contract
 from exec_server_conformance.runner.patterns import fill_in
 from exec_server_conformance.runner.player import Player
@@ -41,35 +41,35 @@ if TYPE_CHECKING:
     from exec_server_conformance.runner.target import Link
 
 SHOWN_VARIABLES = frozenset({"PATH", "LANG", "LC_ALL", "TERM", "TZ"})
-"""Variables whose values a session needs to be played, and which hold no secrets."""
+"""Variables whose values are needed to run a session and are not secret."""
 
 _USUAL_SECONDS = 10.0
-"""A recording that waited longer for the server gets a bound of its own."""
+"""Recordings that waited longer for the server get a time limit of their own."""
 
 _PREFERENCE = ("v2", "v1", "v0", "draft")
-"""Of several revisions that fit what passed: the newest release."""
+"""Preferred revision among those that fit the traffic: the newest release."""
 
 
 @dataclass(frozen=True, slots=True)
-class Style:
-    """How the sessions of a recording are written."""
+class RecordingOptions:
+    """Settings for writing recorded sessions."""
 
     out: Path
     name: str
-    """Group and name; the sessions after the first get a number."""
+    """Group and name; later sessions get a numeric suffix."""
     source: str
     description: str
     revision: str | None = None
-    """None: the one that fits what passed."""
+    """Revision of the sessions; None for the best fit."""
     workspace: str | None = None
-    """Directory that ``${workspace}`` stands for."""
+    """Directory that is replaced by ``${workspace}``."""
     shown: frozenset[str] = SHOWN_VARIABLES
     """Environment variables whose values are written."""
 
 
 @dataclass(slots=True)
-class _Tape:
-    """What happened on connections of one session of the protocol."""
+class _Recording:
+    """Traffic of one protocol session over all its connections."""
 
     name: str
     events: list[Event] = field(default_factory=list)
@@ -79,91 +79,97 @@ class _Tape:
 
     @property
     def has_messages(self) -> bool:
-        """Whether the client has said anything."""
-        return any(event.happening == "sent" for event in self.events)
+        """True if the client has sent a message."""
+        return any(event.kind == "sent" for event in self.events)
 
 
 class Recordings:
-    """Takes in what happens on connections, and writes a session for those that belong together.
+    """Collects traffic and writes one session file per protocol session.
 
-    A connection that resumes a session of the protocol belongs to those that had it before.
+    A connection that resumes a session is added to the recording of that session.
     """
 
-    def __init__(self, style: Style, transport: Transport, tell: Callable[[str], None]) -> None:
-        self._style = style
+    def __init__(
+        self, options: RecordingOptions, transport: Transport, report: Callable[[str], None]
+    ) -> None:
+        self._options = options
         self._transport = transport
-        self._redactor = Redactor(shown=style.shown)
-        self._print = tell
-        self._tapes: dict[int, _Tape] = {}
-        self._tape_of_session: dict[str, _Tape] = {}
+        self._redactor = Redactor(shown=options.shown)
+        self._print = report
+        self._recordings: dict[int, _Recording] = {}
+        self._recording_by_session: dict[str, _Recording] = {}
         self._initializing: dict[int, Event] = {}
-        self._names = self._free_names()
+        self._names = self._unused_names()
         self._connections = count()
         self._writing: list[asyncio.Task[None]] = []
         self.failed = 0
-        """How many sessions could not be recorded to their end."""
+        """Number of sessions that could not be recorded completely."""
 
-    def tell(self, text: str) -> None:
+    def report(self, text: str) -> None:
         """Print a message without secrets."""
         self._print(self._redactor.text(text))
 
-    def opened(self, seconds: float, headers: dict[str, str]) -> int:
-        """A client has connected; returns the number of its connection."""
-        self._redactor.headers(headers)  # learns the credentials
+    def connection_opened(self, seconds: float, headers: dict[str, str]) -> int:
+        """Register a new connection and return its number."""
+        self._redactor.headers(headers)  # Remembers the credentials in the headers.
         number = next(self._connections)
-        self._tapes[number] = _Tape("", [Event(number, "opened", seconds=seconds)], {number})
+        self._recordings[number] = _Recording(
+            "", [Event(number, "opened", seconds=seconds)], {number}
+        )
         return number
 
-    def passed(self, event: Event) -> None:
-        """A message has passed."""
-        tape = self._tapes[event.connection]
-        if not tape.name:
-            tape = self._place(event, tape)
-        before, tape.bytes = tape.bytes, tape.bytes + len(event.data)
-        if tape.bytes <= MOST_BYTES:
-            tape.events.append(event)
-            self._learn_session(event, tape)
-        elif before <= MOST_BYTES:
-            self.tell(f"{tape.name}: what comes after {MOST_BYTES:,} bytes is not recorded")
+    def message_relayed(self, event: Event) -> None:
+        """Record a message."""
+        recording = self._recordings[event.connection]
+        if not recording.name:
+            recording = self._recording_for(event, recording)
+        before, recording.bytes = recording.bytes, recording.bytes + len(event.data)
+        if recording.bytes <= MAX_BYTES:
+            recording.events.append(event)
+            self._track_session(event, recording)
+        elif before <= MAX_BYTES:
+            self.report(f"{recording.name}: data beyond {MAX_BYTES:,} bytes is not recorded")
 
-    def over(self, event: Event) -> None:
-        """A connection has ended; its session is written when it was the last."""
-        tape = self._tapes[event.connection]
-        tape.events.append(event)
-        tape.open.discard(event.connection)
-        if not tape.open:
-            self._write_soon(tape)
+    def connection_closed(self, event: Event) -> None:
+        """Record the end of a connection; the last one completes the session."""
+        recording = self._recordings[event.connection]
+        recording.events.append(event)
+        recording.open.discard(event.connection)
+        if not recording.open:
+            self._write_soon(recording)
 
     async def finish(self) -> None:
-        """Write the sessions of the connections that are open still, and what is being written."""
-        for tape in {id(tape): tape for tape in self._tapes.values() if tape.open}.values():
-            tape.open.clear()
-            self._write_soon(tape)
+        """Write the sessions of open connections and wait for pending writes."""
+        for recording in {
+            id(recording): recording for recording in self._recordings.values() if recording.open
+        }.values():
+            recording.open.clear()
+            self._write_soon(recording)
         await asyncio.gather(*self._writing)
 
-    def _write_soon(self, tape: _Tape) -> None:
-        if tape.has_messages:
-            self._writing.append(asyncio.create_task(self._write(tape)))
+    def _write_soon(self, recording: _Recording) -> None:
+        if recording.has_messages:
+            self._writing.append(asyncio.create_task(self._write(recording)))
 
-    def _place(self, event: Event, tape: _Tape) -> _Tape:
-        """The tape that the first message on a connection belongs to."""
+    def _recording_for(self, event: Event, recording: _Recording) -> _Recording:
+        """Return the recording that the first message of a connection belongs to."""
         resumed = None
-        if event.happening == "sent":
+        if event.kind == "sent":
             request = methods([event])[:1]
             params = request[0][0].get("params") if request else None
             if isinstance(params, dict):
-                resumed = self._tape_of_session.get(str(params.get("resumeSessionId")))
+                resumed = self._recording_by_session.get(str(params.get("resumeSessionId")))
         if resumed is None:
-            tape.name = next(self._names)
-            return tape
-        resumed.events += tape.events
-        resumed.open |= tape.open
-        self._tapes[event.connection] = resumed
+            recording.name = next(self._names)
+            return recording
+        resumed.events += recording.events
+        resumed.open |= recording.open
+        self._recordings[event.connection] = resumed
         return resumed
 
-    def _learn_session(self, event: Event, tape: _Tape) -> None:
-        """Note which session of the protocol a tape has, once initialize tells it."""
-        if event.happening == "sent" and b'"initialize"' in event.data:
+    def _track_session(self, event: Event, recording: _Recording) -> None:
+        """Associate a recording with the session id in the answer to initialize."""
+        if event.kind == "sent" and b'"initialize"' in event.data:
             self._initializing[event.connection] = event
         elif event.connection in self._initializing:
             request = self._initializing[event.connection]
@@ -172,46 +178,46 @@ class Recordings:
                     del self._initializing[event.connection]
                     session_id = answer.get("result", {}).get("sessionId")
                     if isinstance(session_id, str):
-                        self._tape_of_session.setdefault(session_id, tape)
+                        self._recording_by_session.setdefault(session_id, recording)
 
-    def _free_names(self) -> Iterator[str]:
-        """The name, and the name with numbers, without those that have been written before."""
+    def _unused_names(self) -> Iterator[str]:
+        """Yield the name and numbered variants of it that are not in use."""
         for number in count(1):
-            name = self._style.name if number == 1 else f"{self._style.name}_{number}"
-            if not any(self._style.out.glob(f"*/{name}.jsonl")):
+            name = self._options.name if number == 1 else f"{self._options.name}_{number}"
+            if not any(self._options.out.glob(f"*/{name}.jsonl")):
                 yield name
 
-    async def _write(self, tape: _Tape) -> None:
-        recorded = await record(tape.events, tape.name, self._style, self._transport)
+    async def _write(self, recording: _Recording) -> None:
+        recorded = await record(recording.events, recording.name, self._options, self._transport)
         session, failure = recorded.session, recorded.failure
         path = session.path
-        if tape.path is not None and tape.path != path:
-            tape.path.unlink()  # what has come since shows that it is another revision
-        tape.path = path
+        if recording.path is not None and recording.path != path:
+            recording.path.unlink()  # Later traffic showed that the session is of another revision.
+        recording.path = path
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(recorded.text(self._redactor), encoding="utf-8")
         for method in recorded.left_out:
-            self.tell(f"{session.name}: left out {method}, which was not answered")
+            self.report(f"{session.name}: omitted {method}, which was not answered")
         if failure is None:
-            self.tell(f"recorded {path}: {len(session.steps)} steps")
+            self.report(f"recorded {path}: {len(session.steps)} steps")
         else:
             self.failed += 1
             line = max(failure.line - 1, 1)
-            self.tell(f"FAILED {path}: recorded up to line {line}: {failure}")
+            self.report(f"FAILED {path}: recorded up to line {line}: {failure}")
 
 
 @dataclass(frozen=True, slots=True)
 class Recorded:
-    """A session, and what went wrong at its end."""
+    """Recorded session and the failure that ended it, if any."""
 
     session: Session
     left_out: list[str]
     failure: Failure | None
 
     def text(self, redactor: Redactor) -> str:
-        """The file, without secrets."""
+        """Return the file's contents without secrets."""
         members = [step.members for step in self.session.steps]
-        for one in members:  # a secret may come before what tells that it is one
+        for one in members:  # A secret may occur before the value that identifies it.
             redactor.value(one)
         for step in self.session.steps:
             step.members = redactor.value(step.members)
@@ -219,24 +225,24 @@ class Recorded:
 
 
 async def record(
-    events: Sequence[Event], name: str, style: Style, transport: Transport
+    events: Sequence[Event], name: str, options: RecordingOptions, transport: Transport
 ) -> Recorded:
-    """The session of what happened, as far as the server kept the contract."""
-    revision = style.revision or fitting_revision(events)
-    places = {style.workspace: "${workspace}"} if style.workspace else {}
-    written = scenario(with_plain_ids(events), places)
-    path = style.out / revision / f"{name}.jsonl"
-    lines: Lines = [(1, _header(f"{revision}/{name}", written, style, transport))]
+    """Convert traffic to a session, up to the first contract violation by the server."""
+    revision = options.revision or fitting_revision(events)
+    placeholders = {options.workspace: "${workspace}"} if options.workspace else {}
+    written = scenario(with_plain_ids(events), placeholders)
+    path = options.out / revision / f"{name}.jsonl"
+    lines: Lines = [(1, _header(f"{revision}/{name}", written, options, transport))]
     lines += [(number, step) for number, step in enumerate(written.steps, 2)]
     session = of_lines(path, lines)
     player = Player(
         session,
         Target(),
         transport,
-        servers=_Playback(written.scripts, transport),
-        also_speaks=_besides(revision),
+        servers=_Playback(written.transcripts, transport),
+        also_speaks=_other_revisions(revision),
         recorder=_recorder(written, contract(revision)),
-        places=written.places,
+        placeholders=written.placeholders,
     )
     failure = None
     try:
@@ -247,18 +253,20 @@ async def record(
     return Recorded(session, written.left_out, failure)
 
 
-def _header(name: str, written: Scenario, style: Style, transport: Transport) -> dict[str, Any]:
+def _header(
+    name: str, written: Scenario, options: RecordingOptions, transport: Transport
+) -> dict[str, Any]:
     header: dict[str, Any] = {
         "session": name,
-        "description": style.description,
+        "description": options.description,
         "transports": ["ws", "stdio"] if written.is_portable else [transport],
-        "source": style.source,
+        "source": options.source,
     }
     if not written.handshake:
         header["handshake"] = False
     called = {step["call"] for step in written.steps if "call" in step}
     if called - contract(name.partition("/")[0]).methods.keys():
-        header["strict"] = True  # another revision may have the method
+        header["strict"] = True  # Another revision may define the method.
     if written.seconds > _USUAL_SECONDS:
         header["timeoutSeconds"] = math.ceil(2 * written.seconds)
     return header
@@ -267,20 +275,20 @@ def _header(name: str, written: Scenario, style: Style, transport: Transport) ->
 def _recorder(written: Scenario, rules: Contract) -> Recorder:
     method_of = {step.get("id"): step["call"] for step in written.steps if "call" in step}
 
-    def record_step(step: Step, actual: Any, places: dict[str, str]) -> None:
+    def record_step(step: Step, actual: Any, placeholders: dict[str, str]) -> None:
         method = step.members.get("call") or method_of.get(step.members.get("answer"))
         if method in rules.methods and "result" in actual:
-            # A server may say what belongs to other revisions that it speaks.
+            # A server may send members of the other revisions that it supports.
             actual = rules.described(rules.methods[method]["response"], actual)
-        fill_in(step, actual, places)
+        fill_in(step, actual, placeholders)
         if step.line - 2 in written.timed:
-            step.members["expect"] = _of_any_time(step.members["expect"])
+            step.members["expect"] = _time_independent(step.members["expect"])
 
     return record_step
 
 
-def _of_any_time(expected: Any) -> Any:
-    """An expectation of an answer that says more or less at another time."""
+def _time_independent(expected: Any) -> Any:
+    """Return an expectation for an answer whose contents depend on time."""
     result = expected.get("result")
     if not isinstance(result, dict):
         return expected
@@ -289,7 +297,7 @@ def _of_any_time(expected: Any) -> Any:
 
 
 def _kind(name: str, value: Any) -> Any:
-    """The pattern of a member of such an answer; None for one that may hold anything."""
+    """Return the pattern of a member of such an answer; None to ignore the member."""
     if name == "chunks":
         return {"$type": "array"}
     if isinstance(value, bool):
@@ -298,14 +306,14 @@ def _kind(name: str, value: Any) -> Any:
 
 
 def fitting_revision(events: Sequence[Event]) -> str:
-    """The revision whose schema what passed breaks the least often, of several the newest."""
+    """Return the revision with the fewest schema violations; the newest release if several fit."""
     exchanges = methods(events)
-    return min(_PREFERENCE, key=lambda revision: _offences(revision, exchanges))
+    return min(_PREFERENCE, key=lambda revision: _violation_count(revision, exchanges))
 
 
-def _offences(revision: str, exchanges: list[tuple[Any, Any]]) -> int:
-    """How often what passed is not of a revision; requests that were refused do not count."""
-    rules = contract(revision, _besides(revision))
+def _violation_count(revision: str, exchanges: list[tuple[Any, Any]]) -> int:
+    """Count the schema violations in the traffic; refused requests do not count."""
+    rules = contract(revision, _other_revisions(revision))
     count = 0
     for message, answer in exchanges:
         if "id" in message and (answer is None or "result" not in answer):
@@ -320,53 +328,53 @@ def _offences(revision: str, exchanges: list[tuple[Any, Any]]) -> int:
     return count
 
 
-def _besides(revision: str) -> tuple[str, ...]:
+def _other_revisions(revision: str) -> tuple[str, ...]:
     return tuple(one for one in REVISIONS if one != revision)
 
 
 class _Playback(Servers):
-    """Servers that say what was recorded, on one connection after the other."""
+    """Server pool that replays recorded traffic, connection by connection."""
 
-    def __init__(self, scripts: list[Script], transport: Transport) -> None:
+    def __init__(self, transcripts: list[Transcript], transport: Transport) -> None:
         super().__init__(Target())
-        self._server = _PlaybackServer(scripts, transport)
+        self._server = _PlaybackServer(transcripts, transport)
 
     async def take(
         self, transport: Transport, arguments: list[str], environment: dict[str, str]
     ) -> Server:
-        """The one that there is."""
+        """Return the replaying server."""
         return self._server
 
 
 class _PlaybackServer(Server):
-    def __init__(self, scripts: list[Script], transport: Transport) -> None:
+    def __init__(self, transcripts: list[Transcript], transport: Transport) -> None:
         super().__init__(Target(), transport)
-        self._scripts = iter(scripts)
+        self._transcripts = iter(transcripts)
 
     async def connect(self, headers: dict[str, str]) -> Link:
-        """The next connection."""
-        return _PlaybackLink(next(self._scripts))
+        """Return the next connection."""
+        return _PlaybackLink(next(self._transcripts))
 
 
 class _PlaybackLink:
-    """A connection that answers each message with what was said after the recorded one."""
+    """Connection that answers each message with the messages recorded after it."""
 
-    def __init__(self, script: Script) -> None:
-        self._script = script
-        self._exchanges = iter(script.exchanges)
+    def __init__(self, transcript: Transcript) -> None:
+        self._transcript = transcript
+        self._exchanges = iter(transcript.exchanges)
         self._ids: dict[Any, Any] = {}
-        self._said: asyncio.Queue[bytes | None] = asyncio.Queue()
-        self._left = len(script.exchanges)
-        self._say(script.greeting)
+        self._queued: asyncio.Queue[bytes | None] = asyncio.Queue()
+        self._left = len(transcript.exchanges)
+        self._queue(transcript.greeting)
 
-    def _say(self, exchange: Exchange) -> None:
-        for data in exchange.brings:
-            self._said.put_nowait(self._with_new_id(data))
-        if self._left == 0 and self._script.is_ended:
-            self._said.put_nowait(None)
+    def _queue(self, exchange: Exchange) -> None:
+        for data in exchange.messages:
+            self._queued.put_nowait(self._with_new_id(data))
+        if self._left == 0 and self._transcript.is_ended:
+            self._queued.put_nowait(None)
 
     def _with_new_id(self, data: bytes) -> bytes:
-        """An answer with the id of the player's request in place of the recorded one."""
+        """Replace the recorded id of an answer by the id of the player's request."""
         try:
             message = json.loads(data)
             new = self._ids[id_key(message["id"])]
@@ -377,34 +385,34 @@ class _PlaybackLink:
         return json.dumps({**message, "id": new}, ensure_ascii=False).encode()
 
     async def send(self, data: bytes, *, binary: bool = False) -> None:
-        """Say what came next."""
+        """Send the messages that were recorded next."""
         exchange = next(self._exchanges, None)
         if exchange is None:
             return
         if isinstance(exchange.identifier, int | str):
             self._ids[id_key(exchange.identifier)] = _id_of(data, exchange.identifier)
         self._left -= 1
-        self._say(exchange)
+        self._queue(exchange)
 
     async def send_fragments(self, parts: list[bytes]) -> None:
-        """Say what came next."""
+        """Send the messages that were recorded next."""
         await self.send(b"".join(parts))
 
     async def ping(self, data: bytes) -> bool:
-        """Nothing: pings are not recorded."""
+        """Return False: pings are not recorded."""
         return False
 
     async def receive(self) -> bytes | None:
-        """What is said next."""
-        return await self._said.get()
+        """Return the next message."""
+        return await self._queued.get()
 
     async def close(self) -> None:
-        """End it."""
-        self._said.put_nowait(None)
+        """Close the connection."""
+        self._queued.put_nowait(None)
 
     def cut(self) -> None:
-        """End it."""
-        self._said.put_nowait(None)
+        """Close the connection."""
+        self._queued.put_nowait(None)
 
 
 def _id_of(data: bytes, otherwise: Any) -> Any:

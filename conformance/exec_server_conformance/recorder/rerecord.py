@@ -1,9 +1,8 @@
-"""``exec-server-conformance rerecord``: what a server says now, beside what was recorded.
+"""Command ``exec-server-conformance rerecord``: differences between a server and the recordings.
 
-Every session that applies to the server is played, and what comes is generalised as the recorder
-does. Where that is another expectation than the session has, the message is shown, and the session
-is refilled if that is asked for. Expectations with ``overrides``, and sessions that were written
-and not recorded, state what somebody has decided: they are compared, and never refilled.
+Every applicable session is run, and its values are generalised as in a recording. Where this
+results in a different expectation, the difference is printed and, with ``--write``, the session is
+updated. Expectations with ``overrides`` and hand-written sessions are compared but never updated.
 """
 
 from __future__ import annotations
@@ -25,13 +24,13 @@ from exec_server_conformance.options import (
     transports,
 )
 from exec_server_conformance.runner.contract import REVISIONS
-from exec_server_conformance.runner.patterns import generalise, in_places, match, show
+from exec_server_conformance.runner.patterns import generalise, match, show, substitute
 from exec_server_conformance.runner.player import Player
 from exec_server_conformance.runner.redaction import Redactor
 from exec_server_conformance.runner.selection import Applicability
-from exec_server_conformance.runner.server_probe import Abilities, ask
+from exec_server_conformance.runner.server_probe import ServerFeatures, probe
 from exec_server_conformance.runner.session import Session, Transport, load_all, release
-from exec_server_conformance.runner.suite import ExitCode, located
+from exec_server_conformance.runner.suite import ExitCode, location
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -40,25 +39,25 @@ if TYPE_CHECKING:
     from exec_server_conformance.runner.target import Target
 
 _NOTHING = object()
-"""What is not there, unlike null."""
+"""Marker for an absent value, as opposed to null."""
 
 
 @dataclass(frozen=True, slots=True)
 class Change:
-    """A message that came otherwise than the session has it."""
+    """Difference between a received value and the recorded expectation."""
 
     step: Step
     recorded: Any
     received: Any
     breaks: bool
-    """Whether a replay of the session would fail for it."""
+    """True if running the session would fail because of it."""
     kept: str | None
-    """Why the expectation stays as it is; None for one that is refilled."""
+    """Reason why the expectation is not updated; None if it is."""
 
 
 @dataclass(slots=True)
 class Rerecording:
-    """What came of one session."""
+    """Differences found in one session."""
 
     session: Session
     changes: list[Change] = field(default_factory=list)
@@ -66,50 +65,50 @@ class Rerecording:
 
     @property
     def is_written(self) -> bool:
-        """Whether no server was recorded for it."""
+        """True if the session was not recorded from a server."""
         source: str = self.session.header.get("source", "written")
         return source.startswith("written")
 
     @property
     def is_refilled(self) -> bool:
-        """Whether the session is another one now."""
+        """True if the session changes."""
         return self.failure is None and any(change.kept is None for change in self.changes)
 
     @property
     def breaks(self) -> bool:
-        """Whether a replay would fail for something that is refilled."""
+        """True if running the session would fail because of an updated expectation."""
         return any(change.breaks and change.kept is None for change in self.changes)
 
     @property
     def failure_kept(self) -> str | None:
-        """Why the session stays as it is although it could not be played; None if nobody knows."""
+        """Reason why a session that cannot be run is not updated; None if there is none."""
         line = self.failure.line if self.failure else None
         step = next((one for one in self.session.steps if one.line == line), None)
         return self._reason_to_keep(step) if step else None
 
     @property
     def has_failed(self) -> bool:
-        """Whether it could not be played, for no known reason."""
+        """True if the session could not be run for no accepted reason."""
         return self.failure is not None and self.failure_kept is None
 
     @property
     def is_kept(self) -> bool:
-        """Whether the server differs from what somebody has decided."""
+        """True if the server differs from an expectation that is not updated."""
         return self.failure_kept is not None or any(change.kept for change in self.changes)
 
     def _reason_to_keep(self, step: Step) -> str | None:
         reason: str | None = step.members.get("overrides")
         return reason or ("written" if self.is_written else None)
 
-    def take(self, step: Step, actual: Any, places: dict[str, str]) -> None:
-        """Compare what came for a step with what was recorded, and refill it if it may be."""
+    def record(self, step: Step, actual: Any, placeholders: dict[str, str]) -> None:
+        """Compare the value of a step with the recording, and update the expectation if allowed."""
         recorded = step.members.get("expect", _NOTHING)
         received = _with_patterns_of(
-            recorded, in_places(recorded, places), generalise(actual, places), actual
+            recorded, substitute(recorded, placeholders), generalise(actual, placeholders), actual
         )
         if received == recorded:
             return
-        breaks = recorded is _NOTHING or _breaks(step, in_places(recorded, places), actual)
+        breaks = recorded is _NOTHING or _breaks(step, substitute(recorded, placeholders), actual)
         kept = self._reason_to_keep(step)
         if kept is None:
             step.members["expect"] = received
@@ -119,10 +118,10 @@ class Rerecording:
 
 
 def _with_patterns_of(recorded: Any, filled: Any, received: Any, actual: Any) -> Any:
-    """What was received, with the patterns of what was recorded where they hold.
+    """Return what was received, keeping the recorded patterns that match.
 
-    A pattern may be looser than the recorder's for a reason. ``filled`` is what was recorded, with
-    its places put in.
+    A recorded pattern may be deliberately looser than the recorder's. ``filled`` is the recorded
+    expectation with its placeholders substituted.
     """
     if isinstance(recorded, dict) and not _has_members(recorded):
         return recorded if _matches(filled, actual) else received
@@ -148,7 +147,7 @@ def _matches(expected: Any, actual: Any) -> bool:
 
 
 def _breaks(step: Step, expected: Any, actual: Any) -> bool:
-    """Whether a replay would fail."""
+    """Return True if running the session would fail."""
     if not _matches(expected, actual):
         return True
     streams = expected.get("output", {}) if step.kind == "process" else None
@@ -157,45 +156,45 @@ def _breaks(step: Step, expected: Any, actual: Any) -> bool:
 
 @dataclass(slots=True)
 class Rerecorder:
-    """Plays sessions on one server; ``tell`` is told of each, in their order, when it is done.
+    """Runs sessions on one server; ``report`` receives each result in order.
 
-    ``done`` has what came, by the place of the session, also when it was cut short.
+    ``done`` holds the results by index, also after an interruption.
     """
 
     target: Target
     sessions: Sequence[Session]
     transports: Sequence[Transport]
-    tell: Callable[[Rerecording], None]
+    report: Callable[[Rerecording], None]
     server_version: str | None = None
     source: str | None = None
-    """What to write as the source of the sessions that are refilled; None: nothing is written."""
+    """Source to write into updated sessions; None to write nothing."""
     jobs: int = 1
     timeout: float | None = None
     done: dict[int, Rerecording] = field(default_factory=dict)
     not_applicable: int = 0
-    _told: int = 0
+    _reported: int = 0
 
     async def run(self) -> None:
-        """Play what applies; raises TargetError if the server cannot be run.
+        """Run the applicable sessions; raise TargetError if the server cannot be run.
 
-        Raises SessionError if there is nothing for the revisions that it speaks.
+        Raises SessionError if no session is of a supported revision.
         """
-        asked = await ask(self.target, self.transports[0])
+        asked = await probe(self.target, self.transports[0])
         if not asked.revisions:
-            raise TargetError(f"it seems to speak none of {', '.join(REVISIONS)}")
+            raise TargetError(f"it supports none of {', '.join(REVISIONS)}")
         if not any(session.revision in asked.revisions for session in self.sessions):
             raise SessionError(f"no session of {' or '.join(asked.revisions)} matches")
         applicable = list(self._applicable(asked))
-        todo = deque(enumerate(applicable))
-        self.not_applicable = len(self.sessions) - len(todo)
+        pending = deque(enumerate(applicable))
+        self.not_applicable = len(self.sessions) - len(pending)
         no_server: list[TargetError] = []
 
         async def work() -> None:
-            while todo and not no_server:
-                place, (session, transport) = todo.popleft()
+            while pending and not no_server:
+                place, (session, transport) = pending.popleft()
                 try:
                     self.done[place] = await self._play(session, transport, asked)
-                    self._tell_in_order()
+                    self._report_in_order()
                 except TargetError as error:
                     no_server.append(error)
 
@@ -205,18 +204,18 @@ class Rerecorder:
         if no_server:
             raise no_server[0]
 
-    def _tell_in_order(self) -> None:
-        while self._told in self.done:
-            self.tell(self.done[self._told])
-            self._told += 1
+    def _report_in_order(self) -> None:
+        while self._reported in self.done:
+            self.report(self.done[self._reported])
+            self._reported += 1
 
-    def tell_the_rest(self) -> None:
-        """Tell of what was done before something that never will be."""
+    def report_remaining(self) -> None:
+        """Report the results after the first missing one."""
         for place in sorted(self.done):
-            if place > self._told:
-                self.tell(self.done[place])
+            if place > self._reported:
+                self.report(self.done[place])
 
-    def _applicable(self, asked: Abilities) -> Iterator[tuple[Session, Transport]]:
+    def _applicable(self, asked: ServerFeatures) -> Iterator[tuple[Session, Transport]]:
         applicability = Applicability(
             asked,
             release(self.server_version) if self.server_version else None,
@@ -224,18 +223,20 @@ class Rerecorder:
         )
         for session in self.sessions:
             transport = next((one for one in session.transports if one in self.transports), None)
-            is_spoken = session.revision in asked.revisions
-            if is_spoken and transport and applicability.reason_against(session) is None:
+            is_supported = session.revision in asked.revisions
+            if is_supported and transport and applicability.reason_against(session) is None:
                 yield session, transport
 
-    async def _play(self, session: Session, transport: Transport, asked: Abilities) -> Rerecording:
+    async def _play(
+        self, session: Session, transport: Transport, asked: ServerFeatures
+    ) -> Rerecording:
         result = Rerecording(session)
         player = Player(
             session,
             self.target,
             transport,
-            also_speaks=asked.besides(session.revision),
-            recorder=result.take,
+            also_speaks=asked.other_revisions(session.revision),
+            recorder=result.record,
             timeout=self.timeout,
         )
         try:
@@ -251,18 +252,18 @@ class Rerecorder:
 
 
 def main(arguments: Sequence[str]) -> int:
-    """Run the command; returns the exit code."""
+    """Run the command and return its exit code."""
     parser = _parser()
     options = parser.parse_args(arguments)
     server = target(options, parser)
     if options.write and not options.source:
-        parser.error("--write needs --source: what the refilled sessions are recorded from")
+        parser.error("--write requires --source, the name of the recorded server")
     sessions = choice(options).of(load_all(options.sessions))
     rerecorder = Rerecorder(
         target=server,
         sessions=sessions,
         transports=transports(options, sessions),
-        tell=_tell,
+        report=_report,
         server_version=options.server_version,
         source=options.source if options.write else None,
         jobs=options.jobs,
@@ -275,10 +276,10 @@ def main(arguments: Sequence[str]) -> int:
         print(f"the server could not be run: {error}", file=sys.stderr)
         return ExitCode.NO_SERVER
     except KeyboardInterrupt:
-        rerecorder.tell_the_rest()
+        rerecorder.report_remaining()
         code = ExitCode.INTERRUPTED
     done = list(rerecorder.done.values())
-    _summarise(done, rerecorder.not_applicable, is_written=options.write)
+    _print_summary(done, rerecorder.not_applicable, is_written=options.write)
     if code is ExitCode.PASSED:
         is_changed = any(one.is_refilled for one in done) and not options.write
         if is_changed or any(one.has_failed for one in done):
@@ -289,11 +290,12 @@ def main(arguments: Sequence[str]) -> int:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="exec-server-conformance rerecord",
-        description="Play recorded sessions on a server, and print message by message where it "
-        "says something else than was recorded (-) now (+). Nothing is written without --write.",
-        epilog="Exit codes: 0 nothing has changed or all that has is written, 1 something has "
-        "changed and is not written or could not be played, 2 wrong usage or an unusable session "
-        "file, 3 the server could not be run, 130 interrupted.",
+        description="Run recorded sessions on a server and print each difference between the "
+        "recorded (-) and the current (+) message. Files are changed only with "
+        "--write.",
+        epilog="Exit codes: 0 no differences or all written, 1 differences not written or "
+        "sessions that could not be run, 2 usage error or invalid session file, 3 the "
+        "server could not be run, 130 interrupted.",
     )
     add_target(parser)
     add_selection(parser)
@@ -305,18 +307,21 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--write",
         action="store_true",
-        help="refill the sessions that have changed; never the ones that were written by hand, nor "
-        "expectations with overrides",
+        help="update the sessions that differ, except hand-written sessions and expectations with "
+        "overrides",
     )
     parser.add_argument(
-        "--source", metavar="NAME", help="what --write names as recorded, such as 'codex 0.139.0'"
+        "--source",
+        metavar="NAME",
+        help="name of the server to store in updated sessions, such "
+        "as 'codex 0.139.0'; required by --write",
     )
     add_effort(parser)
     return parser
 
 
-def _tell(result: Rerecording) -> None:
-    """Print what changed in a session."""
+def _report(result: Rerecording) -> None:
+    """Print the differences in a session."""
     session, failure = result.session, result.failure
     redactor = Redactor()
     if result.changes:
@@ -327,28 +332,28 @@ def _tell(result: Rerecording) -> None:
         reason = result.failure_kept
         verdict = "FAILED" if reason is None else f"kept ({reason})"
         text = redactor.text(str(failure))
-        print(f"{verdict} {session.name}: {located(session, failure)}: {text}", flush=True)
+        print(f"{verdict} {session.name}: {location(session, failure)}: {text}", flush=True)
 
 
-def _summarise(done: Sequence[Rerecording], not_applicable: int, *, is_written: bool) -> None:
+def _print_summary(done: Sequence[Rerecording], not_applicable: int, *, is_written: bool) -> None:
     refilled = sum(one.is_refilled for one in done)
     broken = sum(one.is_refilled and one.breaks for one in done)
     kept = sum(one.is_kept for one in done)
     failed = sum(one.has_failed for one in done)
     print(
-        f"{len(done)} played: {refilled} {'refilled' if is_written else 'changed'} (a replay of "
-        f"{broken} fails), {kept} kept although the server differs, {failed} failed; "
+        f"{len(done)} run: {refilled} {'refilled' if is_written else 'changed'} ("
+        f"{broken} would fail), {kept} kept although the server differs, {failed} failed; "
         f"{not_applicable} n/a"
     )
     if refilled and not is_written:
-        print("nothing was written; --write --source NAME refills what has changed")
+        print("no file was changed; use --write --source NAME to update the sessions")
 
 
 def _shown(session: Session, change: Change, redactor: Redactor) -> Iterator[str]:
     step = change.step
     name = step.members[step.kind]
     what = name if step.kind == "call" else step.kind if name is True else f"{step.kind} {name}"
-    notes = "" if change.breaks else " (a replay passes)"
+    notes = "" if change.breaks else " (the session still passes)"
     if change.kept is not None:
         notes = f" (kept: {change.kept})"
     yield f"  {session.path.name}:{step.line} {what}{notes}"
@@ -358,9 +363,9 @@ def _shown(session: Session, change: Change, redactor: Redactor) -> Iterator[str
 
 
 def differences(recorded: Any, received: Any, path: str = "") -> Iterator[tuple[str, str, Any]]:
-    """The smallest parts in which two expectations differ: a sign, the path to it and its value.
+    """Yield the smallest differing parts of two expectations: sign, path and value.
 
-    The sign is ``-`` for what only the first has, ``+`` for what only the second has.
+    The sign is ``-`` for the first expectation and ``+`` for the second.
     """
     if recorded == received and type(recorded) is type(received):
         return
@@ -382,5 +387,5 @@ def differences(recorded: Any, received: Any, path: str = "") -> Iterator[tuple[
 
 
 def _has_members(value: Any) -> bool:
-    """Whether it is an object that is compared member by member, and no pattern."""
+    """Return True for an object that is compared member by member, that is, not a pattern."""
     return isinstance(value, dict) and not any(name.startswith("$") for name in value)

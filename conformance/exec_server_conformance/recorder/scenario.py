@@ -1,14 +1,14 @@
-"""From what passed between a client and a server to a scenario: what the client did, in steps.
+"""Conversion of traffic to a scenario: the actions of the client as steps.
 
-A scenario is played one step after the other, so the order on the wire becomes what is waited for:
+Steps are run one after the other, so the order on the wire determines what is awaited:
 
-* an answer that came before the client went on belongs to its call, a later one is a step;
-* a process whose events are all there, the end of a streamed body and any other notification are
-  steps where they came;
-* before the client goes on, what a process has said until then is waited for.
+* an answer received before the client's next message belongs to its call, a later one is a step;
+* a complete process, the end of a streamed body and any other notification are steps at the point
+  where they were received;
+* output received so far is awaited before the client's next message.
 
-What depends on time is marked: ``process/read`` of a process that is not over, or from somewhere
-within its output, may be answered with more or less another time.
+Steps that depend on time are marked: ``process/read`` of a running process, or from the middle of
+its output, may return more or less another time.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from exec_server_conformance.errors import Failure
 from exec_server_conformance.runner.connection_log import BodyStream, IdKey, id_key
-from exec_server_conformance.runner.patterns import in_places
+from exec_server_conformance.runner.patterns import substitute
 from exec_server_conformance.runner.player import MAIN
 from exec_server_conformance.runner.process_events import (
     NumberedEvents,
@@ -35,103 +35,103 @@ if TYPE_CHECKING:
 
 Message = dict[str, Any]
 
-Happening = Literal["opened", "sent", "received", "closed", "ended"]
-"""``closed`` is by the client, ``ended`` by the server; the others are as a session has them."""
+EventKind = Literal["opened", "sent", "received", "closed", "ended"]
+"""``closed`` by the client, ``ended`` by the server."""
 
-_NAMED_BY_CLIENTS = frozenset({"process", "request", "handle", "watch", "write"})
-"""What clients choose the ids of, by the members without Id."""
+_CLIENT_CHOSEN_IDS = frozenset({"process", "request", "handle", "watch", "write"})
+"""Kinds of ids that clients choose: the member names without "Id"."""
 
 _RANDOM = re.compile(r"(?i)[0-9a-f]{8}|[0-9a-z]{20}")
-"""What an id has that was made up at random."""
+"""Pattern of a randomly generated id."""
 
-_AWAITED_CHARACTERS = 120
-"""How much of a longer output is waited for: its end."""
+_MAX_AWAITED_CHARACTERS = 120
+"""Maximum length of the output that is awaited, taken from its end."""
 
 
 @dataclass(frozen=True, slots=True)
 class Event:
-    """One thing that happened on a connection between the client and the server."""
+    """Event on a connection between client and server."""
 
     connection: int
-    happening: Happening
+    kind: EventKind
     data: bytes = b""
     is_binary: bool = False
     seconds: float = 0.0
-    """When, on a clock that only goes forward."""
+    """Time on a monotonic clock, in seconds."""
 
 
 @dataclass(slots=True)
 class Exchange:
-    """What the server said after a message of the client, until the next one."""
+    """Messages of the server between two messages of the client."""
 
     identifier: Any = None
-    """Id of the client's request; None for another message."""
-    brings: list[bytes] = field(default_factory=list)
+    """Id of the client's request; None for other messages."""
+    messages: list[bytes] = field(default_factory=list)
 
 
 @dataclass(slots=True)
-class Script:
-    """What the server said on one connection."""
+class Transcript:
+    """Messages of the server on one connection."""
 
     greeting: Exchange = field(default_factory=Exchange)
-    """Before the client said anything."""
+    """Messages before the first message of the client."""
     exchanges: list[Exchange] = field(default_factory=list)
     is_ended: bool = False
-    """Whether the server ended the connection."""
+    """True if the server closed the connection."""
 
-    def hear(self, data: bytes) -> None:
+    def add(self, data: bytes) -> None:
         """Add a message of the server."""
         latest = self.exchanges[-1] if self.exchanges else self.greeting
-        latest.brings.append(data)
+        latest.messages.append(data)
 
-    def bring_forward(self, data: bytes, exchange: Exchange) -> None:
-        """Have the latest message of the server come right after another of the client's."""
+    def move_to(self, data: bytes, exchange: Exchange) -> None:
+        """Move the latest message of the server to the exchange of another client message."""
         latest = self.exchanges[-1]
-        latest.brings.remove(data)
-        exchange.brings.append(data)
+        latest.messages.remove(data)
+        exchange.messages.append(data)
 
-    def forget(self, exchange: Exchange) -> None:
-        """Take a message of the client out; what came after it comes after the one before."""
+    def remove(self, exchange: Exchange) -> None:
+        """Remove a client message; the messages after it are appended to the previous exchange."""
         at = next(at for at, one in enumerate(self.exchanges) if one is exchange)
         before = self.exchanges[at - 1] if at else self.greeting
-        before.brings += exchange.brings
+        before.messages += exchange.messages
         del self.exchanges[at]
 
 
 @dataclass(slots=True)
 class Scenario:
-    """What the client did, and what the server said on each connection, in their order."""
+    """Actions of the client and, per connection, messages of the server, in order."""
 
     steps: list[Message]
-    scripts: list[Script]
+    transcripts: list[Transcript]
     handshake: bool
-    """Whether the first connection shook hands as every session does."""
-    places: dict[str, str]
-    """Texts that the steps have placeholders for, by the text."""
+    """True if the first connection has the default handshake."""
+    placeholders: dict[str, str]
+    """Texts that are replaced by placeholders."""
     timed: frozenset[int]
     """Indices of the steps whose answer depends on time."""
     left_out: list[str]
-    """Methods that were called and never answered, which no session can expect anything of."""
+    """Methods that were never answered and are therefore omitted."""
     is_portable: bool
-    """Whether nothing in it belongs to one transport."""
+    """True if no step is specific to one transport."""
     seconds: float
-    """How long the client waited for the server, in all."""
+    """Total time that the client waited for the server, in seconds."""
 
 
-def scenario(events: Iterable[Event], places: dict[str, str]) -> Scenario:
-    """The scenario of what happened on connections that belong together.
+def scenario(events: Iterable[Event], placeholders: dict[str, str]) -> Scenario:
+    """Build the scenario of related connections.
 
-    ``places`` maps texts that get a placeholder to it, such as a directory to ``${workspace}``.
+    ``placeholders`` maps texts to the placeholders that replace them, such as ``${workspace}``.
     """
     writer = _Writer()
     for event in events:
         writer.add(event)
-    return writer.scenario(places)
+    return writer.scenario(placeholders)
 
 
 @dataclass(slots=True, eq=False)
 class _Draft:
-    """A step in the making."""
+    """Step under construction."""
 
     members: Message
     is_timed: bool = False
@@ -139,55 +139,57 @@ class _Draft:
 
 @dataclass(slots=True)
 class _Call:
-    """A request that waits for its answer; without a step it was sent as mere text."""
+    """Request that waits for its answer; ``draft`` is None if it was sent as raw text."""
 
     draft: _Draft | None
     exchange: Exchange
 
 
 class _Connection:
-    """What is known of one connection so far."""
+    """State of one connection."""
 
     def __init__(self, name: str) -> None:
         self.name = name
         self.opening: _Draft | None = None
-        self.script = Script()
+        self.transcript = Transcript()
         self.sent: list[_Draft] = []
         self.pending: dict[IdKey, _Call] = {}
         self.session_id: str | None = None
-        self.late_greeting: _Draft | None = None
+        self.late_initialize_answer: _Draft | None = None
         self.processes: dict[str, ProcessEvents] = {}
         self.ends: dict[str, _Draft] = {}
-        self._heard: dict[tuple[str, str], int] = {}
+        self._seen: dict[tuple[str, str], int] = {}
         self.streams: dict[str, BodyStream] = {}
 
     def step(self, **members: Any) -> Message:
-        """A step on this connection."""
+        """Build a step on this connection."""
         return members if self.name == MAIN else {**members, "on": self.name}
 
-    def restart(self, process_id: str) -> None:
-        """A process is about to be started, perhaps with the id of one that is over."""
+    def track_start(self, process_id: str) -> None:
+        """Prepare for the start of a process, whose id may be that of a closed one."""
         events = self.processes.get(process_id)
         if events is not None and events.is_over:
             del self.processes[process_id]
             self.ends.pop(process_id, None)
-            self._heard = {one: size for one, size in self._heard.items() if one[0] != process_id}
+            self._seen = {one: size for one, size in self._seen.items() if one[0] != process_id}
 
-    def news(self) -> list[Message]:
-        """Steps that wait for what processes have said since this was last asked."""
+    def new_output_steps(self) -> list[Message]:
+        """Return steps that await the output received since the last call."""
         steps = []
         for process_id, events in self.processes.items():
             for stream, data in events.output.items():
-                heard = self._heard.get((process_id, stream), 0)
-                self._heard[process_id, stream] = len(data)
-                text = _text(data[heard:])
+                seen = self._seen.get((process_id, stream), 0)
+                self._seen[process_id, stream] = len(data)
+                text = _text(data[seen:])
                 if text and not events.is_over:
-                    steps.append(self.step(until=process_id, output=text[-_AWAITED_CHARACTERS:]))
+                    steps.append(
+                        self.step(until=process_id, output=text[-_MAX_AWAITED_CHARACTERS:])
+                    )
         return steps
 
     @property
-    def shakes_hands_as_all_do(self) -> bool:
-        """Whether it began with a handshake that means nothing of its own."""
+    def has_default_handshake(self) -> bool:
+        """True if the connection began with a handshake without special params."""
         if len(self.sent) < 2 or self.session_id is None:
             return False
         first, second = (draft.members for draft in self.sent[:2])
@@ -202,7 +204,7 @@ class _Connection:
 
 
 class _Writer:
-    """Writes steps while it is told what happened."""
+    """Builds steps from events."""
 
     def __init__(self) -> None:
         self._drafts: list[_Draft] = []
@@ -214,43 +216,43 @@ class _Writer:
         self._seconds = 0.0
 
     def add(self, event: Event) -> None:
-        """Take in what happened next."""
-        if event.happening == "received" and self._before is not None:
+        """Add the next event."""
+        if event.kind == "received" and self._before is not None:
             self._seconds += event.seconds - self._before
         self._before = event.seconds
-        if event.happening == "opened":
+        if event.kind == "opened":
             self._open(event.connection)
             return
         connection = self._connections[event.connection]
-        if event.happening == "sent":
+        if event.kind == "sent":
             self._send(connection, event)
-        elif event.happening == "received":
-            connection.script.hear(event.data)
-            # What breaks the rules is found when the scenario is played.
+        elif event.kind == "received":
+            connection.transcript.add(event.data)
+            # Violations are detected when the scenario is replayed.
             with contextlib.suppress(Failure, LookupError, TypeError, ValueError):
                 self._receive(connection, event.data, json.loads(event.data))
         else:
-            self._end(connection, event.happening)
+            self._end(connection, event.kind)
 
-    def scenario(self, places: dict[str, str]) -> Scenario:
-        """What has become of it."""
+    def scenario(self, placeholders: dict[str, str]) -> Scenario:
+        """Return the completed scenario."""
         left_out = []
-        places = dict(places)
+        placeholders = dict(placeholders)
         for connection in self._connections.values():
             for call in connection.pending.values():
                 if call.draft is not None:
                     left_out.append(call.draft.members["call"])
                     self._drafts.remove(call.draft)
                     connection.sent.remove(call.draft)
-                    connection.script.forget(call.exchange)
-            if connection.shakes_hands_as_all_do:
-                for draft in (*connection.sent[:2], connection.late_greeting):
+                    connection.transcript.remove(call.exchange)
+            if connection.has_default_handshake:
+                for draft in (*connection.sent[:2], connection.late_initialize_answer):
                     if draft is not None:
                         self._drafts.remove(draft)
                 name = connection.name
                 assert connection.session_id is not None
                 if connection.session_id:
-                    places.setdefault(
+                    placeholders.setdefault(
                         connection.session_id,
                         "${session}" if name == MAIN else f"${{session:{name}}}",
                     )
@@ -258,13 +260,13 @@ class _Writer:
                 connection.opening.members["handshake"] = False
         while self._drafts and "disconnect" in self._drafts[-1].members:
             del self._drafts[-1]
-        texts = {place: text for text, place in places.items()}
+        texts = {place: text for text, place in placeholders.items()}
         connections = list(self._connections.values())
         return Scenario(
-            steps=[in_places(draft.members, texts) for draft in self._drafts],
-            scripts=[connection.script for connection in connections],
-            handshake=connections[0].shakes_hands_as_all_do,
-            places=places,
+            steps=[substitute(draft.members, texts) for draft in self._drafts],
+            transcripts=[connection.transcript for connection in connections],
+            handshake=connections[0].has_default_handshake,
+            placeholders=placeholders,
             timed=frozenset(at for at, draft in enumerate(self._drafts) if draft.is_timed),
             left_out=left_out,
             is_portable=self._is_portable and len(connections) == 1,
@@ -279,13 +281,13 @@ class _Writer:
         self._latest = None
         self._connections[number] = connection
 
-    def _end(self, connection: _Connection, happening: Happening) -> None:
-        for step in connection.news():
+    def _end(self, connection: _Connection, kind: EventKind) -> None:
+        for step in connection.new_output_steps():
             self._write(step)
-        if happening == "ended":
-            connection.script.is_ended = True
+        if kind == "ended":
+            connection.transcript.is_ended = True
             self._is_portable = False
-        self._write({"disconnect" if happening == "closed" else "ended": connection.name})
+        self._write({"disconnect" if kind == "closed" else "ended": connection.name})
         self._latest = None
 
     def _write(self, members: Message) -> _Draft:
@@ -298,10 +300,10 @@ class _Writer:
         method = message.get("method")
         identifier = message.get("id")
         if method != "process/read":
-            for step in connection.news():
+            for step in connection.new_output_steps():
                 self._write(step)
         exchange = Exchange(identifier)
-        connection.script.exchanges.append(exchange)
+        connection.transcript.exchanges.append(exchange)
         params = {"params": message["params"]} if "params" in message else {}
         if (
             not isinstance(method, str)
@@ -312,7 +314,7 @@ class _Writer:
             self._latest = self._write(connection.step(**_raw(event)))
             self._is_portable = False
             key = id_key(-1 if identifier is None else identifier)
-            with contextlib.suppress(TypeError):  # an id may be a list
+            with contextlib.suppress(TypeError):  # The id may be unhashable.
                 connection.pending.setdefault(key, _Call(None, exchange))
         elif "id" not in message:
             self._latest = self._write(connection.step(notify=method, **params))
@@ -320,14 +322,14 @@ class _Writer:
             self._latest = self._write(connection.step(call=method, **params))
             connection.pending[id_key(identifier)] = _Call(self._latest, exchange)
             with contextlib.suppress(LookupError, TypeError, AttributeError):
-                self._note_call(connection, self._latest, method, message["params"])
+                self._track_call(connection, self._latest, method, message["params"])
         connection.sent.append(self._latest)
 
-    def _note_call(
+    def _track_call(
         self, connection: _Connection, draft: _Draft, method: str, params: Message
     ) -> None:
         if method == "process/start":
-            connection.restart(params["processId"])
+            connection.track_start(params["processId"])
         elif method == "process/read":
             events = connection.processes.get(params["processId"])
             is_over = events is not None and events.is_complete
@@ -362,13 +364,13 @@ class _Writer:
         events = connection.processes.setdefault(process_id, fresh)
         events.add(message["method"], message["params"])
         if events.is_complete:
-            # Where events have no numbers, output may follow the exit.
+            # Without numbers, output may follow the exit.
             earlier = connection.ends.pop(process_id, None)
             if earlier is not None:
                 self._drafts.remove(earlier)
             connection.ends[process_id] = self._write(connection.step(process=process_id))
         elif message["method"] == "process/closed":
-            # On a resumed connection the first events are missing.
+            # The first events are missing on a resumed connection.
             self._write(connection.step(until=process_id, event="process/closed"))
 
     def _receive_answer(self, connection: _Connection, data: bytes, message: Message) -> None:
@@ -379,37 +381,34 @@ class _Writer:
         members = call.draft.members
         if members["call"] == "initialize" and "result" in message:
             connection.session_id = message["result"].get("sessionId", "")
-            # Shaking hands waits for this, even if the client did not.
-            connection.script.bring_forward(data, call.exchange)
+            # The default handshake awaits the answer, even if this client did not.
+            connection.transcript.move_to(data, call.exchange)
         if call.draft is self._latest:
             return
-        # Numbered anew, so that the same again gives the same session.
+        # Renumbered so that the same traffic results in the same session.
         self._calls += 1
         members["id"] = f"call{self._calls}"
         members["wait"] = False
         answer = self._write(connection.step(answer=members["id"]))
         answer.is_timed, call.draft.is_timed = call.draft.is_timed, False
         if members["call"] == "initialize":
-            connection.late_greeting = answer
+            connection.late_initialize_answer = answer
 
 
 def with_plain_ids(events: Iterable[Event]) -> list[Event]:
-    """The same with numbered names in place of ids that the client made up at random.
-
-    So the same again gives the same session.
-    """
+    """Replace randomly generated ids by numbered names, so that recordings are reproducible."""
     events = list(events)
     names: dict[bytes, bytes] = {}
     for event in events:
-        params = _message(event.data).get("params") if event.happening == "sent" else None
+        params = _message(event.data).get("params") if event.kind == "sent" else None
         for member, value in params.items() if isinstance(params, dict) else ():
             kind = member.removesuffix("Id")
-            if kind in _NAMED_BY_CLIENTS and isinstance(value, str) and _RANDOM.search(value):
+            if kind in _CLIENT_CHOSEN_IDS and isinstance(value, str) and _RANDOM.search(value):
                 number = sum(name.startswith(kind.encode()) for name in names.values()) + 1
                 names.setdefault(value.encode(), f"{kind}{number}".encode())
     if not names:
         return events
-    # The longest first: an id may begin like another.
+    # Longest first, since one id may be the prefix of another.
     pattern = re.compile(b"|".join(map(re.escape, sorted(names, key=len, reverse=True))))
     return [
         replace(event, data=pattern.sub(lambda found: names[found[0]], event.data))
@@ -418,17 +417,17 @@ def with_plain_ids(events: Iterable[Event]) -> list[Event]:
 
 
 def methods(events: Sequence[Event]) -> list[tuple[Message, Message | None]]:
-    """Every request with its answer and every notification, of both sides, in their order."""
+    """Return every request with its answer and every notification of both sides, in order."""
     waiting: dict[tuple[int, IdKey], int] = {}
     found: list[tuple[Message, Message | None]] = []
     for event in events:
-        if event.happening not in ("sent", "received"):
+        if event.kind not in ("sent", "received"):
             continue
         message = _message(event.data)
-        with contextlib.suppress(TypeError):  # an id may be a list
+        with contextlib.suppress(TypeError):  # The id may be unhashable.
             key = (event.connection, id_key(message.get("id")))
             if "method" in message:
-                if event.happening == "sent" and "id" in message:
+                if event.kind == "sent" and "id" in message:
                     waiting[key] = len(found)
                 found.append((message, None))
             elif key in waiting:
@@ -438,7 +437,7 @@ def methods(events: Sequence[Event]) -> list[tuple[Message, Message | None]]:
 
 
 def _message(data: bytes) -> Message:
-    """A message, without members if it is not readable as one."""
+    """Parse a message; return an empty object if it is invalid."""
     try:
         message = json.loads(data)
     except (ValueError, RecursionError):
@@ -447,7 +446,7 @@ def _message(data: bytes) -> Message:
 
 
 def _is_id(identifier: Any, message: Message) -> bool:
-    """Whether a message has an id that a step can have, or none."""
+    """Return True if the message has no id, or one that a step can have."""
     is_usable = isinstance(identifier, int | str) and not isinstance(identifier, bool)
     return is_usable or "id" not in message
 
@@ -460,7 +459,7 @@ def _raw(event: Event) -> Message:
 
 
 def _text(data: bytes) -> str:
-    """The text of some output; empty if it is not text."""
+    """Return output as text; empty if it is not UTF-8."""
     try:
         return data.decode()
     except UnicodeDecodeError:

@@ -1,10 +1,10 @@
-"""Reports of a run, each for another reader.
+"""Report formats.
 
 ===========  ======================================================================
 JUnit XML    for CI services
 TAP 14       for harnesses that read the Test Anything Protocol
 JSON Lines   for programs; ``report.schema.json`` describes every line
-HTML         for people: one page that needs nothing else
+HTML         for people: one self-contained page
 ===========  ======================================================================
 """
 
@@ -26,14 +26,14 @@ FORMATS: Final[Mapping[str, Callable[[Report], str]]] = {
     "tap": tap.render,
     "jsonl": jsonl.render,
 }
-"""What makes the text of a report, by the name of its format; HTML is made by ``page``."""
+"""Renderer of each text format; HTML is rendered by ``page``."""
 
 KINDS: Final = (*FORMATS, "html")
-"""The names of the formats."""
+"""Names of all formats."""
 
 
 def check_writable(path: Path) -> None:
-    """Raise ReportError unless a report can be written there; better before a run than after."""
+    """Raise ReportError unless the file can be written, so that the run does not fail late."""
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         path.open("a").close()
@@ -42,10 +42,10 @@ def check_writable(path: Path) -> None:
 
 
 def write(report: Report, kind: str, path: Path, reference_url: str | None = None) -> None:
-    """Write a report in a format; raises ReportError if it cannot be.
+    """Write a report; raise ReportError on failure.
 
-    ``reference_url`` is where the reference pages are; without it they are linked to if they are
-    there, beside the suite in a checkout of the project.
+    ``reference_url`` is the base URL of the reference pages; by default the pages in the checkout
+    are linked, if there are any.
     """
     if kind == "html":
         text = page.render(report, reference_url or reference.checkout_url(path.parent))
@@ -55,7 +55,7 @@ def write(report: Report, kind: str, path: Path, reference_url: str | None = Non
 
 
 def write_text(path: Path, text: str) -> None:
-    """Write a file; raises ReportError if it cannot be."""
+    """Write a file; raise ReportError on failure."""
     try:
         path.write_text(text, encoding="utf-8")
     except OSError as error:

@@ -1,4 +1,4 @@
-"""JSON Lines: a ``run``, its ``play`` lines, a ``summary``; ``report.schema.json`` says how."""
+"""JSON Lines report; ``report.schema.json`` describes the lines."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ Line = RunHeader | Play | Summary
 
 
 def render(report: Report) -> str:
-    """The text of a report."""
+    """Render a report."""
     lines = [report.header, *report.plays, report.summary]
     return b"".join(msgspec.json.encode(line) + b"\n" for line in lines).decode()
 
 
 def parse(text: str) -> Report:
-    """Read a report; raises ReportError for anything else."""
+    """Parse a report; raise ReportError if it is invalid."""
     try:
         header, *plays, summary = (
             msgspec.json.decode(line, type=Line) for line in text.splitlines()

@@ -1,8 +1,8 @@
-"""JUnit XML, as CI services read it.
+"""JUnit XML report for CI services.
 
-A play is a test case, a group of sessions a suite. A known deviation is skipped with its reason, as
-is what does not apply; a stale one is a failure. The wire trace of what did not pass is in
-``system-out``.
+A play is a test case, a group of sessions a test suite. Known deviations and sessions that do not
+apply are skipped tests; stale deviations are failures. ``system-out`` contains the wire trace of
+failed plays. Drift is a property of the first test suite.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ _ELEMENTS = {
 
 
 def render(report: Report) -> str:
-    """The text of a report."""
+    """Render a report."""
     root = ET.Element("testsuites", {"name": "exec-server-conformance", **_totals(report.plays)})
     plays = sorted(report.plays, key=lambda play: play.group)
     for group, members in groupby(plays, key=lambda play: play.group):
@@ -83,7 +83,7 @@ def _add_case(suite: ET.Element, play: Play) -> None:
 
 
 def _type(play: Play) -> str:
-    return play.outcome if play.blame is UNSET else play.blame
+    return play.outcome if play.cause is UNSET else play.cause
 
 
 def _totals(plays: list[Play]) -> dict[str, str]:
@@ -98,5 +98,5 @@ def _totals(plays: list[Play]) -> dict[str, str]:
 
 
 def _text(text: str) -> str:
-    """Text with U+FFFD for what XML cannot hold."""
+    """Replace characters that XML does not allow by U+FFFD."""
     return _NOT_XML.sub("\ufffd", text)

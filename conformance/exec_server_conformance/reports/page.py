@@ -1,6 +1,6 @@
-"""One HTML page that needs nothing else: no script, style, font or image from elsewhere.
+"""HTML report: one page without external scripts, styles, fonts or images.
 
-What is shown is in the page as HTML; ``page.js`` only filters it.
+All content is static HTML; ``page.js`` only filters it.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, Final
 from msgspec import UNSET
 
 from exec_server_conformance.reports import reference
-from exec_server_conformance.runner.results import Blame, Outcome
+from exec_server_conformance.runner.results import Cause, Outcome
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -32,7 +32,7 @@ _SIGNS: Final = {
     Outcome.PASSED: "✓",
     Outcome.NOT_APPLICABLE: "–",
 }
-"""By outcome, the worst first; told apart without colour."""
+"""Signs by outcome, most severe first; distinguishable without colour."""
 
 _WORDS: Final = {
     Outcome.FAILED: "failed",
@@ -43,25 +43,25 @@ _WORDS: Final = {
     Outcome.NOT_APPLICABLE: "not applicable",
 }
 
-_BLAME: Final = {
-    Blame.SERVER: "The server sent this wrong",
-    Blame.SILENCE: "The server never answered",
-    Blame.CLIENT: "The client did this wrong",
-    Blame.CLIENT_SILENCE: "The client did not go on",
-    Blame.SUITE: "The suite expected wrong",
+_CAUSES: Final = {
+    Cause.SERVER_VIOLATION: "Contract violation by the server",
+    Cause.SERVER_NO_RESPONSE: "No response from the server",
+    Cause.CLIENT_VIOLATION: "Contract violation by the client",
+    Cause.CLIENT_NO_RESPONSE: "No response from the client",
+    Cause.INVALID_SESSION: "Invalid session",
 }
 
 _WRONG: Final = (Outcome.FAILED, Outcome.ERROR, Outcome.STALE)
 
-_MOST_OPEN: Final = 3
-"""How many plays that did not pass are unfolded from the start."""
+_MAX_OPEN: Final = 3
+"""Number of failed plays that are initially expanded."""
 
 _METHOD = re.compile(r'"method":\s*"([^"]*)"')
 _ID = re.compile(r'"id":\s*("[^"]*"|-?\d+)')
 
 
 def render(report: Report, reference_url: str | None = None) -> str:
-    """The text of a page; methods are linked to the reference if it is told where that is."""
+    """Render a report; methods are linked to the reference pages if ``reference_url`` is given."""
     return "".join(_document(report, reference_url))
 
 
@@ -88,14 +88,14 @@ def _document(report: Report, reference_url: str | None) -> Iterator[str]:
         plays = list(members)
         yield f"<section>\n<h2>{escape(group)} {_tally(plays)}</h2>\n"
         for play in plays:
-            yield from _play(play, reference_url, is_open=play in wrong[:_MOST_OPEN])
+            yield from _play(play, reference_url, is_open=play in wrong[:_MAX_OPEN])
         yield "</section>\n"
-    yield "<p id=nothing hidden>Nothing matches.</p>\n</main>\n"
+    yield "<p id=nothing hidden>No results.</p>\n</main>\n"
     yield f"<script>\n{script}</script>\n</body>\n</html>\n"
 
 
 def _wrong(plays: list[Play]) -> Iterator[str]:
-    """What did not pass, in short, before everything."""
+    """Summary of everything that did not pass."""
     if not plays:
         return
     yield "<nav aria-label='What did not pass'><h2>What did not pass</h2>\n<ul>\n"
@@ -112,7 +112,7 @@ def _wrong(plays: list[Play]) -> Iterator[str]:
 def _facts(report: Report) -> str:
     header = report.header
     facts = [
-        f"speaks {', '.join(header.revisions) or 'no revision'}",
+        f"supports {', '.join(header.revisions) or 'no revision'}",
         *([f"as codex {header.server_version}"] if header.server_version else []),
         f"{report.summary.seconds:.1f} s",
         f"{datetime.fromisoformat(header.started):%Y-%m-%d %H:%M:%S} UTC",
@@ -127,11 +127,11 @@ def _overview(report: Report) -> Iterator[str]:
         role = report.header.role
         yield f"<p class=alarm>The {role} could not be run: {escape(summary.no_server)}</p>\n"
     if summary.interrupted:
-        yield "<p class=alarm>The run was interrupted; what follows is what there was.</p>\n"
+        yield "<p class=alarm>The run was interrupted; the results are incomplete.</p>\n"
     for stale in summary.stale:
         yield (
             f"<p class=alarm>Stale known deviation <code>{escape(stale)}</code>: "
-            "nothing it names fails.</p>\n"
+            "none of its sessions fails.</p>\n"
         )
     counts = Counter(play.outcome for play in report.plays)
     present = [outcome for outcome in _SIGNS if counts[outcome]]
@@ -179,8 +179,8 @@ def _play(play: Play, reference_url: str | None, *, is_open: bool) -> Iterator[s
     if play.known_deviation is not UNSET:
         yield f"<p class=known>Known deviation: {escape(play.known_deviation)}</p>\n"
     if play.divergence is not UNSET:
-        blame = "" if play.blame is UNSET else _BLAME[play.blame]
-        yield from _divergence(play.divergence, blame)
+        cause = "" if play.cause is UNSET else _CAUSES[play.cause]
+        yield from _divergence(play.divergence, cause)
     elif play.reason is not UNSET:
         yield f"<p class=reason>{escape(play.reason)}</p>\n"
     if play.trace:
@@ -188,11 +188,11 @@ def _play(play: Play, reference_url: str | None, *, is_open: bool) -> Iterator[s
     yield "</div>\n</details>\n"
 
 
-def _divergence(divergence: Divergence, blame: str) -> Iterator[str]:
+def _divergence(divergence: Divergence, cause: str) -> Iterator[str]:
     line = divergence.line
     place = "" if line is UNSET else f" <small>line {line} of the session</small>"
     yield (
-        f"<div class=divergence><h3>{blame}</h3>\n<p class=reason>{escape(divergence.message)}"
+        f"<div class=divergence><h3>{cause}</h3>\n<p class=reason>{escape(divergence.message)}"
         f"{place}</p>\n"
     )
     if divergence.where is not UNSET:
@@ -223,13 +223,13 @@ def _trace(play: Play) -> Iterator[str]:
     if play.divergence is not UNSET and marked is UNSET:
         yield (
             f"<tr class=diverges><td class=when>{play.seconds:.3f}</td><td class=arrow></td>"
-            "<td><strong>first divergence</strong> nothing came that was expected here</td></tr>\n"
+            "<td><strong>first divergence</strong> an expected message is missing here</td></tr>\n"
         )
     yield "</table>\n"
 
 
 def _kind(entry: TraceEntry) -> str:
-    """What a message is, in a word or two: its method, or what it answers."""
+    """Short description of a message: its method, or the kind of answer."""
     method = _METHOD.search(entry.text)
     identifier = _ID.search(entry.text)
     number = f" {identifier[1]}" if identifier else ""
@@ -264,7 +264,7 @@ def _duration(play: Play) -> str:
 
 
 def _breakable(name: str) -> str:
-    """A name that may be broken between its words."""
+    """Return HTML of a name that may be broken between its words."""
     return re.sub("(?<=[_/])", "<wbr>", escape(name))
 
 

@@ -1,6 +1,6 @@
-"""The JSON Schema of a line of a JSON Lines report, made from the model.
+"""JSON Schema of a line of the JSON Lines report, derived from the data model.
 
-``python -m exec_server_conformance.reports.schema`` writes it to ``report.schema.json``.
+``python -m exec_server_conformance.reports.schema`` writes ``report.schema.json``.
 """
 
 from __future__ import annotations
@@ -14,11 +14,11 @@ import msgspec
 from exec_server_conformance.reports.jsonl import Line
 
 PATH = Path(__file__).with_name("report.schema.json")
-"""The published schema."""
+"""Path of the published schema."""
 
 
 def schema() -> dict[str, Any]:
-    """The schema."""
+    """Return the schema."""
     return {
         "$schema": "https://json-schema.org/draft/2020-12/schema",
         "title": "A line of a report of exec-server-conformance",
@@ -27,7 +27,7 @@ def schema() -> dict[str, Any]:
 
 
 def text() -> str:
-    """The schema as it is published."""
+    """Return the schema as text."""
     return json.dumps(schema(), indent=2) + "\n"
 
 

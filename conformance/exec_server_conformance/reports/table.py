@@ -1,4 +1,4 @@
-"""A matrix as text: for the terminal, in Markdown, and as JSON."""
+"""Matrix report as text, Markdown and JSON."""
 
 from __future__ import annotations
 
@@ -24,18 +24,18 @@ SIGNS: Final = {
 }
 
 LEGEND: Final = (
-    "✓ passed, ✗ failed, ! could not be judged, ~ known deviation, ? stale known deviation, "
+    "✓ passed, ✗ failed, ! no verdict, ~ known deviation, ? stale known deviation, "
     "– does not apply, blank: not played"
 )
 
 
 def as_json(matrix: Matrix) -> str:
-    """The whole of it."""
+    """Render the complete matrix as JSON."""
     return msgspec.json.format(msgspec.json.encode(matrix)).decode() + "\n"
 
 
 def as_text(matrix: Matrix) -> str:
-    """A table of the sessions that do not pass on some server, for a terminal."""
+    """Render a terminal table of the sessions that do not pass on every server."""
     rows = [row for row in matrix.rows if not passes(row)]
     width = max((len(row.session) for row in rows), default=0)
     columns = range(1, len(matrix.servers) + 1)
@@ -51,12 +51,16 @@ def as_text(matrix: Matrix) -> str:
         signs = (_sign(row.cells.get(server.name)) for server in matrix.servers)
         lines.append(f"{row.session:{width}}  {' '.join(f'{sign:>2}' for sign in signs)}")
     passing = len(matrix.rows) - len(rows)
-    lines += ["", f"{passing} of {len(matrix.rows)} sessions pass wherever they apply.", LEGEND]
+    lines += [
+        "",
+        f"{passing} of {len(matrix.rows)} sessions pass on every server that they apply to.",
+        LEGEND,
+    ]
     return "".join(f"{line.rstrip()}\n" for line in lines)
 
 
 def as_markdown(matrix: Matrix) -> str:
-    """A table for each group of sessions, and what did not pass with its reasons."""
+    """Render a table per group of sessions, and the reasons of failures."""
     return "\n".join(_markdown(matrix)) + "\n"
 
 
@@ -85,7 +89,7 @@ def _markdown(matrix: Matrix) -> Iterator[str]:
 
 
 def passes(row: Row) -> bool:
-    """Whether a session passes on every server that it applies to."""
+    """Return True if a session passes on every server that it applies to."""
     fine = (Outcome.PASSED, Outcome.NOT_APPLICABLE)
     return all(cell.outcome in fine for cell in row.cells.values())
 

@@ -1,4 +1,4 @@
-"""A matrix as one HTML page that needs nothing else."""
+"""Matrix report as one self-contained HTML page."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 
 def render(matrix: Matrix) -> str:
-    """The text of a page."""
+    """Render the page."""
     return "".join(_document(matrix))
 
 
@@ -29,12 +29,12 @@ def _document(matrix: Matrix) -> Iterator[str]:
         f"<style>\n{style}</style>\n</head>\n<body>\n<header>\n"
         f"<h1>exec-server conformance</h1>\n<p class=facts>{escape(matrix.suite)} · "
         f"{escape(LEGEND)}</p>\n<div class=controls>\n"
-        "<button type=button id=failing aria-pressed=false>Only what does not pass</button>\n"
+        "<button type=button id=failing aria-pressed=false>Failures only</button>\n"
         '<input id=search type=search placeholder="Search sessions" aria-label="Search">\n'
         "</div>\n</header>\n<main>\n<div class=wide><table class=matrix>\n<thead><tr><th></th>"
     )
     for server in matrix.servers:
-        title = server.no_server or f"{server.target} speaks {', '.join(server.revisions)}"
+        title = server.no_server or f"{server.target} supports {', '.join(server.revisions)}"
         yield f'<th title="{escape(title)}"><span>{escape(server.name)}</span></th>'
     yield "</tr>\n<tr><td>passed</td>"
     for server in matrix.servers:

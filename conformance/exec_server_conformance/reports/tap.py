@@ -1,7 +1,7 @@
-"""TAP 14, the Test Anything Protocol: a line for each play, with details in YAML where it failed.
+"""TAP 14 report, with details of failures in YAML.
 
-A known deviation is ``not ok`` with the directive TODO, which harnesses do not count as a failure;
-what does not apply is ``ok`` with the directive SKIP.
+Known deviations are ``not ok`` with the directive TODO, which harnesses do not count as failures;
+sessions that do not apply are ``ok`` with the directive SKIP. Drift is reported in comments.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ _SPECIAL = re.compile(r"[\\#]")
 
 
 def render(report: Report) -> str:
-    """The text of a report."""
+    """Render a report."""
     if report.summary.no_server is not None:
         return f"TAP version 14\nBail out! {_one_line(report.summary.no_server)}\n"
     header = report.header
@@ -56,13 +56,13 @@ def _play(number: int, play: Play) -> list[str]:
 def _details(play: Play) -> dict[str, Any]:
     details: dict[str, Any] = {
         "message": play.reason or "",
-        "severity": "todo" if play.outcome is Outcome.KNOWN else "fail",
+        "severity": "pending" if play.outcome is Outcome.KNOWN else "fail",
         "outcome": str(play.outcome),
         "description": play.description,
         "seconds": play.seconds,
     }
-    if play.blame is not UNSET:
-        details["blame"] = str(play.blame)
+    if play.cause is not UNSET:
+        details["cause"] = str(play.cause)
     if play.divergence is not UNSET:
         details["divergence"] = msgspec.to_builtins(play.divergence)
     return details | {"trace": list(trace.lines(play.trace))}

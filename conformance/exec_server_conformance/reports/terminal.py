@@ -1,4 +1,4 @@
-"""A run as the terminal shows it: what did not pass as it happens, and the sum at the end."""
+"""Terminal report: failures as they occur, and a summary."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ from exec_server_conformance.runner.results import Outcome
 if TYPE_CHECKING:
     from exec_server_conformance.runner.results import Play, Report
 
-MOST_ALIKE = 3
-"""How many failures with the same words are shown one by one."""
+MAX_SIMILAR_FAILURES = 3
+"""Maximum number of failures with the same message that are printed individually."""
 
 _WORDS = {
     Outcome.PASSED: "passed",
@@ -25,25 +25,25 @@ _WORDS = {
 
 
 class Terminal:
-    """Prints a run to standard output; with ``verbose`` everything, with its wire trace."""
+    """Prints a run to standard output; ``verbose`` prints every session with its wire trace."""
 
     def __init__(self, *, verbose: bool = False) -> None:
         self._verbose = verbose
-        self._moves = sys.stdout.isatty()
+        self._is_interactive = sys.stdout.isatty()
         self._total = 0
         self._count = 0
-        self._alike: Counter[str] = Counter()
+        self._similar: Counter[str] = Counter()
 
-    def begun(self, total: int) -> None:
-        """So many plays are about to begin."""
+    def run_started(self, total: int) -> None:
+        """Remember the number of plays."""
         self._total = total
 
-    def ended(self, play: Play) -> None:
-        """A play has ended, or does not apply."""
+    def play_finished(self, play: Play) -> None:
+        """Print the result of a play."""
         quiet = play.outcome in (Outcome.PASSED, Outcome.NOT_APPLICABLE)
         if play.outcome is Outcome.FAILED and play.divergence:
-            self._alike[play.divergence.message] += 1
-            quiet = self._alike[play.divergence.message] > MOST_ALIKE
+            self._similar[play.divergence.message] += 1
+            quiet = self._similar[play.divergence.message] > MAX_SIMILAR_FAILURES
         if self._verbose or not quiet:
             self._clear()
             reason = f": {play.reason}" if play.reason else f" in {play.seconds:.2f} s"
@@ -55,12 +55,12 @@ class Terminal:
             print("".join(f"    {line}\n" for line in trace.lines(play.trace)), end="")
         if play.outcome is not Outcome.NOT_APPLICABLE:
             self._count += 1
-            if self._moves:
+            if self._is_interactive:
                 sys.stdout.write(f"\r\x1b[K{self._count}/{self._total} {play.name}")
                 sys.stdout.flush()
 
-    def summarise(self, report: Report) -> None:
-        """Print what the run came to."""
+    def print_summary(self, report: Report) -> None:
+        """Print the summary."""
         self._clear()
         summary = report.summary
         if summary.interrupted:
@@ -69,11 +69,13 @@ class Terminal:
             role = report.header.role
             print(f"the {role} could not be run: {summary.no_server}", file=sys.stderr)
             return
-        for message, count in self._alike.items():
-            if count > MOST_ALIKE and not self._verbose:
-                print(f"FAILED {count - MOST_ALIKE} more in the same way: {message}")
+        for message, count in self._similar.items():
+            if count > MAX_SIMILAR_FAILURES and not self._verbose:
+                print(
+                    f"FAILED {count - MAX_SIMILAR_FAILURES} more with the same message: {message}"
+                )
         for sessions in summary.stale:
-            print(f"STALE  known deviation {sessions!r}: no session it names fails")
+            print(f"STALE  known deviation {sessions!r}: none of its sessions fails")
         reasons = Counter(
             play.reason for play in report.plays if play.outcome is Outcome.NOT_APPLICABLE
         )
@@ -88,5 +90,5 @@ class Terminal:
         )
 
     def _clear(self) -> None:
-        if self._moves:
+        if self._is_interactive:
             sys.stdout.write("\r\x1b[K")

@@ -1,11 +1,11 @@
-"""What one connection has brought, sorted, and checked as it comes.
+"""Messages received over one connection, checked and sorted as they arrive.
 
-What holds for every session without being written in it:
+These rules hold in every session without being stated there:
 
-* every message of the server validates against the protocol's schema;
-* every answer belongs to a request that waits for one, and comes once;
-* the events of each process keep the rules of ``exec_server_conformance.runner.process_events``;
-* nothing comes that nobody expected.
+* every message of the server validates against the schema;
+* every answer belongs to a pending request and arrives once;
+* the events of each process follow the rules of ``exec_server_conformance.runner.process_events``;
+* no unexpected message arrives.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ import contextlib
 import json
 from typing import TYPE_CHECKING, Any
 
-from exec_server_conformance.errors import Failure, Silence
+from exec_server_conformance.errors import Failure, NoResponse
 from exec_server_conformance.runner.patterns import show, text_of
 from exec_server_conformance.runner.process_events import (
     NumberedEvents,
@@ -33,33 +33,33 @@ if TYPE_CHECKING:
 Message = dict[str, Any]
 
 IdKey = tuple[type, Any]
-"""An id with its type, since 1, true and "1" are three ids."""
+"""Request id together with its type, since 1, true and "1" are distinct ids."""
 
 CLOSE_SECONDS = 2.0
-"""How long a server may take to end a connection after the client has."""
+"""Time limit for the server to close a connection after the client has."""
 
-MOST_BYTES = 1 << 28
-"""What one connection may bring: far more than any session asks for, less than fills a machine."""
+MAX_BYTES = 1 << 28
+"""Maximum number of bytes received over one connection: beyond any session's need, below memory."""
 
 
 def id_key(identifier: Any) -> IdKey:
-    """The key under which what belongs to an id is kept."""
+    """Return the dictionary key of a request id."""
     return type(identifier), identifier
 
 
 class BodyStream:
-    """A streamed http body, as far as it has come."""
+    """Streamed HTTP response body received so far."""
 
     def __init__(self, request_id: str) -> None:
         self._sequence = Sequence(request_id)
 
     def add(self, params: Message) -> None:
-        """Take a piece in."""
+        """Add a piece."""
         self._sequence.add(params)
 
     @property
     def outcome(self) -> Message | None:
-        """The body and the error that ended it, once its end has come and nothing is missing."""
+        """Body and terminating error; None until the end and all pieces have been received."""
         pieces = self._sequence.in_order()
         if not pieces or not self._sequence.is_complete or not pieces[-1]["done"]:
             return None
@@ -67,8 +67,8 @@ class BodyStream:
         return {"body": text_of(body), "error": pieces[-1]["error"]}
 
 
-class Timeline:
-    """What one connection has brought."""
+class ConnectionLog:
+    """Messages received over one connection."""
 
     def __init__(self, contract: Contract, link: Link, name: str, trace: Trace) -> None:
         self._contract = contract
@@ -78,7 +78,7 @@ class Timeline:
         self._received = 0
         self.pending: dict[IdKey, str | None] = {}
         self.answers: dict[IdKey, Message] = {}
-        self.entry_of: dict[IdKey, int] = {}
+        self.trace_index: dict[IdKey, int] = {}
         self.processes: dict[str, ProcessEvents] = {}
         self.streams: dict[str, BodyStream] = {}
         self.notifications: dict[str, list[Message]] = {}
@@ -90,19 +90,19 @@ class Timeline:
         self._changed = asyncio.Condition()
         self._reader = asyncio.create_task(self._read())
 
-    def note(self, data: bytes) -> None:
-        """Add a message that is sent to the trace."""
+    def trace_sent(self, data: bytes) -> None:
+        """Add a sent message to the trace."""
         self._trace.add(self._name, "sent", data)
 
     async def _read(self) -> None:
         try:
-            while self._received <= MOST_BYTES:
+            while self._received <= MAX_BYTES:
                 data = await self.link.receive()
                 if data is None:
                     break
                 self._receive(data)
                 await self._notify()
-                # Messages that are there already do not suspend; others want their turn, too.
+                # Receiving buffered messages does not suspend, so yield to other tasks explicitly.
                 await asyncio.sleep(0)
         except Failure as failure:
             self.failure = self.failure or failure
@@ -112,7 +112,7 @@ class Timeline:
     def _receive(self, data: bytes) -> None:
         entry = self._trace.add(self._name, "received", data)
         try:
-            self._take(data, entry)
+            self._process_message(data, entry)
         except Failure as failure:
             if self.failure is None:
                 failure.entry = entry
@@ -122,10 +122,10 @@ class Timeline:
         async with self._changed:
             self._changed.notify_all()
 
-    def _take(self, data: bytes, entry: int) -> None:
+    def _process_message(self, data: bytes, entry: int) -> None:
         self._received += len(data)
-        if self._received > MOST_BYTES:
-            raise Failure(f"more than {MOST_BYTES:,} bytes came over one connection")
+        if self._received > MAX_BYTES:
+            raise Failure(f"more than {MAX_BYTES:,} bytes received over one connection")
         try:
             message = json.loads(data)
         except ValueError:
@@ -133,17 +133,17 @@ class Timeline:
         if not isinstance(message, dict):
             raise Failure(f"expected a JSON object, got {show(message)}")
         if "method" in message:
-            self._take_notification(message)
+            self._process_notification(message)
         else:
-            self._take_answer(message, entry)
+            self._process_answer(message, entry)
 
-    def _take_answer(self, message: Message, entry: int) -> None:
+    def _process_answer(self, message: Message, entry: int) -> None:
         key = id_key(message.get("id"))
         if key not in self.pending:
             waiting = ", ".join(json.dumps(one) for _, one in self.pending) or "none"
             raise Failure(
-                f"nobody waits for an answer with id {json.dumps(message.get('id'))} (ids that "
-                f"wait: {waiting}): {show(message)}"
+                f"unexpected answer with id {json.dumps(message.get('id'))} (pending "
+                f"ids: {waiting}): {show(message)}"
             )
         method = self.pending.pop(key)
         pointer = "#/$defs/ErrorResponse"
@@ -151,7 +151,7 @@ class Timeline:
             pointer = self._contract.methods[method]["response"]
         self._contract.check(pointer, message, f"the answer to {method or 'bad input'}")
         self.answers[key] = message
-        self.entry_of[key] = entry
+        self.trace_index[key] = entry
         if method == "command/exec" and "result" in message:
             self.known.add(message["result"]["sessionId"])
         process_id, events = self._restarts.pop(key, (None, None))
@@ -159,9 +159,10 @@ class Timeline:
             self.processes[process_id] = events
 
     def expect_start(self, identifier: Any, process_id: str) -> None:
-        """A process/start is about to be sent, perhaps with the id of a closed process.
+        """Prepare for the events of a process that is about to be started.
 
-        Its events begin anew; if the start is refused, those of the closed process stand.
+        A process id may be reused after the process has closed. If the start is refused, the events
+        of the closed process are restored.
         """
         self.known.add(process_id)
         events = self.processes.get(process_id)
@@ -169,12 +170,12 @@ class Timeline:
             self._restarts[id_key(identifier)] = (process_id, self.processes.pop(process_id))
 
     def expect_stream(self, request_id: str) -> None:
-        """A streamed response is about to be asked for, perhaps with the id of a finished one."""
+        """Prepare for a streamed response, whose request id may be that of a finished one."""
         stream = self.streams.get(request_id)
         if stream is not None and stream.outcome is not None:
             del self.streams[request_id]
 
-    def _take_notification(self, message: Message) -> None:
+    def _process_notification(self, message: Message) -> None:
         method = message["method"]
         entry = self._contract.methods.get(method) if isinstance(method, str) else None
         if entry is None or "notification" not in entry:
@@ -185,21 +186,21 @@ class Timeline:
             name = params["requestId"]
             self.streams.setdefault(name, BodyStream(name)).add(params)
         elif method.startswith("command/exec/"):
-            # The server chooses the id: an event may overtake the answer that tells it.
+            # The server chooses the id, and an event may overtake the answer that contains it.
             may_be_starting = "command/exec" in self.pending.values()
             self._events_of(params["sessionId"], message, may_be_starting).add(method, params)
         elif method.startswith("process/") and "seq" in params:
             self._events_of(params["processId"], message).add(method, params)
         else:
             if method == "process/started" and params["processId"] in self.processes:
-                raise Failure(f"what the process did came before this: {show(message)}")
+                raise Failure(f"an event of the process preceded this: {show(message)}")
             self.notifications.setdefault(method, []).append(params)
 
     def _events_of(
         self, process_id: str, message: Message, may_be_starting: bool = False
     ) -> ProcessEvents:
         if process_id not in self.known and not may_be_starting:
-            raise Failure(f"event of a process that nobody started: {show(message)}")
+            raise Failure(f"event of an unknown process: {show(message)}")
         if process_id not in self.processes:
             is_numbered = "processId" in message["params"]
             self.processes[process_id] = (
@@ -208,7 +209,7 @@ class Timeline:
         return self.processes[process_id]
 
     async def wait(self, condition: Any, what: str) -> Any:
-        """Wait until the condition holds; raises Failure when it cannot any more."""
+        """Wait until ``condition`` returns a value; raise Failure when it no longer can."""
         self.waiting_for = what
         async with self._changed:
             while True:
@@ -219,13 +220,13 @@ class Timeline:
                     self.waiting_for = None
                     return found
                 if self.ended:
-                    raise Silence(
-                        f"expected {self.waiting_for}, but the server ended the connection"
+                    raise NoResponse(
+                        f"expected {self.waiting_for}, but the server closed the connection"
                     )
                 await self._changed.wait()
 
     async def close(self) -> None:
-        """End the connection and stop reading."""
+        """Close the connection and stop reading."""
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(CLOSE_SECONDS):
                 await self.link.close()

@@ -150,7 +150,7 @@ class Contract:
     def _refuse(self, errors: Iterator[jsonschema.exceptions.ValidationError], what: str) -> None:
         error = jsonschema.exceptions.best_match(errors)
         if error is not None:
-            raise Failure(f"{what} breaks the schema at {error.json_path}: {error.message[:300]}")
+            raise Failure(f"{what} violates the schema at {error.json_path}: {error.message[:300]}")
 
 
 def _is_about_absence(error: jsonschema.exceptions.ValidationError) -> bool:

@@ -1,26 +1,26 @@
-"""The web server that the server under test makes its http requests to.
+"""HTTP server that the server under test sends requests to.
 
-Sessions reach it as ``${http}``. What it answers is part of the sessions, and the same for every
-client but for what ``/echo`` repeats:
+Sessions refer to it as ``${http}``. Its responses are part of the sessions and, except for
+``/echo``, independent of the request:
 
 ====================  ==========================================================================
-path                  answer
+path                  response
 ====================  ==========================================================================
-/hello                the text ``hello``; ``x-two`` comes twice
-/echo                 what came: method and path, headers in the order of their names, body
-/status/CODE          that status, with a text
-/redirect/CODE        that status, and ``/echo`` as its location
+/hello                the text ``hello``; the header ``x-two`` occurs twice
+/echo                 the request: method and path, headers sorted by name, body
+/status/CODE          that status with a text body
+/redirect/CODE        that status with ``/echo`` as the location
 /loop                 302 to itself
-/bytes                the 256 bytes in order
-/big/N                N times the letter x
-/pieces               ``one two three``, chunked, the pieces a moment apart
-/drip                 ``start``, and nothing more until the client goes away
-/silent               nothing at all until the client goes away
-/broken               a tenth of the body that it announces, then the connection ends
+/bytes                the 256 byte values in order
+/big/N                the letter x, N times
+/pieces               ``one two three``, chunked, with a short pause between chunks
+/drip                 ``start``, then nothing until the client disconnects
+/silent               nothing until the client disconnects
+/broken               a tenth of the announced body, then the connection is closed
 ====================  ==========================================================================
 
-Of the headers, ``/echo`` repeats those that clients choose: ``x-…``, ``authorization``, ``cookie``
-and ``content-type``.
+``/echo`` repeats the headers that clients choose: ``x-…``, ``authorization``, ``cookie`` and
+``content-type``.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ if TYPE_CHECKING:
     from types import TracebackType
 
 _PIECE_SECONDS: Final = 0.05
-"""Long enough for the pieces of a body to travel apart."""
+"""Pause between chunks, long enough for them to be sent separately."""
 
 _REPEATED: Final = ("authorization", "cookie", "content-type")
 
@@ -55,7 +55,7 @@ class _Handler(BaseHTTPRequestHandler):
             answer(argument, body)
 
     def __getattr__(self, name: str) -> Any:
-        if name.startswith("do_"):  # any method, also one that nobody has heard of
+        if name.startswith("do_"):  # Any method, including unknown ones.
             return self._answer
         raise AttributeError(name)
 
@@ -131,16 +131,16 @@ class _Handler(BaseHTTPRequestHandler):
         self.close_connection = True
 
     def handle(self) -> None:
-        # A client may go away at any time; that is what some sessions are about.
+        # Some sessions disconnect in the middle of a response.
         with contextlib.suppress(ConnectionError):
             super().handle()
 
     def log_message(self, format: str, *arguments: Any) -> None:  # noqa: A002 (the base's name)
-        """Say nothing."""
+        """Suppress logging."""
 
 
 class Origin(ThreadingHTTPServer):
-    """A web server on a free port of the loopback interface, from entering to leaving."""
+    """HTTP server on a free loopback port; a context manager."""
 
     daemon_threads = True
     block_on_close = False
@@ -152,7 +152,7 @@ class Origin(ThreadingHTTPServer):
 
     @property
     def url(self) -> str:
-        """Where it is, without a slash at the end."""
+        """Base URL without a trailing slash."""
         return f"http://127.0.0.1:{self.server_address[1]}"
 
     def __enter__(self) -> Self:

@@ -55,7 +55,7 @@ class Deviation:
     falls_silent: bool = False
     """Whether it speaks of a server that does not answer anything any more."""
 
-    def excuses(self, name: str, transport: str) -> bool:
+    def applies_to(self, name: str, transport: str) -> bool:
         """Whether the entry speaks of a session over a transport."""
         return self.transport in (None, transport) and fnmatchcase(name, self.sessions)
 
@@ -81,10 +81,10 @@ def load_deviations(path: Path) -> list[Deviation]:
 
 
 def check_named(path: Path, entries: Iterable[Deviation], sessions: Iterable[Playable]) -> None:
-    """Raise SessionError if an entry names no session at all: it excuses nothing."""
+    """Raise SessionError if an entry names no session at all: it applies_to nothing."""
     plays = [(one.name, transport) for one in sessions for transport in one.transports]
     for entry in entries:
-        if not any(entry.excuses(name, transport) for name, transport in plays):
+        if not any(entry.applies_to(name, transport) for name, transport in plays):
             raise SessionError(f"{path}: there is no session {_name(entry)}")
 
 
@@ -97,14 +97,14 @@ def stale(
     """
 
     def of(entry: Deviation) -> set[Outcome]:
-        found = (outcome for play, outcome in outcomes.items() if entry.excuses(*play))
+        found = (outcome for play, outcome in outcomes.items() if entry.applies_to(*play))
         return set(found) - {Outcome.NOT_APPLICABLE}
 
     return [entry for entry in entries if of(entry) == {Outcome.PASSED}]
 
 
 def baseline(report: Report) -> str:
-    """The text of a file that excuses what failed in a run, with what came as the reason.
+    """The text of a file that applies_to what failed in a run, with what came as the reason.
 
     What was known already keeps its reason; what could not be judged is not excused. A session that
     did the same over every transport makes one entry.

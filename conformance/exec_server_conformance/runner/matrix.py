@@ -1,16 +1,16 @@
-"""Several servers in one run, side by side: which session passes on which.
+"""Comparison of several servers: results per session and server.
 
-A file of targets is TOML, a ``[[target]]`` table for each:
+A targets file is TOML with a ``[[target]]`` table for each server:
 
 ====================  ============================================================================
-``name``              how it is called (default: the release of a peer)
-``command``           the server's command, or
-``url``               its ``ws://`` URL, or
-``peer``              a fetched codex release, such as ``"0.139.0"``; ``"fetched"`` for all of them
-``transports``        a list of ``ws`` and ``stdio`` (default: both; those that a peer has)
+``name``              display name (default: the codex release, command or URL)
+``command``           command that runs the server, or
+``url``               ``ws://`` URL of a running server, or
+``peer``              downloaded codex release, such as ``"0.139.0"``; ``"fetched"`` for all of them
+``transports``        list of ``ws`` and ``stdio`` (default: all that the server supports)
 ``server_version``    codex release that it stands in for (default: the newest; a peer's own)
 ``known_deviations``  file of known deviations, relative to this file (default: none; for a peer the
-                      suite's own of that release, or of the last before it that has one)
+                      suite's file for that release, or for the closest earlier release)
 ====================  ============================================================================
 """
 
@@ -28,12 +28,12 @@ import jsonschema
 import msgspec
 from msgspec import UNSET, Meta, UnsetType
 
-from exec_server_conformance import codex_binaries as peers
+from exec_server_conformance import codex_binaries
 from exec_server_conformance.errors import SessionError
 from exec_server_conformance.runner.known_deviations import Deviation, load_deviations
 from exec_server_conformance.runner.results import Count, Outcome, Play, Report, Seconds
 from exec_server_conformance.runner.session import Transport
-from exec_server_conformance.runner.suite import ExitCode, Plan, Quiet, Suite
+from exec_server_conformance.runner.suite import ExitCode, NullListener, Plan, Suite
 from exec_server_conformance.runner.target import Target
 
 if TYPE_CHECKING:
@@ -42,7 +42,7 @@ if TYPE_CHECKING:
     from exec_server_conformance.runner.session import Session
 
 DEVIATIONS = Path(__file__).parents[1] / "deviations"
-"""What codex releases are known to do differently."""
+"""Directory of the known deviations of codex releases."""
 
 _TEXT = {"type": "string", "minLength": 1}
 
@@ -78,7 +78,7 @@ _TARGETS = jsonschema.Draft202012Validator(
 
 @dataclass(frozen=True, slots=True)
 class Column:
-    """A server to run, as a file of targets names it."""
+    """Server described by a targets file."""
 
     name: str
     target: Target
@@ -88,39 +88,43 @@ class Column:
 
 
 class Cell(msgspec.Struct, frozen=True, rename="camel"):
-    """What came of a session on a server, over all transports."""
+    """Result of a session on one server over all transports."""
 
-    outcome: Annotated[Outcome, Meta(description="The worst over the transports.")]
+    outcome: Annotated[Outcome, Meta(description="Most severe outcome over the transports.")]
     transports: Annotated[
-        list[str] | UnsetType, Meta(description="Those with that outcome; absent if all have it.")
+        list[str] | UnsetType,
+        Meta(description="Transports with that outcome; absent if all have it."),
     ] = UNSET
-    reason: Annotated[str | UnsetType, Meta(description="Why, unless it passed.")] = UNSET
+    reason: Annotated[
+        str | UnsetType, Meta(description="Reason of an outcome other than passed.")
+    ] = UNSET
 
 
 class Row(msgspec.Struct, frozen=True, rename="camel"):
-    """A session on every server."""
+    """Results of a session on all servers."""
 
     session: str
     description: str
     cells: Annotated[
-        dict[str, Cell], Meta(description="By name of the server; absent where not played.")
+        dict[str, Cell],
+        Meta(description="Results by server name; absent if the session was not run."),
     ]
 
 
 class Server(msgspec.Struct, frozen=True, rename="camel"):
-    """A server, and what its run came to."""
+    """A server and the totals of its run."""
 
     name: str
     target: str
     revisions: list[str]
-    counts: Annotated[dict[str, Count], Meta(description="Plays by outcome.")]
+    counts: Annotated[dict[str, Count], Meta(description="Number of plays by outcome.")]
     seconds: Seconds
     exit_code: int
     no_server: str | None
 
 
 class Matrix(msgspec.Struct, frozen=True, rename="camel"):
-    """Sessions by servers."""
+    """Results of all sessions on all servers."""
 
     suite: str
     servers: list[Server]
@@ -128,34 +132,34 @@ class Matrix(msgspec.Struct, frozen=True, rename="camel"):
 
     @property
     def exit_code(self) -> ExitCode:
-        """The worst of the servers': one that cannot be run, a failure, a stale deviation."""
+        """Most severe exit code of all servers: cannot be run, failed, stale."""
         codes = {server.exit_code for server in self.servers}
         order = (ExitCode.INTERRUPTED, ExitCode.NO_SERVER, ExitCode.FAILED, ExitCode.STALE)
         return next((code for code in order if code in codes), ExitCode.PASSED)
 
 
 def load_columns(path: Path) -> list[Column]:
-    """Read a file of targets; raises SessionError naming what is wrong."""
+    """Read a targets file; raise SessionError if it is invalid."""
     try:
         document = tomllib.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise SessionError(f"{path}: {error}") from None
     wrong = jsonschema.exceptions.best_match(_TARGETS.iter_errors(document))
     if wrong is not None:
-        hint = "needs exactly one of command, url and peer" if wrong.validator == "oneOf" else ""
+        hint = "requires exactly one of command, url and peer" if wrong.validator == "oneOf" else ""
         raise SessionError(f"{path}: {wrong.json_path}: {hint or wrong.message}")
     columns = [column for table in document["target"] for column in _columns(table, path.parent)]
     names = [column.name for column in columns]
     for name in names:
         if names.count(name) > 1:
-            raise SessionError(f"{path}: there are two targets {name!r}")
+            raise SessionError(f"{path}: duplicate target {name!r}")
     return columns
 
 
 def _columns(table: dict[str, Any], directory: Path) -> Iterator[Column]:
     peer = table.get("peer")
     if peer == "fetched":
-        for version in peers.fetched():
+        for version in codex_binaries.fetched():
             yield _column({**table, "peer": version, "name": f"codex {version}"}, directory)
     else:
         yield _column(table, directory)
@@ -168,10 +172,10 @@ def _column(table: dict[str, Any], directory: Path) -> Column:
     if "peer" in table:
         version = table["peer"]
         try:
-            command = shlex.join(peers.command(version))
-        except peers.PeerError as error:
+            command = shlex.join(codex_binaries.command(version))
+        except codex_binaries.CodexBinaryError as error:
             raise SessionError(str(error)) from None
-        transports = peers.transports(version)
+        transports = codex_binaries.transports(version)
         deviations = deviations or _own_deviations(version)
     return Column(
         name=table.get("name")
@@ -184,10 +188,16 @@ def _column(table: dict[str, Any], directory: Path) -> Column:
 
 
 def _own_deviations(version: str) -> Path | None:
-    """The suite's file for a codex release, or for the last release before it that has one."""
+    """Return the suite's file for a codex release, or for the closest earlier release; None if
+    none.
+    """
     files = {path.stem.removeprefix("codex-"): path for path in DEVIATIONS.glob("codex-*.toml")}
-    past = [one for one in files if peers.parse_version(one) <= peers.parse_version(version)]
-    return files[max(past, key=peers.parse_version)] if past else None
+    past = [
+        one
+        for one in files
+        if codex_binaries.parse_version(one) <= codex_binaries.parse_version(version)
+    ]
+    return files[max(past, key=codex_binaries.parse_version)] if past else None
 
 
 def run(
@@ -196,11 +206,11 @@ def run(
     *,
     jobs: int,
     timeout: float | None,
-    tell: Callable[[Server], None],
+    report_server: Callable[[Server], None],
 ) -> Matrix:
-    """Play the sessions on one server after the other; ``tell`` is told of each when it is done.
+    """Run the sessions on one server after the other.
 
-    Ctrl-C ends it with what has come so far.
+    ``report_server`` is called after each server. Ctrl-C returns the results so far.
     """
     reports: dict[str, Report] = {}
     servers: list[Server] = []
@@ -214,9 +224,9 @@ def run(
             jobs=jobs,
             timeout=timeout,
         )
-        suite = Suite(plan, Quiet())
+        suite = Suite(plan, NullListener())
         try:
-            # A server that speaks another revision than every session leaves its column empty.
+            # A server of a revision without selected sessions has an empty column.
             with contextlib.suppress(SessionError):
                 asyncio.run(suite.play())
             report = suite.report()
@@ -224,7 +234,7 @@ def run(
             report = suite.report(interrupted=True)
         reports[column.name] = report
         servers.append(_server(column.name, report))
-        tell(servers[-1])
+        report_server(servers[-1])
         if report.summary.interrupted:
             break
     suite_version = next(iter(reports.values())).header.suite

@@ -1,17 +1,17 @@
-"""Comparing what came with what a session expects, and making expectations from what came.
+"""Comparison of values with expectations, and creation of expectations from values.
 
-An expectation is JSON. Objects match when every expected member matches (what else a server may
-say is the schema's business); arrays match element by element; an object with one of these members
-is a pattern instead:
+An expectation is JSON. Objects match if every expected member matches (unknown members are reported
+by the schema check); arrays match element by element; an object with one of these members is a
+pattern:
 
-    {"$type": "integer" | "string" | "boolean" | "array" | "object" | "any"}    any such value
-    {"$regex": "…"}                                        a string that matches as a whole
+    {"$type": "integer" | "string" | "boolean" | "array" | "object" | "any"}    value of the type
+    {"$regex": "…"}                                        a string that matches completely
     {"$unordered": […]}                                    the elements in any order
     {"$contains": […]}                                     the elements in this order, among others
     {"$chunks": {"stdout": "text", …}}                     output chunks joined per stream, and no
                                                            other stream
 
-``error.message`` is for people and is not compared.
+``error.message`` is not compared.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ _TYPES: dict[str, type | tuple[type, ...]] = {
 
 
 def text_of(data: bytes) -> str:
-    """Bytes as a session shows them: UTF-8 text if they are, else ``base64:…``."""
+    """Return bytes as text if they are UTF-8, else as ``base64:…``."""
     try:
         text = data.decode()
     except UnicodeDecodeError:
@@ -49,13 +49,13 @@ def text_of(data: bytes) -> str:
 
 
 def show(value: Json) -> str:
-    """A value in a failure message, cut to a readable length."""
+    """Format a value for a failure message, truncated to a readable length."""
     text = json.dumps(value, ensure_ascii=False)
     return text if len(text) <= 300 else f"{text[:300]}… ({len(text)} characters)"
 
 
 def joined_chunks(chunks: list[dict[str, Any]]) -> dict[str, str]:
-    """The output of process/read, joined per stream."""
+    """Join the output chunks of process/read per stream."""
     streams: dict[str, bytes] = {}
     for chunk in chunks:
         data = base64.b64decode(chunk["chunk"])
@@ -64,7 +64,7 @@ def joined_chunks(chunks: list[dict[str, Any]]) -> dict[str, str]:
 
 
 def match(expected: Json, actual: Json, where: str) -> None:
-    """Raise Mismatch unless the value is as expected."""
+    """Compare a value; call ``report`` with a Mismatch for each difference, by default raise it."""
     if isinstance(expected, dict):
         pattern = next((name for name in expected if name.startswith("$")), None)
         if pattern is not None:
@@ -95,17 +95,17 @@ def _match_length(expected: list[Json], actual: list[Json], where: str) -> None:
     if len(expected) == len(actual):
         return
     missing = [one for one in expected if not any(_matches(one, other) for other in actual)]
-    odd = [one for one in actual if not any(_matches(other, one) for other in expected)]
+    unexpected = [one for one in actual if not any(_matches(other, one) for other in expected)]
     text = f"{where}: expected {len(expected)} elements, got {len(actual)}"
     if missing:
-        text += f"; missing is {show(missing)}"
-    if odd:
-        text += f"; not expected is {show(odd)}"
+        text += f"; missing: {show(missing)}"
+    if unexpected:
+        text += f"; unexpected: {show(unexpected)}"
     raise Mismatch(text, where, expected, actual)
 
 
 def match_streams(expected: Json, actual: dict[str, str], where: str) -> None:
-    """Raise Mismatch unless the output is as expected, and on no other stream."""
+    """Compare output per stream; unexpected streams are differences."""
     match(expected, actual, where)
     others = set(actual) - set(expected)
     if others:
@@ -113,7 +113,7 @@ def match_streams(expected: Json, actual: dict[str, str], where: str) -> None:
 
 
 def _mismatch(where: str, expected: Json, actual: Json, words: str | None = None) -> Mismatch:
-    """What to raise; ``words`` say what was expected where its JSON does not say it best."""
+    """Build a Mismatch; ``words`` replaces the JSON of the expected value in the message."""
     if words is None:
         shown, got = _readable(where, expected, actual)
     else:
@@ -122,7 +122,7 @@ def _mismatch(where: str, expected: Json, actual: Json, words: str | None = None
 
 
 def _readable(where: str, expected: Json, actual: Json) -> tuple[str, str]:
-    """Two values for a failure message: base64 as what it says, long texts where they differ."""
+    """Format two values; base64 is decoded, and long texts start near the difference."""
     if not isinstance(expected, str) or not isinstance(actual, str):
         return show(expected), show(actual)
     if where.endswith(_BASE64_MEMBERS):
@@ -134,7 +134,7 @@ def _readable(where: str, expected: Json, actual: Json) -> tuple[str, str]:
 
 
 def _from_difference(expected: str, actual: str) -> tuple[str, str]:
-    """Two texts, without what they begin with alike if that is long."""
+    """Format two texts without a long common prefix."""
     pairs = enumerate(zip(expected, actual, strict=False))
     same = next((at for at, (one, other) in pairs if one != other), min(len(expected), len(actual)))
     if same <= _LONG_CHARACTERS:
@@ -146,10 +146,10 @@ def _from_difference(expected: str, actual: str) -> tuple[str, str]:
 _BASE64_MEMBERS = ("dataBase64", "bodyBase64", "chunk")
 
 _LONG_CHARACTERS = 80
-"""A common beginning above this is not shown."""
+"""Maximum length of a common prefix that is shown."""
 
 _CONTEXT_CHARACTERS = 20
-"""What is shown of it, so that the place can be found."""
+"""Length of the common prefix that is shown as context."""
 
 
 def _match_pattern(pattern: str, value: Json, actual: Json, where: str) -> None:
@@ -191,7 +191,7 @@ def _matches(expected: Json, actual: Json) -> bool:
 _UUID = "[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}"
 _URI: Json = {"$regex": "file:///.*"}
 
-_VARIES: dict[str, Json] = {
+_VOLATILE: dict[str, Json] = {
     "sessionId": {"$regex": _UUID},
     "modifiedAtMs": {"$type": "integer"},
     "createdAtMs": {"$type": "integer"},
@@ -208,57 +208,60 @@ _VARIES: dict[str, Json] = {
     "codexHomeDir": _URI,
     "hostname": {"$type": "string"},
 }
-"""Members whose value is the server's, or the machine's, own."""
+"""Members whose values depend on the server or the machine."""
 
-_OWN_TO_BUILDS = {"executorVersion", "providerId", "prependPathDirs"}
-"""Members that a server may leave out."""
+_BUILD_SPECIFIC = {"executorVersion", "providerId", "prependPathDirs"}
+"""Optional members that depend on the server's build."""
 
 _COMPARED_HEADERS = re.compile(r"x-.*|content-type|content-encoding|location")
 
 
 _PORT = re.compile(r"(127\.0\.0\.1|\[::1\]):\d+")
-"""A port of the loopback interface within words for people: another one each time."""
+"""Loopback port within a message, which differs between runs."""
 
 _REPEAT = re.compile(r"\$\{repeat:(\d+):([^}]*)\}")
 
 
-def in_places(value: Json, places: dict[str, str]) -> Json:
-    """Put into a step what its places stand for; ``places`` maps each text to its place.
+def substitute(value: Json, placeholders: dict[str, str]) -> Json:
+    """Replace placeholders by their values; ``placeholders`` maps values to placeholders.
 
-    ``${repeat:N:TEXT}`` stands for N times the text.
+    ``${repeat:N:TEXT}`` expands to N times the text.
     """
     if isinstance(value, str):
-        for text, place in places.items():
+        for text, place in placeholders.items():
             value = value.replace(place, text)
         return _REPEAT.sub(lambda found: int(found[1]) * found[2], value)
     if isinstance(value, list):
-        return [in_places(one, places) for one in value]
+        return [substitute(one, placeholders) for one in value]
     if isinstance(value, dict):
-        return {in_places(name, places): in_places(one, places) for name, one in value.items()}
+        return {
+            substitute(name, placeholders): substitute(one, placeholders)
+            for name, one in value.items()
+        }
     return value
 
 
-def generalise(value: Json, places: dict[str, str], member: str = "") -> Json:
-    """Make an expectation from a recorded value; ``places`` maps what varies to its name."""
-    if isinstance(value, str) and value in places:
-        return places[value]
-    if member in _VARIES and _matches(_VARIES[member], value):
-        return _VARIES[member]
+def generalise(value: Json, placeholders: dict[str, str], member: str = "") -> Json:
+    """Make an expectation from a recorded value; ``placeholders`` maps variable texts to names."""
+    if isinstance(value, str) and value in placeholders:
+        return placeholders[value]
+    if member in _VOLATILE and _matches(_VOLATILE[member], value):
+        return _VOLATILE[member]
     if member == "error" and isinstance(value, str):
-        return {"$type": "string"}  # words for people
+        return {"$type": "string"}  # A message for people.
     if isinstance(value, dict):
         general = {
-            name: generalise(one, places, name)
+            name: generalise(one, placeholders, name)
             for name, one in value.items()
-            if name not in _OWN_TO_BUILDS
+            if name not in _BUILD_SPECIFIC
         }
         if value.get("isDirectory") is True and "size" in value:
-            general["size"] = {"$type": "integer"}  # the file system's own
+            general["size"] = {"$type": "integer"}  # Depends on the file system.
         return general
     if isinstance(value, list):
         if member == "chunks":
-            return {"$chunks": generalise(joined_chunks(value), places)}
-        items = [generalise(one, places) for one in value]
+            return {"$chunks": generalise(joined_chunks(value), placeholders)}
+        items = [generalise(one, placeholders) for one in value]
         if member == "headers":
             return {"$contains": [one for one in items if _COMPARED_HEADERS.fullmatch(one["name"])]}
         has_order = any("path" in one for one in value if isinstance(one, dict))
@@ -266,14 +269,14 @@ def generalise(value: Json, places: dict[str, str], member: str = "") -> Json:
             return {"$unordered": sorted(items, key=show)}
         return items
     if isinstance(value, str):
-        for place, name in places.items():
+        for place, name in placeholders.items():
             value = value.replace(place, name)
         if member == "message":
             value = _PORT.sub(r"\1:PORT", value)
     return value
 
 
-def fill_in(step: Step, actual: Json, places: dict[str, str]) -> None:
-    """Make what came for a step its expectation, unless that is the session's own."""
+def fill_in(step: Step, actual: Json, placeholders: dict[str, str]) -> None:
+    """Store the generalised value as the expectation of a step, unless the step overrides it."""
     if "overrides" not in step.members:
-        step.members["expect"] = generalise(actual, places)
+        step.members["expect"] = generalise(actual, placeholders)

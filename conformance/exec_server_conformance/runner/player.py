@@ -1,6 +1,6 @@
-"""Playing a session against a server: what the client does, and whether what comes is right.
+"""Execution of one session: the client side, and the comparison of what the server sends.
 
-The same code records: then expectations are not compared, and what comes goes to a recorder.
+The same code records sessions: in that case nothing is compared, and values go to a recorder.
 """
 
 from __future__ import annotations
@@ -19,22 +19,22 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
 from exec_server_conformance.errors import (
-    Death,
     Failure,
     Mismatch,
-    Muteness,
+    NoResponse,
+    ServerCrashed,
     SessionError,
-    Silence,
     TargetError,
+    Unresponsive,
 )
-from exec_server_conformance.runner.connection_log import Timeline, id_key
+from exec_server_conformance.runner.connection_log import ConnectionLog, id_key
 from exec_server_conformance.runner.contract import Contract, contract
 from exec_server_conformance.runner.http_origin import Origin
 from exec_server_conformance.runner.patterns import (
-    in_places,
     match,
     match_streams,
     show,
+    substitute,
     text_of,
 )
 from exec_server_conformance.runner.target import Server, Servers, Target
@@ -48,24 +48,24 @@ MAIN = "main"
 
 _POLL_SECONDS = 0.02
 
-_DEATH_SECONDS = 2.0
-"""How long a server that stopped talking may take to show that it lives, or how it died."""
+_LIVENESS_SECONDS = 2.0
+"""Time that an unresponsive server has to answer a liveness check or to exit."""
 
-_ALIVE = "still-alive"
-"""Id of the question for that."""
+_LIVENESS_ID = "still-alive"
+"""Request id of the liveness check."""
 
 
 Recorder = Callable[["Step", Any, dict[str, str]], None]
-"""Told of what came for a step, and of the places: what stands for what varies, to its name."""
+"""Callback that receives the value of a step and the placeholders (actual text → name)."""
 
 
 class Player:
-    """Plays one session over one transport; with a ``recorder`` nothing is compared.
+    """Runs one session over one transport; with a ``recorder`` nothing is compared.
 
-    ``servers`` may have one that has served other sessions; without it a server is started.
-    ``also_speaks`` are the revisions that the server speaks besides the session's; ``timeout``
-    bounds it in seconds, in place of what the session itself says. ``places`` maps texts that
-    stand for what varies to their names, besides those that the player knows itself.
+    ``servers`` is a pool from which a running server may be taken; without it a server is started.
+    ``also_speaks`` are the revisions that the server supports besides the session's. ``timeout``
+    replaces the session's time limit, in seconds. ``placeholders`` maps variable texts to their
+    names, in addition to those that the player defines.
     """
 
     def __init__(
@@ -77,7 +77,7 @@ class Player:
         servers: Servers | None = None,
         also_speaks: tuple[str, ...] = (),
         recorder: Recorder | None = None,
-        places: dict[str, str] | None = None,
+        placeholders: dict[str, str] | None = None,
         timeout: float | None = None,
     ) -> None:
         self._timeout = timeout or session.timeout_seconds
@@ -89,18 +89,18 @@ class Player:
         self._shares_servers = servers is not None and transport == "ws"
         self._keeps_server = False
         self._transport = transport
-        self._timelines: dict[str, Timeline] = {}
+        self._connections: dict[str, ConnectionLog] = {}
         self._next_id = 1000
         self.trace = Trace()
         self._workspace = Path(tempfile.mkdtemp(prefix="exec-server-conformance-")).resolve()
-        self._places = {str(self._workspace): "${workspace}", **(places or {})}
+        self._placeholders = {str(self._workspace): "${workspace}", **(placeholders or {})}
         self._line = 1
         self._has_signalled = False
         self._entry: int | None = None
         self._waiting_for: str | None = None
 
     async def play(self) -> None:
-        """Play it; raises Failure, or TargetError when there is no server to play with."""
+        """Run the session; raise Failure, or TargetError if the server is unavailable."""
         async with contextlib.AsyncExitStack() as stack:
             stack.callback(shutil.rmtree, self._workspace, ignore_errors=True)
             for name, text in self._session.files.items():
@@ -108,16 +108,16 @@ class Player:
                 path.parent.mkdir(parents=True, exist_ok=True)
                 path.write_text(text, encoding="utf-8")
             if self._session.makes_requests:
-                self._places[stack.enter_context(Origin()).url] = "${http}"
+                self._placeholders[stack.enter_context(Origin()).url] = "${http}"
             await self._start_server()
             stack.push_async_callback(self._release_server)
-            stack.push_async_callback(self._close_timelines)
+            stack.push_async_callback(self._close_connections)
             failure = await self._failure()
-            if isinstance(failure, Silence):
-                failure = await self._breakdown(failure) or failure
-            for timeline in await self._close_timelines():
-                # What the server did wrong says more than what was missed because of it.
-                failure = timeline.failure or failure
+            if isinstance(failure, NoResponse):
+                failure = await self._diagnose_silence(failure) or failure
+            for connection in await self._close_connections():
+                # A contract violation explains more than the message that is missing because of it.
+                failure = connection.failure or failure
             self._keeps_server = failure is None and self._leaves_server_as_new()
         if failure is not None:
             failure.line = self._line
@@ -125,16 +125,18 @@ class Player:
 
     @property
     def was_first(self) -> bool:
-        """Whether the server was started for this session."""
+        """True if the server was started for this session."""
         return not self._server.has_served
 
     def _leaves_server_as_new(self) -> bool:
-        """Whether nothing of this session goes on in the server."""
+        """Return True if no process of this session is running in the server any more."""
         return (
             self._shares_servers
             and not self._session.needs_own_server
             and all(
-                one.is_over for line in self._timelines.values() for one in line.processes.values()
+                one.is_over
+                for line in self._connections.values()
+                for one in line.processes.values()
             )
         )
 
@@ -148,28 +150,30 @@ class Player:
         session = self._session
         try:
             self._server = await self._servers.take(
-                self._transport, self._fill(session.arguments), self._fill(session.environment)
+                self._transport,
+                self._substitute(session.arguments),
+                self._substitute(session.environment),
             )
         except TargetError as error:
             if not session.arguments:
                 raise
-            # The session asks for what this server does not have, or does not call so.
-            raise Silence(str(error)) from None
+            # The server does not support the command-line arguments that the session needs.
+            raise NoResponse(str(error)) from None
 
-    async def _breakdown(self, failure: Silence) -> Silence | None:
-        """What is worse than the silence: the server has died, or answers nothing any more."""
-        if any(timeline.ended for timeline in self._timelines.values()):
-            if not self._has_signalled and await self._server.exit_status(_DEATH_SECONDS):
-                return Death(f"{failure}; the server {await self._server.end()}")
+    async def _diagnose_silence(self, failure: NoResponse) -> NoResponse | None:
+        """Return the more severe cause of a missing message: a crash or a hang; None if neither."""
+        if any(connection.ended for connection in self._connections.values()):
+            if not self._has_signalled and await self._server.exit_status(_LIVENESS_SECONDS):
+                return ServerCrashed(f"{failure}; the server {await self._server.end()}")
         elif not await self._is_alive():
-            return Muteness(f"{failure}; the server does not answer anything any more")
+            return Unresponsive(f"{failure}; the server no longer answers any request")
         return None
 
     async def _is_alive(self) -> bool:
-        """Whether the server still answers: anyone over WebSocket, this client over stdio."""
-        question = {"id": _ALIVE, "method": "initialize", "params": {"clientName": "suite"}}
+        """Return True if the server still answers requests."""
+        question = {"id": _LIVENESS_ID, "method": "initialize", "params": {"clientName": "suite"}}
         with contextlib.suppress(TimeoutError, TargetError, Failure):
-            async with asyncio.timeout(_DEATH_SECONDS):
+            async with asyncio.timeout(_LIVENESS_SECONDS):
                 if self._transport == "ws":
                     link = await self._server.connect({})
                     try:
@@ -177,36 +181,36 @@ class Player:
                         return await link.receive() is not None
                     finally:
                         await link.close()
-                timeline = next(iter(self._timelines.values()))
-                timeline.pending[id_key(_ALIVE)] = "initialize"
-                await self._send(timeline, question)
-                await self._answer(timeline, _ALIVE, "any answer")
+                connection = next(iter(self._connections.values()))
+                connection.pending[id_key(_LIVENESS_ID)] = "initialize"
+                await self._send(connection, question)
+                await self._answer(connection, _LIVENESS_ID, "any answer")
                 return True
         return False
 
-    async def _close_timelines(self) -> list[Timeline]:
-        timelines = list(self._timelines.values())
-        for timeline in timelines:
-            await timeline.close()
-        return timelines
+    async def _close_connections(self) -> list[ConnectionLog]:
+        connections = list(self._connections.values())
+        for connection in connections:
+            await connection.close()
+        return connections
 
     async def _failure(self) -> Failure | None:
-        """Play the steps; returns what went wrong."""
+        """Run the steps; return the failure, if any."""
         try:
             async with asyncio.timeout(self._timeout):
                 await self._play_steps()
         except TimeoutError:
-            waits = [one.waiting_for for one in self._timelines.values()]
+            waits = [one.waiting_for for one in self._connections.values()]
             missed = next(filter(None, [self._waiting_for, *waits]), "the step to end")
             text = f"expected {missed} within {self._timeout:g} s"
-            others = (one for line in self._timelines.values() for one in line.answers.values())
+            others = (one for line in self._connections.values() for one in line.answers.values())
             other = next(others, None)
-            return Silence(text if other is None else f"{text}; what came instead: {show(other)}")
+            return NoResponse(text if other is None else f"{text}; received instead: {show(other)}")
         except Failure as failure:
             return failure
         return None
 
-    def _where(self) -> str:
+    def _location(self) -> str:
         return f"{self._session.path.name}:{self._line}"
 
     async def _play_steps(self) -> None:
@@ -216,27 +220,27 @@ class Player:
             self._line = step.line
             self._entry = None
             self._waiting_for = None
-            await getattr(self, f"_do_{step.kind}")(step, self._fill(step.members))
-        for timeline in self._timelines.values():
-            if timeline.failure is not None:
-                raise timeline.failure
-            if timeline.answers and self._recorder is None:
-                key, left = next(iter(timeline.answers.items()))
-                failure = Failure(f"an answer that nothing expected: {show(left)}")
-                failure.entry = timeline.entry_of[key]
+            await getattr(self, f"_do_{step.kind}")(step, self._substitute(step.members))
+        for connection in self._connections.values():
+            if connection.failure is not None:
+                raise connection.failure
+            if connection.answers and self._recorder is None:
+                key, left = next(iter(connection.answers.items()))
+                failure = Failure(f"unexpected answer: {show(left)}")
+                failure.entry = connection.trace_index[key]
                 raise failure
-            for method, params in timeline.notifications.items():
+            for method, params in connection.notifications.items():
                 if params:
-                    raise Failure(f"{method} that nothing expected: {show(params[0])}")
+                    raise Failure(f"unexpected notification {method}: {show(params[0])}")
 
-    def _fill(self, value: Any) -> Any:
-        return in_places(value, self._places)
+    def _substitute(self, value: Any) -> Any:
+        return substitute(value, self._placeholders)
 
-    def _timeline(self, members: dict[str, Any]) -> Timeline:
+    def _connection(self, members: dict[str, Any]) -> ConnectionLog:
         name = members.get("on", MAIN)
-        if name not in self._timelines:
-            raise SessionError(f"{self._where()}: there is no connection {name!r}")
-        return self._timelines[name]
+        if name not in self._connections:
+            raise SessionError(f"{self._location()}: unknown connection {name!r}")
+        return self._connections[name]
 
     async def _connect(
         self, name: str, *, handshake: bool, headers: dict[str, str] | None = None
@@ -244,63 +248,69 @@ class Player:
         try:
             link = await self._server.connect(headers or {})
         except TargetError as error:
-            if not self._timelines:
+            if not self._connections:
                 raise
-            raise Silence(str(error)) from None
-        timeline = Timeline(self._contract, link, name, self.trace)
-        for other in self._timelines.values():
-            timeline.known |= other.known
-        self._timelines[name] = timeline
+            raise NoResponse(str(error)) from None
+        connection = ConnectionLog(self._contract, link, name, self.trace)
+        for other in self._connections.values():
+            connection.known |= other.known
+        self._connections[name] = connection
         if handshake:
-            identifier = await self._send_call(timeline, "initialize", {"clientName": "suite"})
-            answer = await self._answer(timeline, identifier, "an answer to initialize")
+            identifier = await self._send_call(connection, "initialize", {"clientName": "suite"})
+            answer = await self._answer(connection, identifier, "an answer to initialize")
             if "result" not in answer:
                 raise Failure(f"initialize failed: {show(answer)}")
             session_id = answer["result"].get("sessionId")
             if session_id is not None:
-                self._places[session_id] = "${session}" if name == MAIN else f"${{session:{name}}}"
-            await self._send(timeline, {"method": "initialized", "params": {}})
+                self._placeholders[session_id] = (
+                    "${session}" if name == MAIN else f"${{session:{name}}}"
+                )
+            await self._send(connection, {"method": "initialized", "params": {}})
 
-    async def _send(self, timeline: Timeline, message: dict[str, Any]) -> None:
+    async def _send(self, connection: ConnectionLog, message: dict[str, Any]) -> None:
         data = json.dumps(message, ensure_ascii=False, separators=(",", ":")).encode()
-        timeline.note(data)
-        await timeline.link.send(data)
+        connection.trace_sent(data)
+        await connection.link.send(data)
 
     async def _send_call(
-        self, timeline: Timeline, method: str, params: Any, identifier: Any = None
+        self, connection: ConnectionLog, method: str, params: Any, identifier: Any = None
     ) -> Any:
         if identifier is None:
             self._next_id += 1
             identifier = self._next_id
-        timeline.pending[id_key(identifier)] = method
+        connection.pending[id_key(identifier)] = method
         if method == "process/start" and isinstance(params, dict):
-            timeline.expect_start(identifier, str(params.get("processId")))
+            connection.expect_start(identifier, str(params.get("processId")))
         if method == "http/request" and isinstance(params, dict):
-            timeline.expect_stream(str(params.get("requestId")))
+            connection.expect_stream(str(params.get("requestId")))
         message = {"id": identifier, "method": method}
         if params is not None:
             message["params"] = params
-        await self._send(timeline, message)
+        await self._send(connection, message)
         return identifier
 
-    async def _answer(self, timeline: Timeline, identifier: Any, what: str) -> dict[str, Any]:
+    async def _answer(
+        self, connection: ConnectionLog, identifier: Any, what: str
+    ) -> dict[str, Any]:
         key = id_key(identifier)
-        await timeline.wait(lambda: timeline.answers.get(key), what)
-        self._entry = timeline.entry_of.pop(key)
-        return timeline.answers.pop(key)
+        await connection.wait(lambda: connection.answers.get(key), what)
+        self._entry = connection.trace_index.pop(key)
+        return connection.answers.pop(key)
 
     def _compare(self, step: Step, actual: Any, what: str) -> None:
         if self._recorder is not None:
-            self._recorder(step, actual, self._places)
+            self._recorder(step, actual, self._placeholders)
         elif "expect" in step.members:
-            self._match(match, self._fill(step.members["expect"]), actual, what)
+            self._match(match, self._substitute(step.members["expect"]), actual, what)
         else:
-            raise SessionError(f"{self._where()}: the step has no expectation; record it first")
+            raise SessionError(
+                f"{self._location()}: the step has no expectation; record the scenario first"
+            )
 
     def _match(
         self, compare: Callable[[Any, Any, str], None], expected: Any, actual: Any, what: str
     ) -> None:
-        """Compare; a Mismatch names the message that brought the value, or the last before it."""
+        """Compare values; a Mismatch refers to the message that contained the value."""
         try:
             compare(expected, actual, what)
         except Mismatch as mismatch:
@@ -311,20 +321,20 @@ class Player:
     # Steps
 
     async def _do_call(self, step: Step, members: dict[str, Any]) -> None:
-        timeline = self._timeline(members)
+        connection = self._connection(members)
         method = members["call"]
         identifier = await self._send_call(
-            timeline, method, members.get("params"), members.get("id")
+            connection, method, members.get("params"), members.get("id")
         )
         if members.get("wait", True):
-            answer = await self._answer(timeline, identifier, f"an answer to {method}")
+            answer = await self._answer(connection, identifier, f"an answer to {method}")
             del answer["id"]
             self._compare(step, answer, method)
 
     async def _do_answer(self, step: Step, members: dict[str, Any]) -> None:
-        timeline = self._timeline(members)
+        connection = self._connection(members)
         identifier = members["answer"]
-        answer = await self._answer(timeline, identifier, f"an answer with id {identifier!r}")
+        answer = await self._answer(connection, identifier, f"an answer with id {identifier!r}")
         del answer["id"]
         self._compare(step, answer, f"answer {identifier!r}")
 
@@ -332,20 +342,20 @@ class Player:
         message = {"method": members["notify"]}
         if "params" in members:
             message["params"] = members["params"]
-        await self._send(self._timeline(members), message)
+        await self._send(self._connection(members), message)
 
     async def _do_text(self, step: Step, members: dict[str, Any]) -> None:
         await self._send_raw(members, members["text"].encode("utf-8", "surrogatepass"))
 
     async def _do_fragments(self, step: Step, members: dict[str, Any]) -> None:
         parts = [part.encode() for part in members["fragments"]]
-        timeline = self._expect_answer_to(members, b"".join(parts))
-        await timeline.link.send_fragments(parts)
+        connection = self._expect_answer_to(members, b"".join(parts))
+        await connection.link.send_fragments(parts)
 
     async def _do_ping(self, step: Step, members: dict[str, Any]) -> None:
         self._waiting_for = "a pong"
-        if not await self._timeline(members).link.ping(members["ping"].encode()):
-            raise Silence("expected a pong, but the server ended the connection")
+        if not await self._connection(members).link.ping(members["ping"].encode()):
+            raise NoResponse("expected a pong, but the server closed the connection")
 
     async def _do_binary(self, step: Step, members: dict[str, Any]) -> None:
         await self._send_raw(members, base64.b64decode(members["binary"]), binary=True)
@@ -355,86 +365,86 @@ class Player:
     ) -> None:
         await self._expect_answer_to(members, data).link.send(data, binary=binary)
 
-    def _expect_answer_to(self, members: dict[str, Any], data: bytes) -> Timeline:
-        """Note that text of any kind is sent, which may be answered."""
-        timeline = self._timeline(members)
-        timeline.note(data)
-        timeline.pending.setdefault(id_key(-1), None)
+    def _expect_answer_to(self, members: dict[str, Any], data: bytes) -> ConnectionLog:
+        """Register the expected answer to a raw message, which may or may not be valid JSON."""
+        connection = self._connection(members)
+        connection.trace_sent(data)
+        connection.pending.setdefault(id_key(-1), None)
         with contextlib.suppress(ValueError, RecursionError):
             message = json.loads(data)
             if isinstance(message, dict) and isinstance(message.get("id"), int | str):
                 method = message.get("method")
-                timeline.pending[id_key(message["id"])] = (
+                connection.pending[id_key(message["id"])] = (
                     method if isinstance(method, str) else None
                 )
-        return timeline
+        return connection
 
     async def _do_process(self, step: Step, members: dict[str, Any]) -> None:
-        timeline, name = self._timeline(members), members["process"]
+        connection, name = self._connection(members), members["process"]
         what = f"process {name!r}"
 
         def outcome() -> dict[str, Any] | None:
-            events = timeline.processes.get(name)
+            events = connection.processes.get(name)
             if events is None:
                 return None
             if not events.is_complete:
-                timeline.waiting_for = f"{events.lacking} of {what}"
+                connection.waiting_for = f"{events.missing_description} of {what}"
                 return None
             streams = {key: text_of(data) for key, data in events.output.items()}
             found = {"output": streams, **(events.exit or {})}
             if not events.is_numbered and self._recorder is None:
-                # Nothing tells whether more comes, so what is expected must come in time.
+                # v0 output has no end marker, so the expected output is awaited.
                 try:
                     compare(found)
                 except Failure as failure:
-                    timeline.waiting_for = f"{what} to be told of as expected ({failure})"
+                    connection.waiting_for = f"{what} to produce the expected events ({failure})"
                     return None
             return found
 
         def compare(found: dict[str, Any]) -> None:
             self._compare(step, found, what)
             if self._recorder is None:
-                expected = self._fill(step.members["expect"])
+                expected = self._substitute(step.members["expect"])
                 streams = expected.get("output", {})
                 self._match(match_streams, streams, found["output"], f"{what}.output")
 
-        compare(await timeline.wait(outcome, f"events of {what}"))
+        compare(await connection.wait(outcome, f"events of {what}"))
 
     async def _do_until(self, step: Step, members: dict[str, Any]) -> None:
-        timeline, name = self._timeline(members), members["until"]
+        connection, name = self._connection(members), members["until"]
 
         def has(condition: Callable[[ProcessEvents], bool]) -> bool | None:
-            events = timeline.processes.get(name)
+            events = connection.processes.get(name)
             return True if events is not None and condition(events) else None
 
         if "event" in members:
             event = members["event"]
-            await timeline.wait(lambda: has(lambda one: one.has(event)), f"{event} of {name!r}")
+            await connection.wait(lambda: has(lambda one: one.has(event)), f"{event} of {name!r}")
             return
         text = members.get("output", "")
-        await timeline.wait(
+        await connection.wait(
             lambda: has(lambda one: any(text.encode() in data for data in one.output.values())),
             f"output {text!r} of process {name!r}",
         )
 
     async def _do_stream(self, step: Step, members: dict[str, Any]) -> None:
-        timeline, name = self._timeline(members), members["stream"]
+        connection, name = self._connection(members), members["stream"]
 
         def outcome() -> dict[str, Any] | None:
-            stream = timeline.streams.get(name)
+            stream = connection.streams.get(name)
             return None if stream is None else stream.outcome
 
-        found = await timeline.wait(outcome, f"the body of {name!r} to end without a gap")
+        found = await connection.wait(outcome, f"the complete body of {name!r}")
         self._compare(step, found, f"stream {name!r}")
 
     async def _do_notification(self, step: Step, members: dict[str, Any]) -> None:
-        timeline, method = self._timeline(members), members["notification"]
+        connection, method = self._connection(members), members["notification"]
 
         def first() -> dict[str, Any] | None:
-            waiting = timeline.notifications.get(method)
+            waiting = connection.notifications.get(method)
             return waiting.pop(0) if waiting else None
 
-        self._compare(step, await timeline.wait(first, method), method)
+        self._compare(step, await connection.wait(first, method), method)
 
     async def _do_connect(self, step: Step, members: dict[str, Any]) -> None:
         await self._connect(
@@ -444,15 +454,15 @@ class Player:
         )
 
     async def _do_disconnect(self, step: Step, members: dict[str, Any]) -> None:
-        # What the server still has to say is read until it ends the connection itself.
-        await self._timelines[members["disconnect"]].link.close()
+        # Reading continues until the server closes the connection.
+        await self._connections[members["disconnect"]].link.close()
 
     async def _do_ended(self, step: Step, members: dict[str, Any]) -> None:
-        timeline = self._timelines[members["ended"]]
+        connection = self._connections[members["ended"]]
         with contextlib.suppress(Failure):
-            await timeline.wait(lambda: timeline.ended or None, "the end")
-        if timeline.failure is not None:
-            raise timeline.failure
+            await connection.wait(lambda: connection.ended or None, "the end")
+        if connection.failure is not None:
+            raise connection.failure
 
     async def _do_pause(self, step: Step, members: dict[str, Any]) -> None:
         await asyncio.sleep(members["pause"])
@@ -462,7 +472,7 @@ class Player:
         self._server.signal(signal.Signals[f"SIG{members['signal']}"])
 
     async def _do_exit(self, step: Step, members: dict[str, Any]) -> None:
-        self._waiting_for = "the server's process to end"
+        self._waiting_for = "the server process to exit"
         self._compare(step, await self._server.wait(), "the exit code of the server")
 
     async def _do_gone(self, step: Step, members: dict[str, Any]) -> None:
@@ -484,13 +494,13 @@ class Player:
             )
             return connection.getresponse().status
         except (OSError, http.client.HTTPException) as error:
-            raise Silence(f"expected an HTTP answer, got {type(error).__name__}") from None
+            raise NoResponse(f"expected an HTTP answer, got {type(error).__name__}") from None
         finally:
             connection.close()
 
 
 def _is_alive(pid: int) -> bool:
-    """Whether a process runs; one that has ended and is not reaped does not."""
+    """Return True if a process is running; zombies do not count."""
     try:
         status = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8", errors="replace")
     except (FileNotFoundError, ProcessLookupError):

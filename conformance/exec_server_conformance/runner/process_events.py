@@ -1,8 +1,8 @@
-"""What a server tells of one process, and the rules of each era for it.
+"""Events of a process, and the ordering rules of each revision.
 
-From v1 on the events of a process are numbered 1, 2, 3, … without a gap; ``exited`` and ``closed``
-come once each, ``closed`` with the highest number and nothing after it. v0 numbers nothing, has no
-close, and output may follow the exit.
+From v1 the events of a process are numbered 1, 2, 3, … without gaps; ``exited`` and ``closed``
+occur once each, and ``closed`` has the highest number. v0 has neither numbers nor ``closed``, and
+output may follow the exit.
 """
 
 from __future__ import annotations
@@ -19,14 +19,14 @@ Params = dict[str, Any]
 
 
 class Sequence:
-    """Numbered messages: numbers start from 1, none comes twice, and at the end none is missing."""
+    """Numbered messages: numbers start from 1, are unique, and have no gaps at the end."""
 
     def __init__(self, name: str) -> None:
         self._name = name
         self._params: dict[int, Params] = {}
 
     def add(self, params: Params) -> None:
-        """Take a message in by its ``seq``."""
+        """Add a message by its ``seq``; raise Failure for an invalid or repeated number."""
         seq = params["seq"]
         if seq < 1:
             raise Failure(f"seq {seq} of {self._name!r}: numbers start from 1")
@@ -36,68 +36,68 @@ class Sequence:
 
     @property
     def last(self) -> int:
-        """The highest number so far, 0 before the first."""
+        """Highest number so far; 0 before the first message."""
         return max(self._params, default=0)
 
     @property
     def is_complete(self) -> bool:
-        """Whether the numbers run without a gap."""
+        """True if the numbers have no gaps."""
         return len(self._params) == self.last
 
     @property
     def missing(self) -> list[int]:
-        """The numbers that have been passed over, so far."""
+        """Numbers missing below the highest one."""
         return [seq for seq in range(1, self.last) if seq not in self._params]
 
     def in_order(self) -> list[Params]:
-        """The messages by number."""
+        """Return the messages sorted by number."""
         return [self._params[seq] for seq in sorted(self._params)]
 
 
 class ProcessEvents(Protocol):
-    """The events of one process, as far as they have come."""
+    """Events of one process received so far."""
 
     def add(self, method: str, params: Params) -> None:
-        """Take an event in; raises Failure if a rule forbids it."""
+        """Add an event; raise Failure if it violates an ordering rule."""
         ...
 
     def has(self, method: str) -> bool:
-        """Whether the exit or the close has come, by the name of its notification."""
+        """Return True if the exit or close notification named ``method`` has been received."""
         ...
 
     @property
     def is_numbered(self) -> bool:
-        """Whether numbers tell that nothing is missing."""
+        """True if events are numbered, so that completeness can be determined."""
         ...
 
     @property
     def output(self) -> dict[str, bytes]:
-        """The output so far, joined per stream."""
+        """Output received so far, joined per stream."""
         ...
 
     @property
     def exit(self) -> Params | None:
-        """What was told of the exit, once it was."""
+        """Params of the exit notification; None before it."""
         ...
 
     @property
     def is_over(self) -> bool:
-        """Whether the last event has come."""
+        """True if the last event has been received."""
         ...
 
     @property
     def is_complete(self) -> bool:
-        """Whether the last event has come and none is missing before it."""
+        """True if the last event and all events before it have been received."""
         ...
 
     @property
-    def lacking(self) -> str:
-        """What has not come so far, in words."""
+    def missing_description(self) -> str:
+        """Description of the events that are still missing."""
         ...
 
 
 class NumberedEvents:
-    """The events of a process in v1 and later."""
+    """Events of a process in v1 and later."""
 
     is_numbered = True
 
@@ -107,7 +107,7 @@ class NumberedEvents:
         self._once: dict[str, Params] = {}
 
     def add(self, method: str, params: Params) -> None:
-        """Take an event in; raises Failure if a rule forbids it."""
+        """Add an event; raise Failure if it violates an ordering rule."""
         if self.has(method):
             raise Failure(f"second {method} of process {self._process_id!r}")
         self._sequence.add(params)
@@ -116,32 +116,32 @@ class NumberedEvents:
         closed = self._once.get("process/closed")
         if closed is not None and self._sequence.last > closed["seq"]:
             raise Failure(
-                f"event {self._sequence.last} of process {self._process_id!r} is numbered after "
-                "its close"
+                f"event {self._sequence.last} of process {self._process_id!r} has a number after "
+                "that of its close"
             )
 
     def has(self, method: str) -> bool:
-        """Whether the exit or the close has come, by the name of its notification."""
+        """Return True if the exit or close notification named ``method`` has been received."""
         return method in self._once
 
     @property
     def output(self) -> dict[str, bytes]:
-        """The output so far, joined per stream."""
+        """Output received so far, joined per stream."""
         return _joined(params for params in self._sequence.in_order() if "chunk" in params)
 
     @property
     def exit(self) -> Params | None:
-        """What was told of the exit, once it was."""
+        """Params of the exit notification; None before it."""
         return _without(self._once.get("process/exited"), "processId", "seq")
 
     @property
     def is_over(self) -> bool:
-        """Whether the close has come."""
+        """True if process/closed has been received."""
         return self.has("process/closed")
 
     @property
     def is_complete(self) -> bool:
-        """Whether the close has come and nothing is missing before it."""
+        """True if process/closed and everything before it have been received."""
         if not self.is_over or not self._sequence.is_complete:
             return False
         if self.exit is None:
@@ -149,18 +149,18 @@ class NumberedEvents:
         return True
 
     @property
-    def lacking(self) -> str:
-        """What has not come so far, in words."""
+    def missing_description(self) -> str:
+        """Description of the events that are still missing."""
         ends = ("process/exited", "process/closed")
-        lacking = [method for method in ends if not self.has(method)]
+        missing_description = [method for method in ends if not self.has(method)]
         missing = self._sequence.missing
         if missing:
-            lacking.append(f"what is numbered {', '.join(map(str, missing[:5]))}")
-        return " and ".join(lacking)
+            missing_description.append(f"the events numbered {', '.join(map(str, missing[:5]))}")
+        return " and ".join(missing_description)
 
 
 class UnnumberedEvents:
-    """The events of a process in v0, where nothing tells whether more output comes."""
+    """Events of a process in v0, which has no end marker for output."""
 
     is_numbered = False
 
@@ -170,7 +170,7 @@ class UnnumberedEvents:
         self._exit: Params | None = None
 
     def add(self, method: str, params: Params) -> None:
-        """Take an event in; raises Failure if a rule forbids it."""
+        """Add an event; raise Failure if it violates an ordering rule."""
         if method == "command/exec/outputDelta":
             self._output.append(params)
         elif self._exit is None:
@@ -179,32 +179,32 @@ class UnnumberedEvents:
             raise Failure(f"second {method} of process {self._process_id!r}")
 
     def has(self, method: str) -> bool:
-        """Whether the exit has come, by the name of its notification."""
+        """Return True if the exit notification named ``method`` has been received."""
         return method == "command/exec/exited" and self._exit is not None
 
     @property
     def output(self) -> dict[str, bytes]:
-        """The output so far, joined per stream."""
+        """Output received so far, joined per stream."""
         return _joined(self._output)
 
     @property
     def exit(self) -> Params | None:
-        """What was told of the exit, once it was."""
+        """Params of the exit notification; None before it."""
         return _without(self._exit, "sessionId")
 
     @property
     def is_over(self) -> bool:
-        """Whether the exit has come."""
+        """True if the exit notification has been received."""
         return self._exit is not None
 
     @property
     def is_complete(self) -> bool:
-        """Whether the exit has come."""
+        """True if the exit notification has been received."""
         return self.is_over
 
     @property
-    def lacking(self) -> str:
-        """What has not come so far, in words."""
+    def missing_description(self) -> str:
+        """Description of the events that are still missing."""
         return "" if self.is_over else "command/exec/exited"
 
 

@@ -1,14 +1,14 @@
-"""Keeping secrets out of what the suite shows: the wire trace, failures and reports.
+"""Redaction of secrets in traces, failure messages and reports.
 
-Never shown are
+Redacted are
 
 * the values of environment variables (members of ``env`` and ``set`` objects);
-* the values of headers, members, options, assignments and query parameters whose names tell that
-  they are secrets, and of ``Bearer`` and ``Basic`` credentials;
-* user information in URLs, that of proxies included.
+* the values of headers, members, options, assignments and query parameters with secret-like names,
+  and ``Bearer`` and ``Basic`` credentials;
+* user information in URLs, including those of proxies.
 
-Each of these values, and what variables of this process with such names hold, is a secret wherever
-it comes again, also within base64.
+A redacted value, and the value of a secret-like variable of this process, is redacted wherever it
+occurs again, also within base64.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 REDACTED = "[redacted]"
 
 _VARIABLES = frozenset({"env", "set"})
-"""Members that map names of environment variables to their values."""
+"""Members that map environment variables to their values."""
 
 _HEADERS = frozenset(
     {"authorization", "proxy-authorization", "cookie", "set-cookie", "x-api-key", "api-key"}
@@ -44,20 +44,20 @@ _SECRET_NAME = re.compile(f"(?i){_WORDS}")
 _SECRET_HEADER = re.compile(f"(?i){_WORDS}|auth|cookie|key|session|signature")
 
 _PLAIN_HEADERS = frozenset({"sec-websocket-key", "www-authenticate", "proxy-authenticate"})
-"""Headers whose names look like those of credentials."""
+"""Headers with secret-like names that carry no credentials."""
 
 _COOKIE_ATTRIBUTES = frozenset({"domain", "expires", "max-age", "path", "samesite"})
 
-_LEAST_LENGTH = 8
-"""A shorter value is too likely to occur by chance to be looked for."""
+_MIN_SECRET_LENGTH = 8
+"""Minimum length of a remembered secret; shorter values occur by chance."""
 
-_MOST_SECRETS = 4096
-"""Values that are looked for in every text; no session has so many, but a peer can invent them."""
+_MAX_SECRETS = 4096
+"""Maximum number of remembered secrets, since a peer can send arbitrarily many."""
 
-# Repetitions are bounded where a text could make the search quadratic.
+# Repetitions are bounded to keep matching linear.
 _USER_INFORMATION = re.compile(r"(?<=://)([^/?#\s\"]+)(?=@)")
 _BARE_USER_INFORMATION = re.compile(r"\A([^\s/@:]{1,256}:[^\s/@]{1,256})(?=@[\w.\[\]:-]{1,256}\Z)")
-"""User and password of a proxy that is named without a scheme."""
+"""User and password of a proxy URL without a scheme."""
 _QUERY = re.compile(
     r"(?i)((?:^|[?&;#])[^=?;&#\s\"']{0,64}?"
     rf"(?:{_WORDS}|pwd|auth|key|sig|session|code|jwt)[^=?;&#\s\"']{{0,64}}=)([^&#;\s\"'<>]+)"
@@ -68,15 +68,15 @@ _NAMED = re.compile(
     rf"--?[\w-]{{0,64}}?(?:{_WORDS})[\w-]{{0,64}}\s+)"
     r"('[^']*'|\"[^\"]*\"|[^\s'\"]+)"
 )
-"""An assignment or an option within a command."""
+"""Assignment or option within a command."""
 _HEADER_LINE = re.compile(
     rf"(?i)(?<![\w-])([\w-]{{0,64}}?(?:{_WORDS}|authorization|cookie)[\w-]{{0,64}}:[ \t]*)"
     r"([^'\"\r\n]+)"
 )
-"""A header within a command."""
+"""Header within a command."""
 _OPTION = re.compile(rf"(?i)--?[\w-]{{0,64}}?(?:{_WORDS})[\w-]{{0,64}}")
 _USER_OPTIONS = frozenset({"-u", "--user", "-U", "--proxy-user"})
-"""Options of curl and others that user and password follow."""
+"""Options of curl and similar programs that are followed by user and password."""
 _ASSIGNMENT = re.compile(
     r"(?<!\S)([A-Za-z_]\w*=|--?[\w-]*(?:token|secret|passw|key)[\w-]*[= ]\s*)"
     r"(?:'[^']*'|\"[^\"]*\"|\S+)"
@@ -87,9 +87,9 @@ _STRING = re.compile(r'"(?:[^"\\]|\\.)*"?', re.DOTALL)
 
 
 class Redactor:
-    """Takes secrets out of messages, and remembers those it has seen.
+    """Removes secrets from messages and remembers them.
 
-    ``shown`` names the variables whose values are shown, which are no secrets.
+    ``shown`` names the environment variables whose values are not secret.
     """
 
     def __init__(
@@ -102,7 +102,7 @@ class Redactor:
             self._learn_variable(name, value)
 
     def message(self, text: str) -> str:
-        """A message without secrets; one without any comes back as it was."""
+        """Return a message without secrets; one without any is returned unchanged."""
         try:
             value = json.loads(text)
         except (ValueError, RecursionError):
@@ -113,7 +113,7 @@ class Redactor:
         return json.dumps(clean, ensure_ascii=False, separators=(",", ":"))
 
     def value(self, value: Any, member: str = "") -> Any:
-        """A JSON value without secrets."""
+        """Return a JSON value without secrets."""
         if isinstance(value, dict):
             return self._object(value, member)
         if isinstance(value, list):
@@ -125,7 +125,7 @@ class Redactor:
         return value
 
     def headers(self, headers: Mapping[str, str]) -> dict[str, str]:
-        """The headers of a request without secrets."""
+        """Return the headers of a request without secrets."""
         return {
             name: self._hide(value, is_secret=True) if _is_credential(name) else self._scrub(value)
             for name, value in headers.items()
@@ -152,7 +152,7 @@ class Redactor:
         return shown
 
     def _arguments(self, words: list[Any]) -> list[Any]:
-        """A program and its arguments without the values of those that name a secret."""
+        """Return a program and its arguments without the values of secret-like options."""
         shown = []
         option = ""
         for word in words:
@@ -168,15 +168,15 @@ class Redactor:
         return shown
 
     def _script(self, text: str) -> str:
-        """A command or its input without the secrets that its names tell."""
+        """Return a shell command or its input without the values of secret-like names."""
         for pattern in (_BARE_USER_INFORMATION, _NAMED, _HEADER_LINE):
             text = self._replace(pattern, text)
         return text
 
     def text(self, text: str) -> str:
-        """Text that is not JSON, or is only part of it, without secrets.
+        """Return text that is not complete JSON without secrets.
 
-        After the first member that may hold some, no string is shown.
+        Every string after the first secret-like member is redacted.
         """
         found = _SENSITIVE_KEY.search(text)
         if found is not None:
@@ -184,7 +184,7 @@ class Redactor:
         return self._scrub(text)
 
     def command(self, command: str) -> str:
-        """A command line without the values of variables, and of options that name a secret."""
+        """Return a command line without the values of variables and secret-like options."""
         return self._scrub(_ASSIGNMENT.sub(rf"\1{REDACTED}", command))
 
     def _variables(self, variables: dict[str, Any]) -> dict[str, Any]:
@@ -206,13 +206,13 @@ class Redactor:
     def _learn_variable(self, name: str, value: str) -> None:
         if _SECRET_NAME.search(name):
             self._learn(value)
-        elif "@" in value:  # a proxy, or another place with user and password
+        elif "@" in value:  # Proxy or other URL with user and password.
             self._replace(_USER_INFORMATION, value)
 
     def _learn(self, value: str) -> None:
         if value == REDACTED:
             return
-        # "Bearer TOKEN", "USER:PASSWORD": what is secret of it may come again alone.
+        # Parts of "Bearer TOKEN" or "USER:PASSWORD" may occur on their own.
         parts = {value, *value.split(), value.strip("'\""), value.partition(":")[2]}
         for piece in value.split(";"):
             name, _, content = piece.partition("=")
@@ -223,13 +223,13 @@ class Redactor:
             with contextlib.suppress(ValueError):
                 parts.add(base64.b64decode(content).decode().partition(":")[2])
         parts |= {unquote(part) for part in parts} | {quote(part, safe="") for part in parts}
-        new = {part for part in parts if len(part) >= _LEAST_LENGTH} - self._secrets
-        if new and len(self._secrets) < _MOST_SECRETS:
+        new = {part for part in parts if len(part) >= _MIN_SECRET_LENGTH} - self._secrets
+        if new and len(self._secrets) < _MAX_SECRETS:
             self._secrets |= new
             self._longest_first = None
 
     def _replace(self, pattern: re.Pattern[str], text: str) -> str:
-        """The text without what the last group of the pattern matches, which is learnt."""
+        """Redact and remember what the last group of the pattern matches."""
 
         def hide(match: re.Match[str]) -> str:
             self._learn(match[match.re.groups])
@@ -240,7 +240,7 @@ class Redactor:
 
     def _scrub(self, text: str) -> str:
         if self._longest_first is None:
-            # A secret may begin with another one.
+            # Longest first, since one secret may be the prefix of another.
             self._longest_first = sorted(self._secrets, key=len, reverse=True)
         for secret in self._longest_first:
             text = text.replace(secret, REDACTED)
@@ -251,7 +251,7 @@ class Redactor:
         return self._replace(_SCHEME, text)
 
     def _within_base64(self, text: str) -> str:
-        """Base64 of the same data without secrets."""
+        """Return base64 of the same data without secrets."""
         try:
             data = base64.b64decode(text)
         except (binascii.Error, ValueError):

@@ -1,7 +1,8 @@
-"""What came of a run: the model that every report is written from.
+"""Data model of a run, from which every report is written.
 
-A *play* is one session over one transport. A report in JSON Lines is these structures, one a line:
-a ``run``, its ``play`` lines in the order of their names, and a ``summary``.
+A *play* is the execution of one session over one transport. The JSON Lines report consists of these
+structures, one per line: a ``run``, ``play`` lines sorted by name, ``drift`` lines and a
+``summary``.
 """
 
 from __future__ import annotations
@@ -12,32 +13,32 @@ from typing import Annotated, Any, Literal
 import msgspec
 from msgspec import UNSET, Meta, UnsetType
 
-FormatVersion = Literal[1]
-"""Of the report; raised when a member changes its meaning or goes away."""
+FormatVersion = Literal[2]
+"""Version of the report format; incremented when a member is removed or changes its meaning."""
 
 
 class Outcome(StrEnum):
-    """How a play ended."""
+    """Result of a play."""
 
     PASSED = "passed"
     FAILED = "failed"
     KNOWN = "known"
-    """It failed as a known deviation says."""
+    """Failed as described by a known deviation."""
     STALE = "stale"
-    """It passed, like everything that a known deviation says would fail."""
+    """Passed although a known deviation says that it fails."""
     NOT_APPLICABLE = "n/a"
     ERROR = "error"
-    """It could not be judged: the server broke down, or the session is wrong itself."""
+    """No verdict: the server broke down, or the session itself is invalid."""
 
 
-class Blame(StrEnum):
-    """Whose fault it is that a play did not pass."""
+class Cause(StrEnum):
+    """Party at fault and kind of fault when a play did not pass."""
 
-    SERVER = "server-sent-wrong"
-    SILENCE = "server-never-answered"
-    CLIENT = "client-did-wrong"
-    CLIENT_SILENCE = "client-did-not-go-on"
-    SUITE = "suite-expected-wrong"
+    SERVER_VIOLATION = "server-violation"
+    SERVER_NO_RESPONSE = "server-no-response"
+    CLIENT_VIOLATION = "client-violation"
+    CLIENT_NO_RESPONSE = "client-no-response"
+    INVALID_SESSION = "invalid-session"
 
 
 Seconds = Annotated[float, Meta(ge=0, description="In seconds.")]
@@ -45,31 +46,31 @@ Count = Annotated[int, Meta(ge=0)]
 
 
 class TraceEntry(msgspec.Struct, frozen=True, rename="camel"):
-    """One message on the wire, without secrets, cut to a readable length."""
+    """Message on the wire, redacted and truncated."""
 
-    seconds: Annotated[float, Meta(ge=0, description="Since the session began, in seconds.")]
+    seconds: Annotated[
+        float, Meta(ge=0, description="Time since the start of the session, in seconds.")
+    ]
     connection: Annotated[str, Meta(description="Name of the connection within the session.")]
-    direction: Annotated[Literal["sent", "received"], Meta(description="As the suite sees it.")]
-    text: Annotated[str, Meta(description="The message; bytes that are not UTF-8 as U+FFFD.")]
-    characters: Annotated[int, Meta(ge=0, description="Length of the whole message.")]
+    direction: Annotated[
+        Literal["sent", "received"], Meta(description="Direction from the suite's point of view.")
+    ]
+    text: Annotated[str, Meta(description="The message; invalid UTF-8 is replaced by U+FFFD.")]
+    characters: Annotated[int, Meta(ge=0, description="Length of the complete message.")]
 
 
 class Divergence(msgspec.Struct, frozen=True, rename="camel"):
-    """The first place where a play did not go as the session has it."""
+    """First point at which the behaviour differs from the session."""
 
-    message: Annotated[str, Meta(description="What was expected and what came, in words.")]
+    message: Annotated[str, Meta(description="Expected and received value in words.")]
     where: Annotated[
-        str | UnsetType, Meta(description="Path to the value, such as process/start.result.cwd.")
+        str | UnsetType, Meta(description="Path of the value, such as process/start.result.cwd.")
     ] = UNSET
-    expected: Annotated[Any, Meta(description="The expected value; absent if there is none.")] = (
-        UNSET
-    )
-    received: Annotated[Any, Meta(description="The value that came; absent if nothing did.")] = (
-        UNSET
-    )
+    expected: Annotated[Any, Meta(description="Expected value; absent if there is none.")] = UNSET
+    received: Annotated[Any, Meta(description="Received value; absent if there is none.")] = UNSET
     entry: Annotated[
         Count | UnsetType,
-        Meta(description="Index in the trace of the message that diverges; absent if none."),
+        Meta(description="Index in the trace of the offending message; absent if there is none."),
     ] = UNSET
     line: Annotated[
         Annotated[int, Meta(ge=1)] | UnsetType,
@@ -78,34 +79,34 @@ class Divergence(msgspec.Struct, frozen=True, rename="camel"):
 
 
 class Play(msgspec.Struct, frozen=True, rename="camel", tag="play", tag_field="event"):
-    """What came of one session over one transport."""
+    """Result of one session over one transport."""
 
     session: Annotated[str, Meta(description="Name of the session: revision, group, name.")]
     transport: Literal["ws", "stdio"]
-    description: Annotated[str, Meta(description="The behaviour that the session shows.")]
+    description: Annotated[str, Meta(description="Behaviour that the session demonstrates.")]
     level: Literal["contract", "quirk"]
     methods: Annotated[list[str], Meta(description="Methods that the client calls, in order.")]
     outcome: Outcome
     seconds: Seconds = 0.0
     reason: Annotated[
         str | UnsetType,
-        Meta(description="Why it failed, does not apply or could not be judged, in one line."),
+        Meta(description="Reason of a failure, of an error or for not applying, in one line."),
     ] = UNSET
-    blame: Blame | UnsetType = UNSET
+    cause: Cause | UnsetType = UNSET
     known_deviation: Annotated[
-        str | UnsetType, Meta(description="The reason that the known deviation gives.")
+        str | UnsetType, Meta(description="Reason given by the known deviation.")
     ] = UNSET
     divergence: Divergence | UnsetType = UNSET
     trace: list[TraceEntry] = []
 
     @property
     def name(self) -> str:
-        """Session and transport."""
+        """Session name and transport."""
         return f"{self.session} [{self.transport}]"
 
     @property
     def revision(self) -> str:
-        """The revision that the session speaks."""
+        """Revision of the session."""
         return self.session.partition("/")[0]
 
     @property
@@ -115,41 +116,43 @@ class Play(msgspec.Struct, frozen=True, rename="camel", tag="play", tag_field="e
 
 
 class RunHeader(msgspec.Struct, frozen=True, rename="camel", tag="run", tag_field="event"):
-    """What was run, and against what."""
+    """Description of the run and its target."""
 
     suite: Annotated[str, Meta(description="Version of the suite.")]
-    target: Annotated[str, Meta(description="The target's command or URL, without secrets.")]
-    started: Annotated[str, Meta(description="When the run began, ISO 8601 in UTC.")]
+    target: Annotated[str, Meta(description="Command or URL of the target, redacted.")]
+    started: Annotated[str, Meta(description="Start of the run, ISO 8601 in UTC.")]
     revisions: Annotated[
-        list[str], Meta(description="Revisions that the target speaks, oldest first.")
+        list[str], Meta(description="Revisions that the target supports, oldest first.")
     ] = []
-    capabilities: Annotated[list[str], Meta(description="Flags that the server sets.")] = []
+    capabilities: Annotated[
+        list[str], Meta(description="Capability flags that the server enables.")
+    ] = []
     server_version: Annotated[
         str | None, Meta(description="Codex release that the server is or stands in for.")
     ] = None
-    format_version: FormatVersion = 1
+    format_version: FormatVersion = 2
     role: Annotated[
-        Literal["server", "client"], Meta(description="What the target is, and was judged as.")
+        Literal["server", "client"], Meta(description="Role in which the target was tested.")
     ] = "server"
 
 
 class Summary(msgspec.Struct, frozen=True, rename="camel", tag="summary", tag_field="event"):
-    """How the run ended."""
+    """Totals of the run."""
 
-    counts: Annotated[dict[str, Count], Meta(description="Plays by outcome.")]
+    counts: Annotated[dict[str, Count], Meta(description="Number of plays by outcome.")]
     seconds: Seconds
     exit_code: Annotated[int, Meta(ge=0, le=255)]
-    interrupted: Annotated[bool, Meta(description="Whether someone stopped the run.")] = False
+    interrupted: Annotated[bool, Meta(description="True if the run was interrupted.")] = False
     no_server: Annotated[
-        str | None, Meta(description="Why the target could not be run, if it could not.")
+        str | None, Meta(description="Reason why the target could not be run; null if it could.")
     ] = None
     stale: Annotated[
-        list[str], Meta(description="Globs of known deviations that nothing deviates by any more.")
+        list[str], Meta(description="Globs of known deviations that no longer apply.")
     ] = []
 
 
 class Report(msgspec.Struct, frozen=True):
-    """A whole run."""
+    """Complete report of a run."""
 
     header: RunHeader
     plays: list[Play]

@@ -1,7 +1,7 @@
-"""Which sessions are played against a server, and why the others are not.
+"""Selection of sessions: the user's filter, and applicability to a server.
 
-Whoever runs the suite chooses: that is a Choice. A session that is chosen but cannot say anything
-about a server is *not applicable* (n/a), which is neither passed nor failed.
+A selected session that cannot be judged on a server is *not applicable* (n/a), which is neither a
+pass nor a failure.
 """
 
 from __future__ import annotations
@@ -16,54 +16,55 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
     from collections.abc import Set as AbstractSet
 
-    from exec_server_conformance.runner.server_probe import Abilities
+    from exec_server_conformance.runner.server_probe import ServerFeatures
     from exec_server_conformance.runner.session import Release, Session
 
 
 CHOICE_OPTIONS: Final[Mapping[str, Mapping[str, Any]]] = {
     "select": {
         "metavar": "GLOB",
-        "help": "play only what has such a name, such as 'v1/fs/*'; repeatable",
+        "help": "run only items with a matching name, such as 'v1/fs/*'; repeatable",
     },
     "method": {
         "metavar": "GLOB",
-        "help": "play only what calls such a method, such as 'process/*'; repeatable",
+        "help": "run only items that call a matching method, such as 'process/*'; repeatable",
     },
     "tag": {
         "metavar": "TAG",
-        "help": "play only what has this tag: a folder of its name, such as strict, a capability "
-        "that it needs, or a tag that its header names; repeatable",
+        "help": "run only items with this tag: a folder of the name, such as strict, a required "
+        "capability, or a tag in the header; repeatable",
     },
     "level": {
         "choices": ["contract", "quirk"],
-        "help": "play only what shows the contract, or where implementations are known to differ",
+        "help": "run only items of this level: contract for required behaviour, quirk for "
+        "behaviour in which implementations are known to differ; repeatable (default: "
+        "both)",
     },
 }
-"""The options that make a Choice, in the order of its fields, as argparse and pytest take them;
-each may be given more than once."""
+"""Options that make up a Choice, in the order of its fields, with their argparse settings."""
 
 
 class Choosable(Protocol):
-    """What can be chosen: a session, or a case for clients."""
+    """Item that can be selected: a session or a client case."""
 
     @property
     def name(self) -> str:
-        """Revision, group, name."""
+        """Revision, group and name."""
         ...
 
     @property
     def level(self) -> str:
-        """Whether it shows the contract, or where implementations are known to differ."""
+        """``contract`` or ``quirk``."""
         ...
 
     @property
     def methods(self) -> Sequence[str]:
-        """The methods that it is about."""
+        """Methods that the item calls."""
         ...
 
     @property
     def tags(self) -> AbstractSet[str]:
-        """What else it is about."""
+        """Tags of the item."""
         ...
 
 
@@ -72,22 +73,22 @@ ChoosableT = TypeVar("ChoosableT", bound=Choosable)
 
 @dataclass(frozen=True, slots=True)
 class Choice:
-    """What to play: what is among each of these that is not empty."""
+    """Filter: an item must match one value of each non-empty field."""
 
     globs: Sequence[str] = ()
-    """Of names."""
+    """Globs of names."""
     methods: Sequence[str] = ()
-    """Globs of methods, one of which is called."""
+    """Globs of methods, at least one of which is called."""
     tags: Sequence[str] = ()
     levels: Sequence[str] = ()
 
     @classmethod
     def of_options(cls, values: Callable[[str], Sequence[str] | None]) -> Choice:
-        """From what was given for each of CHOICE_OPTIONS, by its name."""
+        """Return the filter for the values of CHOICE_OPTIONS."""
         return cls(*(values(name) or () for name in CHOICE_OPTIONS))
 
     def of(self, offered: Sequence[ChoosableT]) -> Sequence[ChoosableT]:
-        """What is chosen; raises SessionError if nothing is."""
+        """Return the matching items; raise SessionError if there are none."""
         chosen = [one for one in offered if self._includes(one)]
         if not chosen:
             raise SessionError(f"no session matches {self}")
@@ -116,30 +117,30 @@ class Choice:
 
 @dataclass(frozen=True, slots=True)
 class Applicability:
-    """Tells whether sessions apply to a server.
+    """Decides which sessions apply to a server.
 
     ``server_release`` is the codex release that the server is or stands in for; None for a server
-    that has everything and behaves as the newest release.
+    that has every feature and behaves like the newest release.
     """
 
-    abilities: Abilities
+    features: ServerFeatures
     server_release: Release | None = None
     is_running_already: bool = False
 
     def reason_against(self, session: Session) -> str | None:
-        """Why a session does not apply; None when it does."""
+        """Return why a session does not apply; None if it does."""
         release = self.server_release
         if release is not None and release < session.since:
             return f"needs codex {_text(session.since)}"
         if session.until is not None and (release is None or release > session.until):
-            return f"shows what ended with codex {_text(session.until)}"
-        missing = session.capabilities - self.abilities.capabilities
+            return f"shows behaviour that ended with codex {_text(session.until)}"
+        missing = session.capabilities - self.features.capabilities
         if missing:
             return f"needs the capability {', '.join(sorted(missing))}"
         if session.needs_own_server and self.is_running_already:
             return "needs a server that the suite starts"
-        if session.strict and len(self.abilities.revisions) > 1:
-            return f"needs a server that speaks {session.revision} alone"
+        if session.strict and len(self.features.revisions) > 1:
+            return f"needs a server that supports only {session.revision}"
         return None
 
 

@@ -1,7 +1,7 @@
-"""What a server can do, found out by asking it: its revisions and its capability flags.
+"""Detection of a server's revisions and capability flags.
 
-A revision is found by what only it answers: v0 by the ``protocolVersion`` of initialize, v1 and v2
-by the form of path that a process may start in, the draft by a capability flag that v2 has not.
+v0 is detected by the ``protocolVersion`` of initialize, v1 and v2 by the form of path in which a
+process can be started, the draft by a capability flag that v2 does not define.
 """
 
 from __future__ import annotations
@@ -22,46 +22,46 @@ if TYPE_CHECKING:
     from exec_server_conformance.runner.target import Link
 
 _ROOTS = {"v1": "/", "v2": "file:///"}
-"""The root directory as each revision writes it."""
+"""Root directory in the notation of each revision."""
 
 
 @dataclass(frozen=True, slots=True)
-class Abilities:
-    """The revisions that a server speaks, oldest first, and the flags that it sets."""
+class ServerFeatures:
+    """Supported revisions, oldest first, and enabled capability flags."""
 
     revisions: tuple[str, ...]
     capabilities: frozenset[str] = frozenset()
 
-    def besides(self, revision: str) -> tuple[str, ...]:
-        """The revisions other than one."""
+    def other_revisions(self, revision: str) -> tuple[str, ...]:
+        """Return the supported revisions other than ``revision``."""
         return tuple(one for one in self.revisions if one != revision)
 
 
-async def ask(target: Target, transport: Transport, patience: float = 10.0) -> Abilities:
-    """Start the server, or connect to it, and ask; raises TargetError if there is no server.
+async def probe(target: Target, transport: Transport, timeout: float = 10.0) -> ServerFeatures:
+    """Start or connect to the server and probe it; raise TargetError if that fails.
 
-    A question that is not answered for ``patience`` seconds counts as answered with no.
+    A request that is not answered within ``timeout`` seconds counts as unsupported.
     """
     server = Server(target, transport)
     try:
         await server.start([], {})
         link = await server.connect({})
         try:
-            return await _interview(server, link, patience)
+            return await _probe(server, link, timeout)
         finally:
             await link.close()
     finally:
         await server.stop()
 
 
-async def _interview(server: Server, link: Link, patience: float) -> Abilities:
+async def _probe(server: Server, link: Link, timeout: float) -> ServerFeatures:
     first = {"initialize": ("initialize", {"clientName": "suite"})}
-    opened = (await _ask(server, link, first, patience)).get("initialize")
+    opened = (await _ask_all(server, link, first, timeout)).get("initialize")
     if opened is None:
-        raise TargetError(f"initialize was not answered within {patience:g} s")
+        raise TargetError(f"initialize was not answered within {timeout:g} s")
     if "result" not in opened:
         raise TargetError(f"expected a result of initialize, got {show(opened)}")
-    spoken = {"v0"} if "protocolVersion" in opened["result"] else set()
+    supported = {"v0"} if "protocolVersion" in opened["result"] else set()
     await link.send(b'{"method":"initialized","params":{}}')
     questions: dict[str, tuple[str, Any]] = {
         revision: (
@@ -76,43 +76,44 @@ async def _interview(server: Server, link: Link, patience: float) -> Abilities:
         )
         for revision, root in _ROOTS.items()
     }
-    answers = await _ask(server, link, {**questions, "info": ("environment/info", {})}, patience)
-    spoken |= {name for name in _ROOTS if "result" in answers.get(name, {})}
+    answers = await _ask_all(server, link, {**questions, "info": ("environment/info", {})}, timeout)
+    supported |= {name for name in _ROOTS if "result" in answers.get(name, {})}
     flags = answers.get("info", {}).get("result", {}).get("capabilities", {})
     capabilities = frozenset(name for name, is_set in flags.items() if is_set)
     if capabilities & (_flags("draft") - _flags("v2")):
-        spoken.add("draft")
-    return Abilities(tuple(one for one in REVISIONS if one in spoken), capabilities)
+        supported.add("draft")
+    return ServerFeatures(tuple(one for one in REVISIONS if one in supported), capabilities)
 
 
 def _flags(revision: str) -> frozenset[str]:
-    """The capability flags that a revision knows."""
+    """Return the capability flags that a revision defines."""
     return frozenset(bundle(revision)["$defs"]["EnvironmentCapabilities"]["properties"])
 
 
-async def _ask(
-    server: Server, link: Link, questions: dict[str, tuple[str, Any]], patience: float
+async def _ask_all(
+    server: Server, link: Link, questions: dict[str, tuple[str, Any]], timeout: float
 ) -> dict[str, Any]:
-    """Ask everything at once; returns the answers that came, by the ids of the questions.
+    """Send all requests at once; return the received answers by request id.
 
-    Raises TargetError if in place of the answer to initialize no message comes, or the end.
+    Raises TargetError if initialize is answered with an invalid message or the end of the
+    connection.
     """
     for identifier, (method, params) in questions.items():
         message = {"id": identifier, "method": method, "params": params}
         await link.send(json.dumps(message).encode())
     answers: dict[str, Any] = {}
     with contextlib.suppress(TimeoutError):
-        async with asyncio.timeout(patience):
+        async with asyncio.timeout(timeout):
             while len(answers) < len(questions):
                 try:
                     message = await _message(server, link)
                 except TargetError:
                     if "initialize" in questions:
                         raise
-                    break  # the sessions will tell
+                    break  # The sessions report the details.
                 if message.get("id") in questions:
                     answers[message["id"]] = message
-                # Messages that are there already do not suspend; the time must run out, too.
+                # Receiving buffered messages does not suspend, so yield for the timeout.
                 await asyncio.sleep(0)
     return answers
 

@@ -1,6 +1,6 @@
-"""Session files: JSON Lines, a header and then steps. docs/sessions.md describes them.
+"""Session files: JSON Lines with a header and steps. docs/sessions.md describes the format.
 
-A scenario is a session without expectations; the recorder fills them in.
+A scenario is a session without expectations; the recorder adds them.
 """
 
 from __future__ import annotations
@@ -16,13 +16,13 @@ import jsonschema
 from exec_server_conformance.errors import SessionError
 
 SESSIONS = Path(__file__).parents[1] / "sessions"
-"""The recorded sessions that come with the suite."""
+"""Directory of the sessions that ship with the suite."""
 
 Transport = Literal["ws", "stdio"]
 Level = Literal["contract", "quirk"]
 Release = tuple[int, int, int]
 Lines = list[tuple[int, dict[str, Any]]]
-"""What the lines of a file hold, with their numbers."""
+"""Line numbers and decoded objects of a file."""
 
 _TEXT = {"type": "string"}
 _TEXTS = {"type": "object", "additionalProperties": _TEXT}
@@ -32,7 +32,7 @@ _EXPECT = {"expect": True, "overrides": _TEXT}
 
 
 def release(text: str) -> Release:
-    """A codex release number; raises SessionError for anything but X.Y.Z."""
+    """Parse a codex release number; raise SessionError for anything but X.Y.Z."""
     if re.fullmatch(_RELEASE["pattern"], text) is None:
         raise SessionError(f"expected a release such as 0.139.0, got {text!r}")
     major, minor, patch = (int(part) for part in text.split("."))
@@ -111,7 +111,7 @@ _STEPS = {name: jsonschema.Draft202012Validator(one) for name, one in STEP_SCHEM
 
 @dataclass(slots=True)
 class Step:
-    """One thing the client does or waits for."""
+    """An action of the client, or something that it waits for."""
 
     kind: str
     members: dict[str, Any]
@@ -140,30 +140,32 @@ class Session:
 
     @property
     def revision(self) -> str:
-        """The revision that the session speaks."""
+        """Revision of the session."""
         return self.name.partition("/")[0]
 
     @property
     def level(self) -> Level:
-        """Whether it shows the contract, or where servers are known to differ."""
+        """``contract``, or ``quirk`` where servers are known to differ."""
         level: Level = self.header.get("level", "contract")
         return level
 
     @property
     def tags(self) -> frozenset[str]:
-        """What it is about: the folders of its name, the capabilities, and what its header says."""
+        """Folders of the name, required capabilities, and tags of the header."""
         folders = self.name.split("/")[1:-1]
         return frozenset((*folders, *self.capabilities, *self.header.get("tags", ())))
 
     @property
     def methods(self) -> list[str]:
-        """What the client calls, in order, each once."""
+        """Methods that the client calls, in order, without duplicates."""
         sent = (one.members.get("call") or one.members.get("notify") for one in self.steps)
         return list(dict.fromkeys(filter(None, sent)))
 
     @property
     def needs_own_server(self) -> bool:
-        """Whether the suite must start the server for it, or may be told to end it."""
+        """True if the suite must start the server: extra arguments, signals or the exit code are
+        used.
+        """
         return bool(
             self.arguments
             or self.environment
@@ -172,17 +174,17 @@ class Session:
 
     @property
     def makes_requests(self) -> bool:
-        """Whether it names the web server that the suite offers to the server under test."""
+        """True if the session uses the suite's HTTP server."""
         return any("${http}" in json.dumps(step.members) for step in self.steps)
 
     def dump(self) -> str:
-        """The text of the file."""
+        """Return the contents of the file."""
         lines = [self.header, *(step.members for step in self.steps)]
         return "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines)
 
 
 def load(path: Path) -> Session:
-    """Read a session file; raises SessionError naming the line."""
+    """Read a session file; raise SessionError with the line if it is invalid."""
     objects: Lines = []
     for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), 1):
         if not line.strip():
@@ -200,7 +202,7 @@ def load(path: Path) -> Session:
 
 
 def of_lines(path: Path, objects: Lines) -> Session:
-    """The session of the header and the steps, each with its line; raises SessionError."""
+    """Build a session from numbered lines; raise SessionError if one is invalid."""
     number, header = objects[0]
     _check(header, _HEADER, f"{path}:{number}")
     session = Session(
@@ -237,7 +239,7 @@ def _check(value: dict[str, Any], validator: jsonschema.Draft202012Validator, wh
 
 
 def load_all(directory: Path) -> list[Session]:
-    """Every session below a directory, by name; raises SessionError, also for a name used twice."""
+    """Load every session below a directory, sorted; raise SessionError for duplicates."""
     sessions = [load(path) for path in sorted(directory.rglob("*.jsonl"))]
     seen: dict[str, Path] = {}
     for session in sessions:

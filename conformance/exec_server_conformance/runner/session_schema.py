@@ -1,7 +1,6 @@
-"""Whether a session keeps the protocol's schema itself: what the suite sends, and what it expects.
+"""Validation of sessions against the protocol's schema: requests and expectations.
 
-The suite is judged by the same contract as the server, so that a session that asks for what no
-server may do is not held against one.
+A session that requires behaviour which the schema forbids must not fail a server.
 """
 
 from __future__ import annotations
@@ -10,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from exec_server_conformance.errors import Failure
 from exec_server_conformance.runner.contract import contract
-from exec_server_conformance.runner.patterns import in_places
+from exec_server_conformance.runner.patterns import substitute
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -18,21 +17,21 @@ if TYPE_CHECKING:
     from exec_server_conformance.runner.contract import Contract
     from exec_server_conformance.runner.session import Session, Step
 
-_PLACES: Final[Mapping[str, str]] = {
+_PLACEHOLDERS: Final[Mapping[str, str]] = {
     "/workspace": "${workspace}",
     "http://127.0.0.1:1": "${http}",
     "00000000-0000-4000-8000-000000000000": "${session}",
 }
-"""What stands for the places of a session when it is checked without a server."""
+"""Placeholder values used when a session is checked without a server."""
 
 _NOTHING: Final = object()
 
 
-def fault(session: Session, step: Step) -> str | None:
-    """What a step sends or expects that the contract forbids; None if there is no such thing.
+def find_violation(session: Session, step: Step) -> str | None:
+    """Return the schema violation in a step; None if there is none.
 
-    An expected error, a request that is expected to succeed, and its expected result, as far as
-    patterns leave no choice, must validate.
+    Checked are expected errors, requests that are expected to succeed, and the parts of their
+    expected results that are not patterns.
     """
     expected = step.members.get("expect")
     if step.kind not in ("call", "answer") or not isinstance(expected, dict):
@@ -55,14 +54,14 @@ def _check_success(revision: str, rules: Contract, members: dict[str, Any]) -> N
         raise Failure(f"a method that {revision} does not have is expected to succeed: {method}")
     request = {"id": 1, "method": method}
     if "params" in members:
-        request["params"] = in_places(members["params"], dict(_PLACES))
+        request["params"] = substitute(members["params"], dict(_PLACEHOLDERS))
     rules.check(rules.methods[method]["request"], request, "the request")
-    response = {"id": 1, **_without_patterns(in_places(members["expect"], dict(_PLACES)))}
+    response = {"id": 1, **_without_patterns(substitute(members["expect"], dict(_PLACEHOLDERS)))}
     rules.check_part(rules.methods[method]["response"], response, "the expected answer")
 
 
 def _without_patterns(expected: Any) -> Any:
-    """The part of an expectation that has only one value; ``_NOTHING`` for a pattern."""
+    """Return the parts of an expectation that are not patterns; ``_NOTHING`` for a pattern."""
     if isinstance(expected, dict):
         if any(name.startswith("$") for name in expected):
             return _NOTHING

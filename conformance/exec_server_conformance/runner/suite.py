@@ -1,4 +1,4 @@
-"""Playing sessions against one server: which of them, how each went, and what that comes to."""
+"""Execution of sessions against one server: selection, results, exit code."""
 
 from __future__ import annotations
 
@@ -15,20 +15,20 @@ from msgspec import UNSET
 from msgspec.structs import replace
 
 from exec_server_conformance.errors import (
-    Death,
     Failure,
     Mismatch,
-    Muteness,
+    NoResponse,
+    ServerCrashed,
     SessionError,
-    Silence,
     TargetError,
+    Unresponsive,
 )
 from exec_server_conformance.runner.contract import REVISIONS
 from exec_server_conformance.runner.known_deviations import stale as stale_among
 from exec_server_conformance.runner.player import Player
 from exec_server_conformance.runner.redaction import Redactor
 from exec_server_conformance.runner.results import (
-    Blame,
+    Cause,
     Divergence,
     Outcome,
     Play,
@@ -37,9 +37,9 @@ from exec_server_conformance.runner.results import (
     Summary,
 )
 from exec_server_conformance.runner.selection import Applicability
-from exec_server_conformance.runner.server_probe import Abilities, ask
+from exec_server_conformance.runner.server_probe import ServerFeatures, probe
 from exec_server_conformance.runner.session import release
-from exec_server_conformance.runner.session_schema import fault
+from exec_server_conformance.runner.session_schema import find_violation
 from exec_server_conformance.runner.target import Servers
 
 if TYPE_CHECKING:
@@ -51,75 +51,75 @@ if TYPE_CHECKING:
 
 
 class ExitCode(IntEnum):
-    """What the program ends with."""
+    """Exit codes of the commands."""
 
     PASSED = 0
     FAILED = 1
     USAGE = 2
     NO_SERVER = 3
-    """There was no target, a server or a client, to judge."""
+    """The target, a server or a client, could not be run."""
     STALE = 4
     INTERRUPTED = 130
 
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """What to play against which server."""
+    """Configuration of a run: the server, the sessions and how to run them."""
 
     target: Target
     sessions: Sequence[Session]
     transports: Sequence[Transport]
     revisions: Sequence[str] = ()
-    """Played whether or not the server seems to speak them; empty: those that it speaks."""
+    """Revisions to run even if the probe does not detect them; empty for the detected ones."""
     server_version: str | None = None
     """Codex release that the server is or stands in for; None for the newest."""
     deviations: Sequence[Deviation] = ()
-    abilities: Abilities | None = None
-    """What the server can do; None: it is asked."""
+    features: ServerFeatures | None = None
+    """Features of the server; None to probe for them."""
     jobs: int = 1
-    """Sessions at a time."""
+    """Number of sessions that run concurrently."""
     timeout: float | None = None
-    """Bound on each session in seconds; None leaves each its own."""
+    """Time limit of each session in seconds; None for the limit of the session."""
     keeps_traces: bool = True
-    """Whether the wire traces of plays that passed are kept, for somebody to see."""
+    """Keep the wire traces of sessions that passed."""
 
 
 class Listener(Protocol):
-    """Told of a run while it goes on."""
+    """Observer of a run in progress."""
 
-    def begun(self, total: int) -> None:
-        """So many plays are about to begin."""
+    def run_started(self, total: int) -> None:
+        """Called before the first of ``total`` sessions is run."""
         ...
 
-    def ended(self, play: Play) -> None:
-        """A play has ended, or does not apply."""
+    def play_finished(self, play: Play) -> None:
+        """Called when a session has finished or does not apply."""
         ...
 
 
-class Quiet:
-    """A listener that says nothing."""
+class NullListener:
+    """Listener that ignores all events."""
 
-    def begun(self, total: int) -> None:
-        """So many plays are about to begin."""
+    def run_started(self, total: int) -> None:
+        """Ignore the event."""
 
-    def ended(self, play: Play) -> None:
-        """A play has ended, or does not apply."""
+    def play_finished(self, play: Play) -> None:
+        """Ignore the event."""
 
 
 class Runnable(Protocol):
-    """A run that can be cut short."""
+    """A run that can be interrupted."""
 
     async def play(self) -> None:
-        """Play to the end."""
+        """Run everything."""
         ...
 
     def report(self, *, interrupted: bool = False) -> Report:
-        """What has come of the run so far."""
+        """Return the report of what has been run so far."""
         ...
 
 
 def run(suite: Runnable) -> Report:
-    """Play a suite to its end, or to Ctrl-C."""
+    """Run a suite until it is complete or interrupted with Ctrl-C."""
     try:
         asyncio.run(suite.play())
     except KeyboardInterrupt:
@@ -129,44 +129,46 @@ def run(suite: Runnable) -> Report:
 
 @dataclass(slots=True)
 class Suite:
-    """One run of a plan; ``report`` tells what came of it, also when it was cut short."""
+    """One execution of a plan."""
 
     plan: Plan
     listener: Listener
-    _abilities: Abilities = field(default_factory=lambda: Abilities(()))
+    _features: ServerFeatures = field(default_factory=lambda: ServerFeatures(()))
     _plays: list[Play] = field(default_factory=list)
     _no_server: str | None = None
     _began: float = field(default_factory=time.monotonic)
     _started: datetime = field(default_factory=lambda: datetime.now(UTC))
 
     async def play(self) -> None:
-        """Ask the server what it can do, and play what applies, the slowest sessions first."""
+        """Probe the server and run the applicable sessions, those with the longest time limit
+        first.
+        """
         plan = self.plan
         timeout = () if plan.timeout is None else (plan.timeout,)
         try:
-            asked = plan.abilities or await ask(plan.target, plan.transports[0], *timeout)
+            asked = plan.features or await probe(plan.target, plan.transports[0], *timeout)
         except TargetError as error:
             self._no_server = str(error)
             return
-        spoken = {*plan.revisions, *asked.revisions}
-        self._abilities = Abilities(
-            tuple(one for one in REVISIONS if one in spoken), asked.capabilities
+        supported = {*plan.revisions, *asked.revisions}
+        self._features = ServerFeatures(
+            tuple(one for one in REVISIONS if one in supported), asked.capabilities
         )
-        if not spoken:
+        if not supported:
             self._no_server = (
-                f"it answers initialize, but seems to speak none of {', '.join(REVISIONS)}: it "
+                f"it answers initialize but supports none of {', '.join(REVISIONS)}: it "
                 "starts processes neither in / nor in file:///"
             )
             return
-        todo = self._applicable()
-        self.listener.begun(len(todo))
-        todo.sort(key=lambda one: self._bound(one[0]))
+        pending = self._applicable()
+        self.listener.run_started(len(pending))
+        pending.sort(key=lambda one: self._bound(one[0]))
 
         servers = Servers(plan.target)
 
         async def work() -> None:
-            while todo and self._no_server is None:
-                await self._play_one(*todo.pop(), servers)
+            while pending and self._no_server is None:
+                await self._play_one(*pending.pop(), servers)
 
         try:
             async with asyncio.TaskGroup() as group:
@@ -176,7 +178,7 @@ class Suite:
             await servers.aclose()
 
     def report(self, *, interrupted: bool = False) -> Report:
-        """What has come of the run so far."""
+        """Return the report of what has been run so far."""
         plan = self.plan
         redactor = Redactor()
         target = plan.target.url or redactor.command(plan.target.command or "")
@@ -184,11 +186,11 @@ class Suite:
             suite=f"exec-server-conformance {version('exec-server-conformance')}",
             target=redactor.text(target),
             started=self._started.isoformat(timespec="seconds"),
-            revisions=list(self._abilities.revisions),
-            capabilities=sorted(self._abilities.capabilities),
+            revisions=list(self._features.revisions),
+            capabilities=sorted(self._features.capabilities),
             server_version=plan.server_version,
         )
-        return concluded(
+        return build_report(
             header,
             self._plays,
             plan.deviations,
@@ -198,29 +200,29 @@ class Suite:
         )
 
     def _applicable(self) -> list[tuple[Session, Transport]]:
-        """What is to be played; what does not apply ends here."""
+        """Return the sessions to run; finish those that do not apply."""
         plan = self.plan
-        wanted = plan.revisions or self._abilities.revisions
+        wanted = plan.revisions or self._features.revisions
         applicability = Applicability(
-            self._abilities,
+            self._features,
             release(plan.server_version) if plan.server_version else None,
             plan.target.url is not None,
         )
         sessions = [one for one in plan.sessions if one.revision in wanted]
         if not sessions:
             raise SessionError(f"no session of {' or '.join(wanted) or 'any revision'} matches")
-        todo = []
+        pending = []
         for session in sessions:
             reason = applicability.reason_against(session)
             for transport in session.transports:
                 if transport not in plan.transports:
                     continue
                 if reason is None:
-                    todo.append((session, transport))
+                    pending.append((session, transport))
                 else:
-                    play = _of(session, transport, Outcome.NOT_APPLICABLE)
-                    self._end(replace(play, reason=reason))
-        return todo
+                    play = _play_of(session, transport, Outcome.NOT_APPLICABLE)
+                    self._finish(replace(play, reason=reason))
+        return pending
 
     def _bound(self, session: Session) -> float:
         return self.plan.timeout or session.timeout_seconds
@@ -229,29 +231,31 @@ class Suite:
         begin = time.monotonic()
         play, was_first = await self._try(session, transport, servers)
         if play.outcome is not Outcome.PASSED and not was_first:
-            # What other sessions have left in the server must not count against this one.
+            # Retry on a fresh server to rule out effects of earlier sessions.
             play, _ = await self._try(session, transport, None)
-        self._end(replace(play, seconds=round(time.monotonic() - begin, 6)))
+        self._finish(replace(play, seconds=round(time.monotonic() - begin, 6)))
 
     async def _try(
         self, session: Session, transport: Transport, servers: Servers | None
     ) -> tuple[Play, bool]:
-        """Play a session; returns how it went, and whether it was the server's first."""
+        """Run a session; return its result and True if the server was started for it."""
         player = Player(
             session,
             self.plan.target,
             transport,
             servers=servers,
-            also_speaks=self._abilities.besides(session.revision),
+            also_speaks=self._features.other_revisions(session.revision),
             timeout=self._bound(session),
         )
-        play = _of(session, transport, Outcome.PASSED)
+        play = _play_of(session, transport, Outcome.PASSED)
         try:
             await player.play()
         except Failure as failure:
             play = self._failed(play, session, failure, player.trace.redactor)
         except SessionError as error:
-            play = replace(play, outcome=Outcome.ERROR, reason=str(error), blame=Blame.SUITE)
+            play = replace(
+                play, outcome=Outcome.ERROR, reason=str(error), cause=Cause.INVALID_SESSION
+            )
         except TargetError as error:
             if player.was_first:
                 self._no_server = str(error)
@@ -274,36 +278,40 @@ class Suite:
         play = replace(
             play,
             outcome=Outcome.FAILED,
-            blame=Blame.SILENCE if isinstance(failure, Silence) else Blame.SERVER,
-            reason=f"{located(session, failure)}: {message}",
+            cause=Cause.SERVER_NO_RESPONSE
+            if isinstance(failure, NoResponse)
+            else Cause.SERVER_VIOLATION,
+            reason=f"{location(session, failure)}: {message}",
             divergence=divergence,
         )
-        own_fault = mismatch and next(
-            (fault(session, step) for step in session.steps if step.line == failure.line), None
+        session_violation = mismatch and next(
+            (find_violation(session, step) for step in session.steps if step.line == failure.line),
+            None,
         )
-        if own_fault:
-            reason = f"{located(session, failure)}: the session is wrong: {own_fault} ({message})"
-            return replace(play, outcome=Outcome.ERROR, blame=Blame.SUITE, reason=reason)
+        if session_violation:
+            place = location(session, failure)
+            reason = f"{place}: the session is invalid: {session_violation} ({message})"
+            return replace(play, outcome=Outcome.ERROR, cause=Cause.INVALID_SESSION, reason=reason)
         deviations = self.plan.deviations
-        if isinstance(failure, Muteness):
+        if isinstance(failure, Unresponsive):
             deviations = [one for one in deviations if one.falls_silent]
-        known = None if isinstance(failure, Death) else excuse(deviations, play)
+        known = None if isinstance(failure, ServerCrashed) else matching_reason(deviations, play)
         if known is None:
-            broke_down = isinstance(failure, Muteness | Death)
-            return replace(play, outcome=Outcome.ERROR) if broke_down else play
+            has_broken_down = isinstance(failure, Unresponsive | ServerCrashed)
+            return replace(play, outcome=Outcome.ERROR) if has_broken_down else play
         return replace(play, outcome=Outcome.KNOWN, known_deviation=known)
 
-    def _end(self, play: Play) -> None:
+    def _finish(self, play: Play) -> None:
         self._plays.append(play)
-        self.listener.ended(play)
+        self.listener.play_finished(play)
 
 
-def located(session: Session, failure: Failure) -> str:
-    """File and line of the step that failed."""
+def location(session: Session, failure: Failure) -> str:
+    """Return file name and line of the failed step."""
     return f"{session.path.name}:{failure.line}"
 
 
-def _of(session: Session, transport: Transport, outcome: Outcome) -> Play:
+def _play_of(session: Session, transport: Transport, outcome: Outcome) -> Play:
     return Play(
         session=session.name,
         transport=transport,
@@ -314,7 +322,7 @@ def _of(session: Session, transport: Transport, outcome: Outcome) -> Play:
     )
 
 
-def concluded(
+def build_report(
     header: RunHeader,
     plays: Sequence[Play],
     deviations: Sequence[Deviation],
@@ -323,15 +331,17 @@ def concluded(
     no_target: str | None,
     interrupted: bool,
 ) -> Report:
-    """The report of a run: its plays in order, the deviations that are stale, and the sum.
+    """Build the report: sorted results, stale deviations, totals and exit code.
 
-    ``no_target`` is why the target could not be run, if it could not.
+    ``no_target`` is the reason why the target could not be run; None if it could.
     """
     outcomes = {(one.session, one.transport): one.outcome for one in plays}
     stale = stale_among(deviations, outcomes)
     judged = [
-        replace(play, outcome=Outcome.STALE, reason=f"passed, but is known to deviate: {why}")
-        if play.outcome is Outcome.PASSED and (why := excuse(stale, play))
+        replace(
+            play, outcome=Outcome.STALE, reason=f"passed although a known deviation applies: {why}"
+        )
+        if play.outcome is Outcome.PASSED and (why := matching_reason(stale, play))
         else play
         for play in plays
     ]
@@ -356,7 +366,7 @@ def concluded(
     return Report(header, judged, summary)
 
 
-def excuse(deviations: Sequence[Deviation], play: Play) -> str | None:
-    """The reason of the first deviation that speaks of a play."""
-    found = (one for one in deviations if one.excuses(play.session, play.transport))
+def matching_reason(deviations: Sequence[Deviation], play: Play) -> str | None:
+    """Return the reason of the first deviation that applies to a session."""
+    found = (one for one in deviations if one.applies_to(play.session, play.transport))
     return next((one.reason for one in found), None)

@@ -1,4 +1,4 @@
-"""The server under test: how it is started, reached over each transport, and ended."""
+"""Server under test: start, connections over each transport, termination."""
 
 from __future__ import annotations
 
@@ -22,30 +22,30 @@ if TYPE_CHECKING:
 
 START_SECONDS = 10.0
 STOP_SECONDS = 3.0
-LAST_WORDS_SECONDS = 0.5
+STDERR_DRAIN_SECONDS = 0.5
 STDERR_BYTES = 4096
-"""What is kept of the server's stderr, for the message about its end."""
+"""Maximum number of stderr bytes kept for the message about the server's exit."""
 LINE_LIMIT = 256 * 1024 * 1024
-"""No message of a server is refused for its size; this bounds a line of stdio."""
+"""Maximum length of a line over stdio; the suite refuses no message for its size."""
 
 
 @dataclass(frozen=True, slots=True)
 class Target:
-    """A server command, or the URL of a server that runs already.
+    """Server command, or URL of a running server.
 
-    The command is run with ``--listen stdio`` or ``--listen ws://127.0.0.1:0`` appended unless it
-    names a ``--listen`` itself; a command that listens prints its ``ws://`` URL on stdout.
+    ``--listen stdio`` or ``--listen ws://127.0.0.1:0`` is appended to the command unless it
+    contains ``--listen``; a server that listens prints its ``ws://`` URL on stdout.
     """
 
     command: str | None = None
     url: str | None = None
 
     def argv(self, transport: Transport) -> list[str]:
-        """The command line for a transport."""
+        """Return the command line for a transport."""
         try:
             argv = shlex.split(self.command or "")
         except ValueError as error:
-            raise TargetError(f"the command cannot be read: {error}") from None
+            raise TargetError(f"the command cannot be parsed: {error}") from None
         if not argv:
             raise TargetError("the command is empty")
         if "--listen" in argv:
@@ -54,50 +54,51 @@ class Target:
 
 
 class Link(Protocol):
-    """One connection to the server."""
+    """Connection to the server."""
 
     async def send(self, data: bytes, *, binary: bool = False) -> None:
         """Send one message."""
         ...
 
     async def receive(self) -> bytes | None:
-        """The next message; None when the server has ended the connection.
+        """Return the next message; None when the server has closed the connection.
 
-        Raises Failure if it is too long for the transport.
+        Raises Failure if the message exceeds the limit of the transport.
         """
         ...
 
     async def send_fragments(self, parts: list[bytes]) -> None:
-        """Send one message in several frames; a transport without frames joins them."""
+        """Send one message in several frames; transports without frames join them."""
         ...
 
     async def ping(self, data: bytes) -> bool:
-        """Ping the server, and wait for its answer; False where there is nothing of the kind."""
+        """Send a ping and wait for the pong; return False if the transport has none."""
         ...
 
     async def close(self) -> None:
-        """End the connection from this side."""
+        """Close the connection."""
         ...
 
     def cut(self) -> None:
-        """End the connection at once, as a broken network would."""
+        """Abort the connection without a closing handshake."""
         ...
 
 
 _GONE = (ConnectionClosed, AttributeError)
-"""What a connection raises that the server has ended. The latter is asyncio's: it cannot abort a
-transport that was closed with something left to write."""
+"""Exceptions raised by a closed connection. asyncio raises AttributeError when aborting a transport
+that was closed with unsent data.
+"""
 
 
 class WebSocketLink:
-    """A WebSocket connection that offers no extension and has no size limit."""
+    """WebSocket connection without extensions and without a size limit."""
 
     def __init__(self, websocket: Connection) -> None:
         self._websocket = websocket
 
     @classmethod
     async def open(cls, url: str, headers: dict[str, str]) -> WebSocketLink:
-        """Connect; the headers are added to those of the handshake."""
+        """Connect with additional handshake headers; raise TargetError on failure."""
         try:
             websocket = await connect(
                 url,
@@ -124,14 +125,14 @@ class WebSocketLink:
             await self._websocket.send([part.decode() for part in parts])
 
     async def ping(self, data: bytes) -> bool:
-        """Ping the server, and wait for its pong."""
+        """Send a ping and wait for the pong."""
         with contextlib.suppress(*_GONE):
             await (await self._websocket.ping(data))
             return True
         return False
 
     async def receive(self) -> bytes | None:
-        """The next message."""
+        """Return the next message."""
         try:
             message = await self._websocket.recv(decode=False)
         except ConnectionClosed:
@@ -139,25 +140,25 @@ class WebSocketLink:
         return message if isinstance(message, bytes) else message.encode()
 
     async def close(self) -> None:
-        """Close with the closing handshake."""
+        """Close with a closing handshake."""
         with contextlib.suppress(*_GONE):
             await self._websocket.close()
 
     def cut(self) -> None:
-        """Close the socket alone."""
+        """Abort the TCP connection."""
         with contextlib.suppress(*_GONE):
             self._websocket.transport.abort()
 
 
 class StdioLink:
-    """A pair of pipes, or a socket that is as good."""
+    """Connection over a pair of pipes or a stream socket."""
 
     def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         self._reader = reader
         self._writer = writer
 
     async def send(self, data: bytes, *, binary: bool = False) -> None:
-        """Send one line; a line has no binary form."""
+        """Send one line; ``binary`` has no effect."""
         with contextlib.suppress(ConnectionError):
             self._writer.write(data + b"\n")
             await self._writer.drain()
@@ -167,30 +168,30 @@ class StdioLink:
         await self.send(b"".join(parts))
 
     async def ping(self, data: bytes) -> bool:
-        """Nothing: pipes have no pings."""
+        """Return False: pipes have no pings."""
         return False
 
     async def receive(self) -> bytes | None:
-        """The next line."""
+        """Return the next line."""
         try:
             line = await self._reader.readline()
         except ValueError:
-            raise Failure(f"a line of more than {LINE_LIMIT:,} bytes came") from None
+            raise Failure(f"received a line of more than {LINE_LIMIT:,} bytes") from None
         except ConnectionError:
-            return None  # ended with something unread
+            return None  # The server exited with unread input.
         return line.rstrip(b"\n") if line else None
 
     async def close(self) -> None:
-        """End what is written to."""
+        """Close the write end."""
         self._writer.close()
 
     def cut(self) -> None:
-        """End what is written to, without what has not been written yet."""
+        """Close the write end and discard unsent data."""
         self._writer.transport.abort()
 
 
 class Server:
-    """A server for one session at a time: a process of the suite's, or one that runs already."""
+    """Server used by one session at a time: a child process, or a running server."""
 
     def __init__(self, target: Target, transport: Transport) -> None:
         self._target = target
@@ -200,12 +201,12 @@ class Server:
         self._listener: asyncio.Task[None] | None = None
         self.url = target.url
         self.has_served = False
-        """Whether a session has been played on it before."""
+        """True if a session has been run on it before."""
 
     async def start(self, arguments: list[str], environment: dict[str, str]) -> None:
-        """Start the command; raises TargetError if it cannot be had.
+        """Start the command; raise TargetError on failure.
 
-        The arguments are added to the command's own, the variables to the suite's.
+        ``arguments`` are appended to the command, ``environment`` is added to this process's.
         """
         if self._target.url is not None:
             return
@@ -242,7 +243,7 @@ class Server:
             self.url = line.strip()
 
     async def connect(self, headers: dict[str, str]) -> Link:
-        """A connection, with headers of its own; over stdio there is one, without headers."""
+        """Return a connection with additional headers; stdio has one connection and no headers."""
         if self._transport == "stdio":
             assert self._process is not None
             assert self._process.stdin is not None
@@ -252,15 +253,14 @@ class Server:
         return await WebSocketLink.open(self.url, headers)
 
     def signal(self, signum: signal.Signals) -> None:
-        """Send a signal to the server's process alone."""
+        """Send a signal to the server process."""
         assert self._process is not None
         with contextlib.suppress(ProcessLookupError):
             self._process.send_signal(signum)
 
     async def exit_status(self, patience: float) -> int | None:
-        """How the server's process ended, as ``wait`` tells it; None if it still runs.
-
-        What has ended its connections may take ``patience`` seconds to end itself.
+        """Return the exit status after at most ``patience`` seconds; None if the process is
+        running.
         """
         if self._process is not None:
             with contextlib.suppress(TimeoutError):
@@ -269,33 +269,33 @@ class Server:
         return None
 
     async def end(self) -> str:
-        """How the server's process ended, in words, with the last line that it said on stderr."""
+        """Describe the server's exit, including the last line of its stderr."""
         status = await self.exit_status(STOP_SECONDS)
         if status is None:
-            return "ended the connection"
-        how = f"ended with {ending(status)}"
+            return "closed the connection"
+        how = f"exited with {describe_exit_status(status)}"
         if self._listener is not None:
             with contextlib.suppress(TimeoutError):
                 # A descendant may hold stderr open.
-                await asyncio.wait_for(asyncio.shield(self._listener), LAST_WORDS_SECONDS)
+                await asyncio.wait_for(asyncio.shield(self._listener), STDERR_DRAIN_SECONDS)
         lines = bytes(self._stderr).decode("utf-8", "replace").split("\n")
         last = next((line.strip() for line in reversed(lines) if line.strip()), "")
         return f"{how}: {last[:300]}" if last else how
 
     async def _listen(self, stderr: asyncio.StreamReader | None) -> None:
-        """Keep the end of what the server says on stderr."""
+        """Collect the tail of the server's stderr."""
         assert stderr is not None
         while data := await stderr.read(STDERR_BYTES):
             self._stderr += data
             del self._stderr[:-STDERR_BYTES]
 
     async def wait(self) -> int:
-        """Wait for the server's process to end; returns its exit code, negative for a signal."""
+        """Wait for the server's exit; return its exit code, negative for a signal."""
         assert self._process is not None
         return await self._process.wait()
 
     async def stop(self) -> None:
-        """End the server's whole process group and wait for it."""
+        """Terminate the server's process group and wait for it."""
         process = self._process
         if process is not None:
             for signum in (signal.SIGTERM, signal.SIGKILL):
@@ -306,12 +306,12 @@ class Server:
                         await process.wait()
             if self._listener is not None:
                 self._listener.cancel()
-            # Lets the event loop close the pipes before it ends itself.
+            # Lets the event loop close the pipes before the loop itself is closed.
             process._transport.close()  # type: ignore[attr-defined]
 
 
 class Servers:
-    """The servers of a run. One that listens serves session after session, each by itself."""
+    """Pool of servers; a listening server is reused by sessions, one at a time."""
 
     def __init__(self, target: Target) -> None:
         self._target = target
@@ -320,9 +320,9 @@ class Servers:
     async def take(
         self, transport: Transport, arguments: list[str], environment: dict[str, str]
     ) -> Server:
-        """A server that nobody else uses, just started where arguments or variables ask for it.
+        """Take a server from the pool, or start one, always for ``arguments`` or ``environment``.
 
-        Raises TargetError if it cannot be had.
+        Raises TargetError if the server cannot be started.
         """
         if transport == "ws" and self._idle and not (arguments or environment):
             server = self._idle.pop()
@@ -337,15 +337,15 @@ class Servers:
         return server
 
     def keep(self, server: Server) -> None:
-        """Take a server back that is as good as new."""
+        """Return a server without leftover state to the pool."""
         self._idle.append(server)
 
     async def aclose(self) -> None:
-        """End the servers that nobody uses."""
+        """Stop the servers in the pool."""
         while self._idle:
             await self._idle.pop().stop()
 
 
-def ending(status: int) -> str:
-    """An exit status in words."""
+def describe_exit_status(status: int) -> str:
+    """Describe an exit status."""
     return signal.Signals(-status).name if status < 0 else f"exit code {status}"

@@ -1,4 +1,4 @@
-"""The wire as it went: every message of a session with its time, without secrets."""
+"""Wire trace of a session: every message with its time, redacted."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ if TYPE_CHECKING:
 Direction: TypeAlias = Literal["sent", "received"]
 
 SHOWN_CHARACTERS = 800
-"""How much of a message is kept: enough for all but bulk data."""
+"""Maximum length of a message in the trace; enough for all but bulk data."""
 
-MOST_ENTRIES = 5000
-"""How many messages are kept; a server that floods must not fill the memory."""
+MAX_ENTRIES = 5000
+"""Maximum number of messages in the trace, which bounds memory when a server floods."""
 
 
 KEPT_BYTES = 16 << 20
-"""How much of the messages is kept as it came until somebody looks, or there is more."""
+"""Maximum number of bytes kept before they are redacted and truncated."""
 
 
 class _Message(NamedTuple):
@@ -32,50 +32,51 @@ class _Message(NamedTuple):
 
 
 class Trace:
-    """The messages of one session, over all its connections, as they went.
+    """Messages of one session over all its connections, in order.
 
-    Secrets are taken out when somebody looks: most sessions pass, and nobody does.
+    Redaction is deferred until the trace is read: most sessions pass, and their traces are not
+    read.
     """
 
     def __init__(self) -> None:
         self._begin = time.monotonic()
         self._redactor: Redactor | None = None
         self._entries: list[TraceEntry] = []
-        self._unread: list[_Message] = []
-        self._unread_bytes = 0
+        self._pending: list[_Message] = []
+        self._pending_bytes = 0
         self.last_received: int | None = None
-        """Index of the newest message of the server; None if there is none."""
+        """Index of the latest message from the server; None if there is none."""
 
     def add(self, connection: str, direction: Direction, data: bytes) -> int:
-        """Note a message; returns its index."""
-        index = len(self._entries) + len(self._unread)
-        if index == MOST_ENTRIES:
+        """Add a message and return its index."""
+        index = len(self._entries) + len(self._pending)
+        if index == MAX_ENTRIES:
             return index - 1
         seconds = round(time.monotonic() - self._begin, 6)
-        self._unread.append(_Message(seconds, connection, direction, data))
-        self._unread_bytes += len(data)
+        self._pending.append(_Message(seconds, connection, direction, data))
+        self._pending_bytes += len(data)
         if direction == "received":
             self.last_received = index
-        if self._unread_bytes > KEPT_BYTES:
-            self._read()
+        if self._pending_bytes > KEPT_BYTES:
+            self._flush()
         return index
 
     @property
     def redactor(self) -> Redactor:
-        """It knows the secrets that were in messages."""
-        return self._read()
+        """Redactor that knows the secrets of all messages so far."""
+        return self._flush()
 
     @property
     def entries(self) -> list[TraceEntry]:
-        """The messages without secrets."""
-        self._read()
+        """Redacted messages."""
+        self._flush()
         return self._entries
 
-    def _read(self) -> Redactor:
-        """Take the secrets out of what has come; what came first tells what is one."""
+    def _flush(self) -> Redactor:
+        """Redact pending messages in order, since earlier messages identify secrets."""
         if self._redactor is None:
             self._redactor = Redactor()
-        for message in self._unread:
+        for message in self._pending:
             shown = self._redactor.message(message.data.decode("utf-8", "replace"))
             self._entries.append(
                 TraceEntry(
@@ -86,13 +87,13 @@ class Trace:
                     characters=len(shown),
                 )
             )
-        self._unread.clear()
-        self._unread_bytes = 0
+        self._pending.clear()
+        self._pending_bytes = 0
         return self._redactor
 
 
 def lines(entries: list[TraceEntry]) -> Iterator[str]:
-    """Each entry as a line of text."""
+    """Format each entry as a line of text."""
     for entry in entries:
         arrow = "->" if entry.direction == "sent" else "<-"
         rest = "" if entry.characters == len(entry.text) else f"… ({entry.characters} characters)"

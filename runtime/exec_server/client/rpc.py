@@ -192,14 +192,14 @@ class RpcConnection:
         self.transport.send(message, at_once=is_alone)
         if self._is_paused:
             # The answer is behind what was left unread.
-            self.transport.resume_reading()
+            self.transport.resume_receiving()
         try:
             return await answer
         finally:
             self._answers.pop(identifier, None)
             self._methods.pop(identifier, None)
             if self._is_paused and not self._answers:
-                self.transport.pause_reading()
+                self.transport.pause_receiving()
 
     async def notify(self, method: str, params: Any) -> None:
         """Send a notification."""
@@ -234,13 +234,13 @@ class RpcConnection:
         """Leave what the server sends unread, except while somebody waits for an answer."""
         self._is_paused = True
         if not self._answers and self._end_reason is None:
-            self.transport.pause_reading()
+            self.transport.pause_receiving()
 
     def resume_reading(self) -> None:
         """Read again."""
         self._is_paused = False
         if self._end_reason is None:
-            self.transport.resume_reading()
+            self.transport.resume_receiving()
 
     # Receiver
 
@@ -311,8 +311,11 @@ class RpcConnection:
         """The transport met something that is no message; see Receiver."""
         self.close_violated(f"the server sent something that is no message: {detail}")
 
-    def congested(self, is_congested: bool) -> None:
-        """Nothing: a client that sends much waits for answers; see Receiver."""
+    def pause_writing(self) -> None:
+        """Do nothing: a client that sends much waits for responses; see Receiver."""
+
+    def resume_writing(self) -> None:
+        """Do nothing; see Receiver."""
 
     def ended(self, *, orderly: bool) -> None:
         """The transport is gone; see Receiver."""

@@ -1,1 +1,1 @@
-"""What an exec-server does, without a word about how it is asked: no JSON, no revision."""
+"""The operations of an exec-server, independent of JSON, protocol revisions and transports."""

@@ -1,8 +1,8 @@
-"""Computation away from the event loop: parsing and matching that takes more than milliseconds.
+"""Computation in a background thread: parsing and matching that takes more than milliseconds.
 
-All of it has one thread, because Python runs one at a time anyway, and the event loop has to wait
-for each of those that compute. What waits for files belongs elsewhere (``asyncio.to_thread``):
-here, everything that is queued behind it would wait as well.
+There is a single thread, because Python executes one thread at a time, and each one that computes
+delays the event loop. Operations that wait for files belong into other threads
+(``asyncio.to_thread``): here they would delay all computations behind them.
 """
 
 from __future__ import annotations
@@ -21,17 +21,17 @@ R = TypeVar("R")
 
 
 async def compute(function: Callable[P, R], *args: P.args, **kwargs: P.kwargs) -> R:
-    """Return what the function returns, or raise what it raises.
+    """Call a function in the background thread and return its result.
 
-    It must end by itself within seconds. It is not called if this is cancelled before its turn, and
-    ends early if it checks for that (see ``cancellation``).
+    The function must finish within seconds. It is not called if this is cancelled before it is
+    started, and can check for a later cancellation (see ``cancellation``).
     """
     return await run_in_thread(partial(function, *args, **kwargs), _executor())
 
 
 @cache
 def _executor() -> ThreadPoolExecutor:
-    # Loaded when it is needed, which for most servers is never.
+    # Most servers never need it.
     from concurrent.futures import ThreadPoolExecutor  # noqa: PLC0415
 
     return ThreadPoolExecutor(max_workers=1, thread_name_prefix="compute")

@@ -1,7 +1,7 @@
-"""Ending work in a thread early, once the client that asked for it has gone.
+"""Cooperative cancellation of work in threads, for instance when a client disconnects.
 
-A thread cannot be cancelled from outside. Work that may take long asks between its steps whether
-it is still wanted.
+A thread cannot be cancelled from outside, so long-running work calls ``check_cancelled`` between
+its steps.
 """
 
 from __future__ import annotations
@@ -25,14 +25,14 @@ _cancelled: ContextVar[threading.Event | None] = ContextVar("cancelled", default
 
 
 async def run_in_thread(work: Callable[[], R], executor: Executor | None = None) -> R:
-    """Run ``work`` in a thread; a cancellation makes its next ``check_cancelled`` raise.
+    """Run ``work`` in a thread; after a cancellation its next ``check_cancelled`` raises.
 
-    The thread is one of the event loop's own unless another executor is given.
+    The default executor is that of the event loop.
     """
     cancelled = threading.Event()
 
     def run() -> R:
-        _cancelled.set(cancelled)  # in a context of its own
+        _cancelled.set(cancelled)  # in a copy of the context
         return work()
 
     try:
@@ -44,7 +44,7 @@ async def run_in_thread(work: Callable[[], R], executor: Executor | None = None)
 
 
 def check_cancelled() -> None:
-    """Raise OperationFailed if the work of this thread is no longer wanted."""
+    """Raise OperationFailed if the work of this thread was cancelled."""
     cancelled = _cancelled.get()
     if cancelled is not None and cancelled.is_set():
         raise OperationFailed("the operation was cancelled")
@@ -52,7 +52,7 @@ def check_cancelled() -> None:
 
 @contextlib.contextmanager
 def uninterrupted() -> Iterator[None]:
-    """Ignore a cancellation: what is done within must be finished once it has begun."""
+    """Ignore cancellation within the block, for steps that must not be left unfinished."""
     token = _cancelled.set(None)
     try:
         yield

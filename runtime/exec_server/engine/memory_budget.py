@@ -1,8 +1,8 @@
-"""The memory that a server holds for one client, counted in one place.
+"""Accounting of the memory that a server holds for one client.
 
-Whatever keeps bytes for a client while something else has to happen counts them here: requests
-that wait, input queued for processes, contents that are collected before they can be sent. What
-cannot be refused or put off is only counted, so that everything else has to do without.
+All bytes that are buffered for a client are counted: pending requests, input queued for processes,
+and contents that are collected before they can be sent. Buffers that can be neither refused nor
+deferred are only counted, which leaves less room for the others.
 """
 
 from __future__ import annotations
@@ -18,55 +18,55 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
 VALUE_BYTES: Final = 64
-"""Memory that a short text or number takes in Python, whatever its length on the wire."""
+"""Memory of a short string or number in Python, independent of its length on the wire."""
 
 
 class MemoryBudget:
-    """Bytes held for one client, and how many there may be."""
+    """Number of bytes held for one client, and its limit."""
 
     def __init__(
         self, max_bytes: int = sys.maxsize, count_unsent: Callable[[], int] | None = None
     ) -> None:
-        """``count_unsent`` returns the bytes that wait to be sent to the client."""
+        """``count_unsent`` returns the number of bytes in the client's send buffer."""
         self.max_bytes = max_bytes
         self._count_unsent = count_unsent
         self._bytes = 0
 
     @cached_property
     def reading(self) -> asyncio.Lock:
-        """Held while contents of endless length are read.
+        """Lock for reading contents of unknown length.
 
-        So a client has one turn of the event loop, however many of them it asks for.
+        It limits a client to one such read per turn of the event loop.
         """
-        import asyncio  # noqa: PLC0415 (takes a while to load, and few clients read such contents)
+        import asyncio  # noqa: PLC0415 (slow to import, and few clients read such contents)
 
         return asyncio.Lock()
 
     @property
     def held_bytes(self) -> int:
-        """Bytes held at the moment, those that wait to be sent included."""
+        """Number of bytes held at the moment, including the send buffer."""
         return self._bytes + (0 if self._count_unsent is None else self._count_unsent())
 
     def has_room(self, size: int) -> bool:
-        """Return True if so many more bytes may be held."""
+        """Return True if ``size`` more bytes are within the limit."""
         return self.held_bytes + size <= self.max_bytes
 
     def check_room(self, size: int) -> None:
-        """Raise InvalidRequest if so many more bytes may not be held."""
+        """Raise InvalidRequest if ``size`` more bytes would exceed the limit."""
         if not self.has_room(size):
             raise InvalidRequest(
                 f"the server holds at most {self.max_bytes} bytes for a client at a time"
             )
 
     def charge(self, size: int) -> None:
-        """Count bytes that are about to be held. Raises InvalidRequest if there is no room."""
+        """Count bytes. Raises InvalidRequest if they would exceed the limit."""
         self.check_room(size)
         self._bytes += size
 
     def add(self, size: int) -> None:
-        """Count bytes that are held already, room or not."""
+        """Count bytes even if they exceed the limit."""
         self._bytes += size
 
     def release(self, size: int) -> None:
-        """Count bytes no longer that ``charge`` or ``add`` has counted."""
+        """Undo ``charge`` or ``add``."""
         self._bytes -= size

@@ -1,4 +1,4 @@
-"""Files in memory, to hand something to another process."""
+"""Files in memory, for passing data to another process."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import os
 
 
 def memory_file(name: str, content: bytes) -> int:
-    """A descriptor to read ``content`` from; ``name`` is for people who look at the process."""
+    """Return a descriptor of a file with ``content``; ``name`` is visible in /proc/PID/fd."""
     descriptor = os.memfd_create(name)
     try:
         with open(descriptor, "wb", closefd=False) as file:

@@ -1,12 +1,12 @@
-"""Paths as file URIs, the form in which v2 names every path (fs/*, cwd).
+"""File URIs, the form of all paths in v2 (fs/*, cwd).
 
-A URI is read as the WHATWG URL standard says, with the host left out or ``localhost``. It names
-the same path however it is written: dot segments, doubled and trailing slashes are resolved on
-the text alone, percent-encodings become bytes, a byte that is not UTF-8 a lone surrogate (see
-``paths``). Out comes one canonical form.
+URIs are parsed according to the WHATWG URL standard, with an empty host or ``localhost``. Dot
+segments and doubled or trailing slashes are resolved lexically, percent-encoded bytes are decoded,
+and bytes that are not valid UTF-8 become lone surrogates (see ``paths``). Formatting produces a
+single canonical form.
 
-A path that as a URI would read as one of Windows, like ``/c:/x``, is wrapped: all of it in
-base64url behind a prefix that no real path can have.
+A path that would be parsed as a Windows path, such as ``/c:/x``, is wrapped: it is encoded in
+base64url after a prefix that no real path can have.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from exec_server.engine.paths import MAX_PATH_BYTES, check_length, from_native, 
 from exec_server.errors import InvalidArgument, InvalidRequest
 
 _ENCODED: Final = re.compile(rb"[^\w!$&'()*+,\-./:;=@\[\]^|~]")
-"""The bytes that do not stand for themselves in the canonical form."""
+"""Bytes that are percent-encoded in the canonical form."""
 
 _ENCODINGS: Final = {bytes((byte,)): b"%%%02X" % byte for byte in range(256)}
 
@@ -31,14 +31,14 @@ _CANONICAL: Final = re.compile(
     r"((?:/(?!\.\.?(?:/|\Z))[\w!$&'()*+,\-.:;=@\[\]^|~]++)+)",
     re.ASCII,
 )
-"""What nearly every URI looks like: its path, as it is, is the native one."""
+"""Canonical URIs whose path is the native path as it is, which nearly all are."""
 
 _MAX_CHARACTERS: Final = 3 * MAX_PATH_BYTES + len("file://localhost")
-"""The longest path, with every byte percent-encoded."""
+"""Length of the longest path with every byte percent-encoded."""
 
 _NATIVE_DRIVE: Final = re.compile(r"/[A-Za-z]:(?=/|\Z)")
 
-# Compiled when they are needed, which is next to never.
+# Rarely needed, so compiled on demand.
 _DRIVE: Final = r"/([A-Za-z])(:|%3[Aa])(?=/|\Z)"
 _DRIVE_IN_PLACE_OF_HOST: Final = r"[A-Za-z][:|]"
 _DRIVE_WITH_BAR: Final = r"\A/?([A-Za-z])\|(?=/|\Z)"
@@ -47,11 +47,11 @@ _WRAPPED_PREFIX: Final = "/%00/bad/path/"
 
 
 def parse(uri: str) -> str:
-    """Return the absolute native path that a file URI names, normalised.
+    """Return the absolute, normalized native path of a file URI.
 
-    Raises InvalidArgument for what is no file URI or has a query, a fragment, a user, a port or
-    a NUL; InvalidRequest for a path of another system: with a host, with a drive letter, or
-    wrapped and none of ours (v2 fs/*, "path"); OSError (ENAMETOOLONG) for one that is too long.
+    Raises InvalidArgument for other URIs, and for a query, fragment, user, port or NUL;
+    InvalidRequest for a path of another system, with a host, a drive letter, or an invalid wrapped
+    path (v2 fs/*, "path"); OSError (ENAMETOOLONG) for a path that is too long.
     """
     check_length(uri, _MAX_CHARACTERS)
     canonical = _CANONICAL.fullmatch(uri)
@@ -59,7 +59,7 @@ def parse(uri: str) -> str:
 
 
 def format(path: str) -> str:  # noqa: A001 - path_uri.format is the counterpart of path_uri.parse
-    """Return the canonical file URI of an absolute, normalised native path."""
+    """Return the canonical file URI of an absolute, normalized native path."""
     native = path.encode("utf-8", "surrogateescape")
     if _NATIVE_DRIVE.match(path):
         return "file://" + _WRAPPED_PREFIX + base64.urlsafe_b64encode(native).rstrip(b"=").decode()
@@ -67,13 +67,13 @@ def format(path: str) -> str:  # noqa: A001 - path_uri.format is the counterpart
 
 
 def format_entries(directory: str, names: list[bytes]) -> list[str]:
-    """Return the canonical file URIs of names that the operating system tells of a directory."""
+    """Return the canonical file URIs of the entries of a directory."""
     if not names:
         return []
     if directory == "/" or _NATIVE_DRIVE.match(directory):
         return [format(f"{directory.rstrip('/')}/{from_native(name)}") for name in names]
     prefix = format(directory) + "/"
-    # All at once: no name contains a slash.
+    # Encoded together, which is faster; no name contains a slash.
     return [prefix + name for name in _encode(b"/".join(names)).split("/")]
 
 
@@ -110,7 +110,7 @@ def _parse_any(uri: str) -> str:
 
 
 def _split_host(rest: str) -> tuple[str, str]:
-    """Split what follows ``file:`` into the host, empty if local, and the path without its slash.
+    """Split the part after ``file:`` into the host, empty if local, and the path without its slash.
 
     Raises UrlError.
     """
@@ -119,7 +119,7 @@ def _split_host(rest: str) -> tuple[str, str]:
     authority, slash, path = rest[2:].partition("/")
     if re.fullmatch(_DRIVE_IN_PLACE_OF_HOST, authority):
         return "", f"{authority[0]}:{slash}{path}"
-    # A file URL has neither user nor port: the marks of both are wrong letters in a host.
+    # A file URL has no user and no port: their delimiters are invalid in a host.
     host = http_url.parse_host(authority) if authority else ""
     if ":" in host:
         host = f"[{host}]"
@@ -127,7 +127,7 @@ def _split_host(rest: str) -> tuple[str, str]:
 
 
 def _unwrap(url: str, payload: str) -> str:
-    """Return the path in a wrapped URI, if it is one that has to be wrapped here."""
+    """Return the path in a wrapped URI. Raises an error unless it is one that requires wrapping."""
     try:
         native = base64.urlsafe_b64decode(payload + "=" * (-len(payload) % 4))
     except ValueError:

@@ -1,34 +1,37 @@
-"""Absolute native paths, as text.
+"""Absolute native paths as text.
 
-The engine takes and returns paths as ``str`` in which a byte that is not UTF-8 stands as a lone
-surrogate (PEP 383). They are turned into bytes as UTF-8 whatever the locale of the server says,
-so a client's text always names the same file.
+The engine represents paths as ``str``; bytes that are not valid UTF-8 are lone surrogates (PEP
+383). Paths are encoded as UTF-8 independently of the server's locale, so the same text always
+names the same file.
 
-All work here is on text, nothing looks at the file system. ``..`` takes away the component before
-it even where that is a symbolic link: the rule of v1 fs/*.
+The functions operate on text only and never access the file system. ``..`` removes the component
+before it even if that is a symbolic link, as in v1 fs/*.
 """
 
 from __future__ import annotations
 
 import errno
 import os
-from typing import Final
+from typing import TYPE_CHECKING, AnyStr, Final
 
 from exec_server.errors import InvalidArgument, InvalidRequest
 
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
 MAX_PATH_BYTES: Final = 4096
-"""Longest path that the system takes (PATH_MAX)."""
+"""Maximum length of a path that the kernel accepts (PATH_MAX)."""
 
 NUL_MESSAGE = "file name contained an unexpected NUL byte"
-"""What the released servers say to a NUL in a path (v1 fs/*)."""
+"""Error text of the released servers for a NUL in a path (v1 fs/*)."""
 
 
 def normalize(path: str) -> str:
     """Return ``path`` without ``.``, ``..``, doubled and trailing slashes.
 
-    ``..`` at the root stays at the root. A NUL is let through: it matters only to those who go to
-    the file system. Raises InvalidArgument if the path is not absolute, OSError (ENAMETOOLONG) if
-    it is longer than the system takes.
+    ``..`` at the root stays at the root. A NUL is accepted; ``to_native`` rejects it. Raises
+    InvalidArgument if the path is not absolute, OSError (ENAMETOOLONG) if it is longer than the
+    kernel accepts.
     """
     check_length(path, MAX_PATH_BYTES)
     if not path.startswith("/"):
@@ -50,17 +53,17 @@ def _without_dots(path: str) -> str:
 
 
 def check_length(text: str, max_bytes: int) -> None:
-    """Raise OSError (ENAMETOOLONG), as the system would, for a text that can name no path."""
-    # What the text comes to in the end is left to the system; here it matters what it costs.
+    """Raise OSError (ENAMETOOLONG) for a text that is too long for a path."""
+    # Bounds the work of normalization; the kernel checks the length of the normalized path.
     if len(text) > max_bytes:
         raise OSError(errno.ENAMETOOLONG, os.strerror(errno.ENAMETOOLONG))
 
 
 def join(base: str, path: str) -> str:
-    """Return ``path`` as seen from the directory ``base``, normalised (v1 fs/join).
+    """Return ``path`` relative to the directory ``base``, normalized (v1 fs/join).
 
-    An absolute ``path`` replaces the base, an empty one is the base itself; ``~`` and ``~/...``
-    are the home directory of the server's user. Raises InvalidArgument if ``base`` is not
+    An absolute ``path`` replaces the base, an empty one yields the base itself; ``~`` and ``~/...``
+    refer to the home directory of the server's user. Raises InvalidArgument if ``base`` is not
     absolute.
     """
     base = normalize(base)
@@ -85,8 +88,15 @@ def parent(path: str) -> str | None:
     return path[: path.rindex("/")] or "/"
 
 
+def ancestors(path: AnyStr) -> Iterator[AnyStr]:
+    """Yield the directories above an absolute path, the nearest first."""
+    while (above := os.path.dirname(path)) != path:
+        path = above
+        yield path
+
+
 def to_native(path: str) -> bytes:
-    """Return the normalised path as the operating system takes it.
+    """Return the normalized path as bytes for system calls.
 
     Raises InvalidArgument if it is not absolute, InvalidRequest if it contains a NUL.
     """
@@ -97,12 +107,12 @@ def to_native(path: str) -> bytes:
 
 
 def from_native(path: bytes) -> str:
-    """Return what the operating system says as a path of the engine; ``to_native`` undoes it."""
+    """Return a path from the operating system as text; the inverse of ``to_native``."""
     return path.decode("utf-8", "surrogateescape")
 
 
 def displayable(path: str) -> str:
-    """Return a path of the engine as text that JSON can carry: U+FFFD where it is not UTF-8."""
+    """Return a path as valid Unicode: bytes that are not UTF-8 become U+FFFD."""
     try:
         path.encode("utf-8")
     except UnicodeEncodeError:

@@ -1,4 +1,4 @@
-"""Matching names against wildcards in time linear in the name for each part of the pattern."""
+"""Regular expressions for wildcard patterns, matched in linear time per part of the pattern."""
 
 from __future__ import annotations
 
@@ -10,15 +10,15 @@ if TYPE_CHECKING:
 
 
 def expression(parts: Sequence[str]) -> str:
-    """Return a regular expression for parts with any text, or none, between two of them.
+    """Return a regular expression for parts separated by ``*``, which matches any text.
 
-    Each part is a regular expression of fixed length: one for each character.
+    Each part is a sequence of regular expressions for single characters.
     """
     first, *rest = parts
     if not rest:
         return first
     *middle, last = rest
-    # The leftmost place is always right for a part between two stars, so it is final: (?>…).
+    # For a part between two stars the leftmost match suffices, so no backtracking: (?>…).
     return first + "".join(f"(?>.*?{part})" for part in middle) + ".*" + last
 
 

@@ -6,12 +6,12 @@ from typing import TYPE_CHECKING, Any, Protocol, TypeAlias, runtime_checkable
 
 import msgspec
 
-from exec_server.server.connection import BoundMethod
+from exec_server.revisions.interface import BoundMethod
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
-    from exec_server.server.connection import Connection
+    from exec_server.revisions.interface import ConnectionContext
     from exec_server_protocol.table import ErrorKind, Method
 
 Decode: TypeAlias = "Callable[[msgspec.Raw], Any]"
@@ -59,7 +59,8 @@ class BoundMethods:
     ) -> None:
         """Bind the tables ``methods`` and ``errors`` of a revision to its ``Handlers``.
 
-        ``is_newer`` is that of BoundMethod, by method.
+        ``is_newer`` is that of BoundMethod, by method. A handler ``start_follow_up`` encodes the
+        notification that follows the response of ``start``; see BoundMethod.
         """
         self._revision = revision
         self._methods = methods
@@ -81,18 +82,21 @@ class BoundMethods:
 
     def _bind(self, method: Method) -> BoundMethod:
         name = method.name
+        handler = getattr(self._handlers, method.family)
         return BoundMethod(
             revision=self._revision,
             method=name,
             family=method.state_name or "",
+            params=method.params,
             decode=self._decoders[name],
-            call=getattr(getattr(self._handlers, method.family), method.attribute),
+            call=getattr(handler, method.attribute),
             members=_attributes(method.params),
             base64_params=method.base64_params,
             base64_texts=method.base64_text_params,
             id_params=method.identifier_params,
             is_newer=self._is_newer.get(name),
-            in_lane=method.is_serialized,
+            follow_up=getattr(handler, f"{method.attribute}_follow_up", None),
+            serialized=method.is_serialized,
             before_handshake=method.state_name is None,
             starts_process=method.process == "starts",
             about_process=method.process == "uses",
@@ -129,10 +133,10 @@ class _Closable(Protocol):
         ...
 
 
-class LateHandlers:
+class LazyHandlers:
     """Handlers of one connection by family: cached properties, made at their first use."""
 
-    def __init__(self, connection: Connection) -> None:
+    def __init__(self, connection: ConnectionContext) -> None:
         self._connection = connection
 
     async def aclose(self) -> None:

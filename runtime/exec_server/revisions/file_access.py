@@ -1,4 +1,4 @@
-"""How the file operations of a connection are carried out: here, or confined."""
+"""File operations of a connection, performed in the server or in a sandbox."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
     from exec_server.engine.files.requests import Operation
     from exec_server.engine.sandbox.policy import SandboxPolicy
-    from exec_server.engine.sandbox.sandboxed_files import ConfinedFiles
+    from exec_server.engine.sandbox.sandboxed_files import SandboxedFiles
 
 E = TypeVar("E")
 R = TypeVar("R")
@@ -36,7 +36,7 @@ class FileAccess:
     """The file operations of one connection."""
 
     def __init__(self) -> None:
-        self._confined: ConfinedFiles | None = None
+        self._sandboxed: SandboxedFiles | None = None
 
     async def run(self, operation: Operation[R], policy: SandboxPolicy | None) -> R:
         """Carry out an operation, under a policy if there is one, and return what it returns.
@@ -45,12 +45,12 @@ class FileAccess:
         What a write leaves pending is written.
         """
         if policy is not None:
-            if self._confined is None:
+            if self._sandboxed is None:
                 # Loads what starts processes, which few clients need for their files.
-                from exec_server.engine.sandbox.sandboxed_files import ConfinedFiles  # noqa: PLC0415
+                from exec_server.engine.sandbox.sandboxed_files import SandboxedFiles  # noqa: PLC0415
 
-                self._confined = ConfinedFiles()
-            return await self._confined.run(policy, operation)
+                self._sandboxed = SandboxedFiles()
+            return await self._sandboxed.run(policy, operation)
         if operation.takes_long():
             result = await run_in_thread(operation.run)
         else:
@@ -61,5 +61,5 @@ class FileAccess:
 
     async def aclose(self) -> None:
         """Release what it holds."""
-        if self._confined is not None:
-            await self._confined.aclose()
+        if self._sandboxed is not None:
+            await self._sandboxed.aclose()

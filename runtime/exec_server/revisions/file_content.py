@@ -7,12 +7,12 @@ from typing import TYPE_CHECKING
 import pybase64
 
 from exec_server.errors import InvalidRequest
-from exec_server.server.base64_fields import PIECE_BYTES, StreamedBytes
-from exec_server.server.long_input import DecodedText
+from exec_server.revisions.decoded_text import DecodedText
+from exec_server.revisions.streamed_bytes import PIECE_BYTES, StreamedBytes
 
 if TYPE_CHECKING:
     from exec_server.engine.files import operations as files
-    from exec_server.server.connection import Connection
+    from exec_server.revisions.interface import ConnectionContext
 
 
 def decode_content(text: str) -> bytes:
@@ -36,12 +36,12 @@ def decode_content(text: str) -> bytes:
     return data
 
 
-async def read_content(connection: Connection, source: files.ReadSource) -> bytes:
+async def read_content(connection: ConnectionContext, source: files.ReadSource) -> bytes:
     """The content of an open file; a large one is read while it is sent. Takes the source over."""
     try:
         if source.size is None:
             # A FIFO may have no writer for long; it changes nothing others could depend on.
-            connection.leave_lane()
+            connection.release_slot()
             await source.load(connection.session.memory)
         assert source.size is not None
         if source.size > PIECE_BYTES:

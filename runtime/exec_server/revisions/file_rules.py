@@ -22,7 +22,7 @@ from exec_server_protocol.v2.sandbox import (
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
 
-    from exec_server.engine.sandbox.policy import Places
+    from exec_server.engine.sandbox.policy import SpecialPaths
     from exec_server_protocol.v2.sandbox import SpecialPlace
 
 
@@ -53,7 +53,7 @@ class Entry(Protocol):
 class EntryReader(msgspec.Struct, frozen=True):
     """Reads the entries of one request."""
 
-    places: Places
+    places: SpecialPaths
     home: str
     """What ``~`` stands for."""
     read_path: Callable[[str], str]
@@ -113,7 +113,7 @@ class EntryReader(msgspec.Struct, frozen=True):
 
     def _absolute(self, pattern: str) -> str:
         # Loaded only for policies with patterns.
-        from exec_server.engine.sandbox.globs import escape  # noqa: PLC0415
+        from exec_server.engine.sandbox.glob_patterns import escape  # noqa: PLC0415
 
         if pattern.startswith("~/"):
             return escape(self.home) + pattern[1:]

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
     import msgspec
 
-    from exec_server.server.connection import Connection
+    from exec_server.revisions.interface import ConnectionContext
 
 R = TypeVar("R")
 
@@ -35,7 +35,7 @@ class HttpRequests(Generic[R]):
 
     def __init__(
         self,
-        connection: Connection,
+        connection: ConnectionContext,
         result: Callable[[int, Sequence[tuple[str, str]], bytes], R],
         body_delta: BodyDelta,
         *,
@@ -96,7 +96,7 @@ class HttpRequests(Generic[R]):
             async for piece in stream:
                 seq += 1
                 self._send(request_id, seq, piece, done=False, error=None)
-                await self._connection.wait_uncongested()
+                await self._connection.wait_writable()
         except EngineError as failure:
             error = str(failure)
         finally:
@@ -110,7 +110,7 @@ class HttpRequests(Generic[R]):
         params = self._body_delta(
             request_id=request_id, seq=seq, delta_base64=data, done=done, error=error
         )
-        self._connection.notify((jsonrpc.notification("http/request/bodyDelta", params),))
+        self._connection.notify(jsonrpc.notification("http/request/bodyDelta", params))
 
     async def aclose(self) -> None:
         """Drop every upstream connection."""

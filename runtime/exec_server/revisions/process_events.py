@@ -1,34 +1,17 @@
-"""What the notifications of all revisions have in common: output, and how an end is numbered."""
+"""Process notifications and exit codes that several revisions share."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, ClassVar, Final, Protocol
-
-import pybase64
+from typing import TYPE_CHECKING, ClassVar, Protocol
 
 from exec_server import jsonrpc
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
-
     import msgspec
 
     from exec_server.engine.processes.output_log import OutputChunk, StreamName
     from exec_server.engine.processes.process import Process
     from exec_server.engine.processes.process_state import ExitStatus
-
-SPLICE_BYTES: Final = 2048
-"""Output above this is spliced into its message instead of passing the JSON encoder."""
-
-
-def output_message(
-    method: str, params: Callable[[bytes], msgspec.Struct], data: bytes
-) -> Sequence[bytes]:
-    """A notification in pieces, of params whose member ``chunk`` holds ``data``."""
-    if len(data) < SPLICE_BYTES:
-        return (jsonrpc.notification(method, params(data)),)
-    head, tail = jsonrpc.split_at_empty(jsonrpc.notification(method, params(b"")), "chunk")
-    return (head, pybase64.b64encode(data), tail)
 
 
 class OutputParams(Protocol):
@@ -50,38 +33,38 @@ class ClosedParams(Protocol):
 
 
 class NumberedEvents:
-    """What is told of a process alike since v1, in the models of one revision."""
+    """Notifications that are the same since v1, encoded with the models of one revision."""
 
     __slots__ = ()
 
     output_params: ClassVar[OutputParams]
     closed_params: ClassVar[ClosedParams]
 
-    def output(self, process: Process[object], chunk: OutputChunk) -> Sequence[bytes]:
-        """process/output."""
-        return output_message(
-            "process/output",
-            lambda data: self.output_params(
-                process_id=process.id, seq=chunk.seq, stream=chunk.stream, chunk=data
-            ),
-            chunk.data,
+    def output(self, process: Process[object], chunk: OutputChunk) -> bytes:
+        """Encode process/output."""
+        params = self.output_params(
+            process_id=process.id,
+            seq=chunk.seq,
+            stream=chunk.stream,
+            chunk=jsonrpc.base64_value(chunk.data),
         )
+        return jsonrpc.notification("process/output", params)
 
     def closed(self, process: Process[object], seq: int) -> bytes:
-        """process/closed."""
+        """Encode process/closed."""
         params = self.closed_params(process_id=process.id, seq=seq)
         return jsonrpc.notification("process/closed", params)
 
 
 def exit_code_without_signals(process: Process[object], status: ExitStatus) -> int:
-    """The exit code, or for any signal -1 on pipes and 1 on a terminal (v0, v1)."""
+    """Return the exit code, or for any signal -1 on pipes and 1 on a terminal (v0, v1)."""
     if status.code is not None:
         return status.code
     return 1 if process.tty else -1
 
 
 def exit_code_of_signals(process: Process[object], status: ExitStatus) -> int:
-    """The exit code, or for signal n 128 + n on pipes and 1 on a terminal (v2)."""
+    """Return the exit code, or for signal n 128 + n on pipes and 1 on a terminal (v2)."""
     if status.signal is None:
         assert status.code is not None
         return status.code

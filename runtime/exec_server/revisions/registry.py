@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Final
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-    from exec_server.server.connection import BoundRevision, Connection, Revision
+    from exec_server.revisions.interface import BoundRevision, ConnectionContext, Revision
     from exec_server.settings import Settings
 
 PROTOCOLS: Final = ("auto", "v0", "v1", "v2", "draft")
@@ -21,7 +21,7 @@ class _Unloaded:
         self.name = name
         self._load = load
 
-    def bind(self, connection: Connection) -> BoundRevision:
+    def bind(self, connection: ConnectionContext) -> BoundRevision:
         """Make the handlers of one connection; see Revision."""
         return self._load().bind(connection)
 

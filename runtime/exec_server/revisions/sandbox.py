@@ -14,7 +14,13 @@ from typing import TYPE_CHECKING, Any, Final, Literal, TypeAlias, TypeVar
 import msgspec
 
 from exec_server.engine.paths import normalize
-from exec_server.engine.sandbox.policy import MINIMAL_PATHS, Places, Rule, SandboxPolicy, bounded
+from exec_server.engine.sandbox.policy import (
+    MINIMAL_PATHS,
+    Rule,
+    SandboxPolicy,
+    SpecialPaths,
+    bounded,
+)
 from exec_server.errors import InvalidArgument, InvalidRequest
 from exec_server.revisions.file_rules import EntryReader
 from exec_server_protocol.v2.sandbox import (
@@ -177,7 +183,7 @@ def _reader(cwd: object) -> EntryReader:
         raise InvalidArgument("sandbox.cwd: expected an absolute path or null")
     directory = None if cwd is None else normalize(cwd)
     return EntryReader(
-        places=Places(directory, () if directory is None else (directory,), _temporary()),
+        places=SpecialPaths(directory, () if directory is None else (directory,), _temporary()),
         home=os.path.expanduser("~"),
         read_path=normalize,
         no_cwd=InvalidRequest("file system sandbox context with dynamic permissions requires cwd"),

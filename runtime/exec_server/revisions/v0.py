@@ -15,8 +15,8 @@ from exec_server import jsonrpc
 from exec_server.engine.processes.spawn import SpawnSpec
 from exec_server.errors import InvalidArgument, InvalidRequest
 from exec_server.revisions.binding import BoundMethods, Decoders
-from exec_server.revisions.process_events import exit_code_without_signals, output_message
-from exec_server.server.connection import BoundRevision
+from exec_server.revisions.interface import BoundRevision
+from exec_server.revisions.process_events import exit_code_without_signals
 from exec_server_protocol.v0.command import (
     CommandExecExitedParams,
     CommandExecOutputDeltaParams,
@@ -32,34 +32,29 @@ from exec_server_protocol.v0.methods import METHODS
 from exec_server_protocol.v0.session import InitializedParams, InitializeParams, InitializeResult
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
-
     from exec_server.engine.processes.output_log import OutputChunk
     from exec_server.engine.processes.process import Process
     from exec_server.engine.processes.process_state import ExitStatus
-    from exec_server.server.connection import Connection
-    from exec_server.server.session import Announcer
+    from exec_server.revisions.interface import ConnectionContext, NotificationEncoder
     from exec_server_protocol.v0.server import Handlers
 
 PROTOCOL_VERSION: Final = "exec-server.v0"
 """How initialize names the revision."""
 
 
-class V0Announcer:
+class V0NotificationEncoder:
     """Process events in v0's shapes: no numbers, no closing, a terminal's output is ``stdout``."""
 
     revision = "v0"
 
-    def output(self, process: Process[object], chunk: OutputChunk) -> Sequence[bytes]:
-        """command/exec/outputDelta."""
-        stream: Final = "stderr" if chunk.stream == "stderr" else "stdout"
-        return output_message(
-            "command/exec/outputDelta",
-            lambda data: CommandExecOutputDeltaParams(
-                session_id=process.id, stream=stream, chunk=data
-            ),
-            chunk.data,
+    def output(self, process: Process[object], chunk: OutputChunk) -> bytes:
+        """Encode command/exec/outputDelta."""
+        params = CommandExecOutputDeltaParams(
+            session_id=process.id,
+            stream="stderr" if chunk.stream == "stderr" else "stdout",
+            chunk=jsonrpc.base64_value(chunk.data),
         )
+        return jsonrpc.notification("command/exec/outputDelta", params)
 
     def exited(self, process: Process[object], seq: int, status: ExitStatus) -> bytes:
         """command/exec/exited."""
@@ -72,13 +67,13 @@ class V0Announcer:
         """Nothing is told of it."""
 
 
-_ANNOUNCER: Final = V0Announcer()
+_ENCODER: Final = V0NotificationEncoder()
 
 
 class LifecycleV0:
     """The handshake."""
 
-    def __init__(self, connection: Connection) -> None:
+    def __init__(self, connection: ConnectionContext) -> None:
         self._connection = connection
 
     async def initialize(self, params: InitializeParams) -> InitializeResult:
@@ -93,11 +88,11 @@ class LifecycleV0:
 class CommandV0:
     """command/exec and what follows from it."""
 
-    def __init__(self, connection: Connection) -> None:
+    def __init__(self, connection: ConnectionContext) -> None:
         self._connection = connection
         self._numbers = count(1)
 
-    def _find(self, session_id: str) -> Process[Announcer] | None:
+    def _find(self, session_id: str) -> Process[NotificationEncoder] | None:
         process = self._connection.session.processes.get(session_id)
         return None if process is None or process.status is not None else process
 
@@ -112,7 +107,7 @@ class CommandV0:
         # The client of another revision may have taken such a name in the same session.
         names = (f"session-{number}" for number in self._numbers)
         name = next(name for name in names if processes.get(name) is None)
-        processes.start(name, spec, context=_ANNOUNCER)
+        processes.start(name, spec, context=_ENCODER)
         return CommandExecResult(session_id=name)
 
     async def write(self, params: CommandExecWriteParams) -> CommandExecWriteResult:
@@ -147,7 +142,7 @@ class V0:
 
     name = "v0"
 
-    def bind(self, connection: Connection) -> BoundRevision:
+    def bind(self, connection: ConnectionContext) -> BoundRevision:
         """The handlers of one connection; see Revision."""
         served: Handlers = HandlersV0(
             lifecycle=LifecycleV0(connection), command=CommandV0(connection)

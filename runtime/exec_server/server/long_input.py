@@ -17,11 +17,12 @@ import msgspec
 from exec_server import jsonrpc
 from exec_server.errors import MalformedMessage
 from exec_server.message_scan import LONG_TEXT_BYTES, MAX_MEMBER_VALUES, MessageScan
+from exec_server.revisions.decoded_text import DecodedText
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection
 
-    from exec_server.server.connection import BoundMethod
+    from exec_server.revisions.interface import BoundMethod
     from exec_server.settings import Settings
 
 _TURN_SECONDS: Final = 0.0005
@@ -33,17 +34,6 @@ _BACKLOG_BYTES: Final = 1024 * 1024
 _JOIN_HERE_BYTES: Final = 1024 * 1024
 """Bytes that are joined within a fraction of a millisecond. ``bytes.join`` releases the
 interpreter lock for more, so that a thread can do it."""
-
-
-class DecodedText(str):
-    """Stands for a long base64 text that a method decodes itself; an empty text to all others."""
-
-    __slots__ = ("content", "error")
-
-    content: bytes
-    """The decoded bytes."""
-    error: str | None
-    """The reason why the text is not base64."""
 
 
 class LongParams:

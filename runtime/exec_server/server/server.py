@@ -5,8 +5,9 @@ from __future__ import annotations
 import asyncio
 from typing import TYPE_CHECKING, Final
 
-from exec_server.server.connection import Connection, Revision
+from exec_server.server.connection import Connection
 from exec_server.server.session import SessionRegistry
+from exec_server.server.shutdown import ShutdownEvent
 from exec_server.settings import Settings
 from exec_server.transports.stdio import StdioTransport
 
@@ -14,6 +15,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     from exec_server.engine.processes.watchdog import Watchdog
+    from exec_server.revisions.interface import Revision
     from exec_server.transports.channel import Channel, Receiver
 
 _POLL_SECONDS: Final = 0.01
@@ -21,29 +23,6 @@ _POLL_SECONDS: Final = 0.01
 
 _LAST_WORDS_SECONDS: Final = 1.0
 """How long killed processes may take to be gone, so that their ends are told."""
-
-
-class Stop:
-    """Whether the server has been told to come to its end; there before the server is."""
-
-    def __init__(self) -> None:
-        self._told = asyncio.Event()
-        self.is_urgent = False
-        """Whether it was told twice: then nothing is waited for."""
-
-    def tell(self) -> None:
-        """Tell the server to come to its end."""
-        self.is_urgent = self.is_told
-        self._told.set()
-
-    @property
-    def is_told(self) -> bool:
-        """Whether it was told at all."""
-        return self._told.is_set()
-
-    async def wait(self) -> None:
-        """Return when it was told."""
-        await self._told.wait()
 
 
 class Server:
@@ -55,7 +34,7 @@ class Server:
         *,
         watchdog: Watchdog | None = None,
         settings: Settings | None = None,
-        stop: Stop | None = None,
+        shutdown: ShutdownEvent | None = None,
     ) -> None:
         self._revisions = revisions
         self.settings = settings or Settings()
@@ -63,7 +42,7 @@ class Server:
         self._connections: set[Connection] = set()
         self._idle = asyncio.Event()
         self._idle.set()
-        self.stop = stop or Stop()
+        self.shutdown = shutdown or ShutdownEvent()
 
     async def drain(self) -> None:
         """Bring what is under way to its end, within the grace, and begin nothing new.
@@ -72,7 +51,7 @@ class Server:
         end is told; so is the answer to every request that is done by then.
         """
         for connection in self._connections:
-            connection.stop()
+            connection.shut_down()
         grace = self.settings.grace_seconds
         sessions = self._sessions
         if grace:
@@ -90,7 +69,7 @@ class Server:
     async def _wait_until(self, condition: Callable[[], bool], seconds: float) -> None:
         deadline = asyncio.get_running_loop().time() + seconds
         while not condition() and asyncio.get_running_loop().time() < deadline:
-            if self.stop.is_urgent:
+            if self.shutdown.is_urgent:
                 return
             await asyncio.sleep(_POLL_SECONDS)
 
@@ -104,8 +83,8 @@ class Server:
             keeps_session=keeps_session,
             on_ended=self._forget,
         )
-        if self.stop.is_told:
-            connection.stop()
+        if self.shutdown.is_requested:
+            connection.shut_down()
         self._connections.add(connection)
         self._idle.clear()
         return connection
@@ -139,7 +118,7 @@ async def serve_stdio(server: Server, read_fd: int, write_fd: int) -> None:
         max_line_bytes=server.settings.max_message_bytes,
         max_unsent_bytes=server.settings.max_unsent_bytes,
     )
-    stopping = asyncio.ensure_future(server.stop.wait())
+    stopping = asyncio.ensure_future(server.shutdown.wait())
     closing = asyncio.ensure_future(closed.wait())
     try:
         await asyncio.wait((stopping, closing), return_when=asyncio.FIRST_COMPLETED)

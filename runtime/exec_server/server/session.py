@@ -9,44 +9,22 @@ from __future__ import annotations
 
 import asyncio
 import uuid
-from collections import deque
 from typing import TYPE_CHECKING, Protocol
 
 from exec_server.engine.memory_budget import MemoryBudget
 from exec_server.engine.processes.orphan_reaper import END_SECONDS, OrphanReaper
 from exec_server.engine.processes.table import REAP_SECONDS, ProcessTable
 from exec_server.errors import InvalidRequest, SessionAttached
+from exec_server.revisions.accepted_writes import AcceptedWrites
 from exec_server.server.memory import UnusedMemory
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
-
     from exec_server.engine.processes.output_log import OutputChunk
     from exec_server.engine.processes.process import Process
     from exec_server.engine.processes.process_state import ExitStatus
     from exec_server.engine.processes.watchdog import Watchdog
+    from exec_server.revisions.interface import NotificationEncoder
     from exec_server.settings import Settings
-
-
-class Announcer(Protocol):
-    """Turns the events of a process into the notifications of one revision."""
-
-    @property
-    def revision(self) -> str:
-        """Name of the revision that started the process."""
-        ...
-
-    def output(self, process: Process[object], chunk: OutputChunk) -> Sequence[bytes]:
-        """The message for a chunk of output, in pieces."""
-        ...
-
-    def exited(self, process: Process[object], seq: int, status: ExitStatus) -> bytes:
-        """The message for the end of the process."""
-        ...
-
-    def closed(self, process: Process[object], seq: int) -> bytes | None:
-        """The message for the end of its output, if the revision has one."""
-        ...
 
 
 class Attachment(Protocol):
@@ -57,29 +35,9 @@ class Attachment(Protocol):
         """Bytes of memory that wait to be sent."""
         ...
 
-    def notify(self, pieces: Sequence[bytes]) -> None:
-        """Send a notification."""
+    def notify(self, message: bytes) -> None:
+        """Send an encoded notification."""
         ...
-
-
-class AcceptedWrites:
-    """The writes to the processes of a session that were accepted; the most recent are known."""
-
-    def __init__(self, limit: int) -> None:
-        self._limit = limit
-        self._known: set[tuple[object, str | bytes]] = set()
-        self._in_order: deque[tuple[object, str | bytes]] = deque()
-
-    def __contains__(self, write: tuple[object, str | bytes]) -> bool:
-        """Return True for what stands for a process and the name of a known write to it."""
-        return write in self._known
-
-    def add(self, write: tuple[object, str | bytes]) -> None:
-        """Note a write that is not known yet, in place of the oldest one if there are too many."""
-        self._known.add(write)
-        self._in_order.append(write)
-        if len(self._known) > self._limit:
-            self._known.discard(self._in_order.popleft())
 
 
 class Session:
@@ -91,17 +49,17 @@ class Session:
         watchdog: Watchdog | None,
         reaper: OrphanReaper | None,
         settings: Settings,
-        speaks: str,
+        revision: str,
     ) -> None:
         self.id = str(uuid.uuid4())
-        self.speaks = speaks
-        """The revision that its client spoke last."""
+        self.revision = revision
+        """Revision that the client used last."""
         self.attachment: Attachment | None = None
         self._reaper = reaper
         self._tag: int | None = None
         self.memory = MemoryBudget(settings.max_held_bytes, self._count_unsent)
         self.accepted_writes = AcceptedWrites(settings.remembered_writes)
-        self.processes: ProcessTable[Announcer] = ProcessTable(
+        self.processes: ProcessTable[NotificationEncoder] = ProcessTable(
             self,
             loop=loop,
             memory=self.memory,
@@ -119,21 +77,23 @@ class Session:
     def _count_unsent(self) -> int:
         return 0 if self.attachment is None else self.attachment.unsent_bytes
 
-    def on_output(self, process: Process[Announcer], chunk: OutputChunk) -> None:
+    def on_output(self, process: Process[NotificationEncoder], chunk: OutputChunk) -> None:
         """Tell the attached connection; see ProcessEvents."""
         if self.attachment is not None:
             self.attachment.notify(process.context.output(process, chunk))
 
-    def on_exited(self, process: Process[Announcer], seq: int, status: ExitStatus) -> None:
+    def on_exited(
+        self, process: Process[NotificationEncoder], seq: int, status: ExitStatus
+    ) -> None:
         """Tell the attached connection; see ProcessEvents."""
         if self.attachment is not None:
-            self.attachment.notify((process.context.exited(process, seq, status),))
+            self.attachment.notify(process.context.exited(process, seq, status))
 
-    def on_closed(self, process: Process[Announcer], seq: int) -> None:
+    def on_closed(self, process: Process[NotificationEncoder], seq: int) -> None:
         """Tell the attached connection; see ProcessEvents."""
         message = process.context.closed(process, seq)
         if self.attachment is not None and message is not None:
-            self.attachment.notify((message,))
+            self.attachment.notify(message)
 
     def _take_tag(self) -> int | None:
         """The tag of the session's processes, once there are any."""
@@ -169,8 +129,8 @@ class SessionRegistry:
         self._expiries: dict[str, asyncio.TimerHandle] = {}
         self._ending: set[asyncio.Task[None]] = set()
 
-    def create(self, attachment: Attachment, speaks: str) -> Session:
-        """A new session with a connection attached that speaks a revision.
+    def create(self, attachment: Attachment, revision: str) -> Session:
+        """A new session with a connection attached that revision a revision.
 
         Raises InvalidRequest if there are as many as there may be.
         """
@@ -178,7 +138,7 @@ class SessionRegistry:
             raise InvalidRequest(
                 f"this server keeps at most {self._settings.max_sessions} sessions at a time"
             )
-        session = Session(self._loop, self._watchdog, self._reaper, self._settings, speaks)
+        session = Session(self._loop, self._watchdog, self._reaper, self._settings, revision)
         session.attachment = attachment
         self._sessions[session.id] = session
         return session
@@ -192,7 +152,7 @@ class SessionRegistry:
         if session is None:
             raise InvalidRequest(f"unknown session id {session_id}")
         if session.attachment is not None:
-            raise SessionAttached(session_id, session.speaks)
+            raise SessionAttached(session_id, session.revision)
         self._expiries.pop(session_id).cancel()
         session.attachment = attachment
         return session

@@ -6,17 +6,14 @@ whole messages to a Receiver and takes whole messages through the Channel.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Final, Protocol
-
-if TYPE_CHECKING:
-    from collections.abc import Sequence
+from typing import Final, Protocol
 
 LONG_MESSAGE_BYTES: Final = 32 * 1024
 """A message of at least this size is delivered in parts. What a shorter one costs, at most some
 milliseconds, is spent at once; nearly all messages are far below it."""
 
 
-class LongMessage(Protocol):
+class StreamedMessage(Protocol):
     """A message produced piece by piece while it is being sent.
 
     ``length`` is known before the first piece, because a frame header announces it; the pieces
@@ -43,7 +40,10 @@ class Channel(Protocol):
     """The sending side of a transport, as a connection sees it."""
 
     peer: str
-    """How the peer is named in messages for people: ``websocket 127.0.0.1:4711``, ``stdio``."""
+    """Name of the peer in messages for people: ``exec-server websocket 127.0.0.1:4711``."""
+
+    message_kind: str
+    """Name of the messages in errors about malformed ones; as in the released servers."""
 
     @property
     def sent_bytes(self) -> int:
@@ -55,20 +55,24 @@ class Channel(Protocol):
         """Bytes of memory that wait to be sent."""
         ...
 
-    def send_reply(self, pieces: Sequence[bytes]) -> None:
+    def send_reply(self, message: bytes) -> None:
         """Queue one message, ahead of every queued notification."""
         ...
 
-    def send_long_reply(self, message: LongMessage) -> None:
+    def send_streamed_reply(self, message: StreamedMessage) -> None:
         """Queue one message that is produced while it is sent."""
         ...
 
-    def send_notification(self, pieces: Sequence[bytes]) -> None:
+    def send_notification(self, message: bytes) -> None:
         """Queue one message behind everything queued."""
         ...
 
-    def hold_input(self, is_held: bool) -> None:
-        """Deliver no more messages while it is held."""
+    def pause_reading(self) -> None:
+        """Deliver no more messages until ``resume_reading``."""
+        ...
+
+    def resume_reading(self) -> None:
+        """Deliver messages again."""
         ...
 
     def close(self, reason: str, *, violation: bool = False) -> None:
@@ -94,8 +98,12 @@ class Receiver(Protocol):
         """
         ...
 
-    def congested(self, is_congested: bool) -> None:
-        """The queue of unsent bytes went above its high mark, or back below its low mark."""
+    def pause_writing(self) -> None:
+        """The send queue exceeded its high-water mark: stop producing output."""
+        ...
+
+    def resume_writing(self) -> None:
+        """The send queue fell below its low-water mark: produce output again."""
         ...
 
     def ended(self, *, orderly: bool) -> None:

@@ -142,10 +142,15 @@ class WebSocketEndpoint:
         """The socket broke."""
         self._abort()
 
-    def queue_changed(self, is_congested: bool) -> None:
-        """Tell the connection to hold or release what it sends."""
+    def pause_writing(self) -> None:
+        """Pass backpressure on to the connection; see StreamOwner."""
         if self._receiver is not None:
-            self._receiver.congested(is_congested)
+            self._receiver.pause_writing()
+
+    def resume_writing(self) -> None:
+        """Release the backpressure; see StreamOwner."""
+        if self._receiver is not None:
+            self._receiver.resume_writing()
 
     def all_sent(self) -> None:
         """The last byte is with the kernel: end our side."""

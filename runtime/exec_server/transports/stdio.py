@@ -17,9 +17,9 @@ from exec_server.transports.utf8 import InvalidUtf8, Utf8Check, first_invalid_by
 
 if TYPE_CHECKING:
     import asyncio
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable
 
-    from exec_server.transports.channel import LongMessage, Receiver
+    from exec_server.transports.channel import Receiver, StreamedMessage
 
 FLUSH_SECONDS: Final = 2.0
 """How long the peer may read nothing of the last answers once the connection ends."""
@@ -35,6 +35,7 @@ class StdioTransport:
     """One connection over a pair of descriptors, from start to ``on_closed``."""
 
     peer = "exec-server stdio"
+    message_kind = "JSON-RPC"
 
     def __init__(
         self,
@@ -78,24 +79,25 @@ class StdioTransport:
         """Bytes of memory that wait to be sent; see Channel."""
         return self._stream.unsent_bytes
 
-    def send_reply(self, pieces: Sequence[bytes]) -> None:
+    def send_reply(self, message: bytes) -> None:
         """Queue one message ahead of the notifications; see Channel."""
-        if len(pieces) == 1:
-            self._stream.queue_reply((pieces[0] + b"\n",))
-        else:
-            self._stream.queue_reply((*pieces, b"\n"))
+        self._stream.queue_reply((message, b"\n"))
 
-    def send_long_reply(self, message: LongMessage) -> None:
+    def send_streamed_reply(self, message: StreamedMessage) -> None:
         """Queue one message made while it is sent; see Channel."""
-        self._stream.queue_long_reply(b"", message, b"\n")
+        self._stream.queue_streamed_reply(b"", message, b"\n")
 
-    def send_notification(self, pieces: Sequence[bytes]) -> None:
+    def send_notification(self, message: bytes) -> None:
         """Queue one message behind everything; see Channel."""
-        self._stream.queue_notification((*pieces, b"\n"))
+        self._stream.queue_notification((message, b"\n"))
 
-    def hold_input(self, is_held: bool) -> None:
-        """Deliver no more messages while it is held; see Channel."""
-        self._stream.hold_input(is_held)
+    def pause_reading(self) -> None:
+        """Deliver no more messages until ``resume_reading``; see Channel."""
+        self._stream.pause_reading()
+
+    def resume_reading(self) -> None:
+        """Deliver messages again; see Channel."""
+        self._stream.resume_reading()
 
     def close(self, reason: str, *, violation: bool = False) -> None:
         """Send what is queued, then end; a line protocol has no place for the reason."""
@@ -216,10 +218,15 @@ class StdioTransport:
         self._end(orderly=False)
         self._finish()
 
-    def queue_changed(self, is_congested: bool) -> None:
-        """Tell the connection to hold or release the output of its processes."""
+    def pause_writing(self) -> None:
+        """Pass backpressure on to the connection; see StreamOwner."""
         if self._receiver is not None:
-            self._receiver.congested(is_congested)
+            self._receiver.pause_writing()
+
+    def resume_writing(self) -> None:
+        """Release the backpressure; see StreamOwner."""
+        if self._receiver is not None:
+            self._receiver.resume_writing()
 
     def all_sent(self) -> None:
         """The last byte is with the kernel."""

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     import asyncio
     from collections.abc import Sequence
 
-    from exec_server.transports.channel import LongMessage
+    from exec_server.transports.channel import StreamedMessage
 
 log = logging.getLogger("exec_server")
 
@@ -60,8 +60,12 @@ class StreamOwner(Protocol):
         """The stream broke or was closed; nothing more can be read or sent."""
         ...
 
-    def queue_changed(self, is_congested: bool) -> None:
-        """The queue passed HIGH_WATER upwards or LOW_WATER downwards."""
+    def pause_writing(self) -> None:
+        """The queue exceeded HIGH_WATER."""
+        ...
+
+    def resume_writing(self) -> None:
+        """The queue fell to LOW_WATER after it had exceeded HIGH_WATER."""
         ...
 
     def all_sent(self) -> None:
@@ -96,7 +100,7 @@ class ByteStream:
         """Whether nothing more is to be taken from the peer for now."""
         self._turn_end = 0.0
         self._is_full = False
-        self._is_held = False
+        self._is_paused = False
         self.sent_bytes = 0
         """Bytes given to the kernel so far."""
         self._always_ready = False
@@ -110,10 +114,10 @@ class ByteStream:
         # What is being written now: pieces of whole messages, the first possibly cut.
         self._current: deque[bytes | memoryview] = deque()
         self._current_bytes = 0
-        self._long: LongMessage | None = None
+        self._long: StreamedMessage | None = None
         self._long_left = 0
-        # Whole messages that wait; a LongMessage stands for itself, its header before it.
-        self._replies: deque[bytes | LongMessage] = deque()
+        # Whole messages that wait; a StreamedMessage stands for itself, its header before it.
+        self._replies: deque[bytes | StreamedMessage] = deque()
         self._notifications: deque[Sequence[bytes]] = deque()
         self._waiting_bytes = 0
 
@@ -144,14 +148,19 @@ class ByteStream:
             if not self._always_ready:
                 self._loop.remove_reader(self._read_fd)
 
-    def hold_input(self, is_held: bool) -> None:
-        """Take nothing from the peer while it is held; see Channel."""
-        self._is_held = is_held
+    def pause_reading(self) -> None:
+        """Take nothing from the peer until ``resume_reading``; see Channel."""
+        self._is_paused = True
+        self._throttle()
+
+    def resume_reading(self) -> None:
+        """Take input from the peer again; see Channel."""
+        self._is_paused = False
         self._throttle()
 
     def _throttle(self) -> None:
         """Stop taking what the peer sends, or go on with it."""
-        if self._is_full or self._is_held:
+        if self._is_full or self._is_paused:
             if self._reading:
                 self.throttled = True
                 self._stop_reading()
@@ -172,7 +181,7 @@ class ByteStream:
         return self.throttled
 
     def _go_on(self) -> None:
-        if not self.throttled or self._is_full or self._is_held:
+        if not self.throttled or self._is_full or self._is_paused:
             return
         self.throttled = False
         self.start_reading()
@@ -234,7 +243,9 @@ class ByteStream:
             self._waiting_bytes += len(piece)
         self._after_queueing()
 
-    def queue_long_reply(self, header: bytes, message: LongMessage, trailer: bytes = b"") -> None:
+    def queue_streamed_reply(
+        self, header: bytes, message: StreamedMessage, trailer: bytes = b""
+    ) -> None:
         """Queue one framed message whose pieces are made while it is being sent."""
         if self._lost:
             message.finish()
@@ -264,7 +275,7 @@ class ByteStream:
     def _after_queueing(self) -> None:
         if self.unsent_bytes > HIGH_WATER and not self._congested:
             self._congested = True
-            self._owner.queue_changed(True)
+            self._owner.pause_writing()
         if not self._is_full and self.unsent_bytes > self._max_unsent_bytes:
             self._is_full = True
             self._throttle()
@@ -368,7 +379,7 @@ class ByteStream:
             self._loop.remove_writer(self._write_fd)
         if self._congested and self.unsent_bytes <= LOW_WATER:
             self._congested = False
-            self._owner.queue_changed(False)
+            self._owner.resume_writing()
             if self._is_full:
                 self._is_full = False
                 self._throttle()

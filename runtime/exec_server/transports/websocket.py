@@ -25,10 +25,10 @@ from exec_server.transports.endpoint import (
 if TYPE_CHECKING:
     import asyncio
     import socket
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable
 
     from exec_server.settings import Settings
-    from exec_server.transports.channel import LongMessage, Receiver
+    from exec_server.transports.channel import Receiver, StreamedMessage
     from exec_server.transports.endpoint import OpenStream
 
 PING_SECONDS: Final = 30.0
@@ -68,6 +68,7 @@ class WebSocketTransport(WebSocketEndpoint):
     decides on the request, ``overload`` may reject it all the same.
     """
 
+    message_kind = "websocket JSON-RPC"
     _peer_masks = True
     _protocol: ServerProtocol
 
@@ -119,29 +120,25 @@ class WebSocketTransport(WebSocketEndpoint):
         """Bytes of memory that wait to be sent; see Channel."""
         return self._stream.unsent_bytes
 
-    def send_reply(self, pieces: Sequence[bytes]) -> None:
+    def send_reply(self, message: bytes) -> None:
         """Queue one message ahead of the notifications; see Channel."""
-        if len(pieces) == 1:
-            message = pieces[0]
-            length = len(message)
-            if length < 4096:
-                self._stream.queue_reply((frame_header(length) + message,))
-            else:
-                self._stream.queue_reply((frame_header(length), message))
-        else:
-            self._stream.queue_reply((frame_header(sum(map(len, pieces))), *pieces))
+        self._stream.queue_reply((frame_header(len(message)), message))
 
-    def send_long_reply(self, message: LongMessage) -> None:
+    def send_streamed_reply(self, message: StreamedMessage) -> None:
         """Queue one message made while it is sent; see Channel."""
-        self._stream.queue_long_reply(frame_header(message.length), message)
+        self._stream.queue_streamed_reply(frame_header(message.length), message)
 
-    def send_notification(self, pieces: Sequence[bytes]) -> None:
+    def send_notification(self, message: bytes) -> None:
         """Queue one message behind everything; see Channel."""
-        self._stream.queue_notification((frame_header(sum(map(len, pieces))), *pieces))
+        self._stream.queue_notification((frame_header(len(message)), message))
 
-    def hold_input(self, is_held: bool) -> None:
-        """Deliver no more messages while it is held; see Channel."""
-        self._stream.hold_input(is_held)
+    def pause_reading(self) -> None:
+        """Deliver no more messages until ``resume_reading``; see Channel."""
+        self._stream.pause_reading()
+
+    def resume_reading(self) -> None:
+        """Deliver messages again; see Channel."""
+        self._stream.resume_reading()
 
     def close(self, reason: str, *, violation: bool = False) -> None:
         """Send what is queued, then the closing handshake; see Channel."""

@@ -1,4 +1,4 @@
-"""The suite as a judge of clients: right ones pass, and a wrong one is told what to mend."""
+"""Conformance of clients: correct clients pass, and each fault is reported."""
 
 from __future__ import annotations
 
@@ -16,21 +16,21 @@ from tests.support.checkout import ROOT
 from tests.support.suite_runs import PROGRAM, run
 from tests.support.waiting import wait_until
 
-pytestmark = pytest.mark.usefixtures("nobody_is_left")
+pytestmark = pytest.mark.usefixtures("no_process_is_left")
 
 WRONG_CLIENT = ROOT / "tests/support/wrong_client.py"
 OURS = str(Path(sys.executable).with_name("exec-server"))
 
 
 def judged(fault: str, *options: str | Path) -> subprocess.CompletedProcess[str]:
-    """What the suite says of a client of v2 with a fault, or of the right one."""
+    """Return the output for a v2 client with a fault, or without one."""
     command = shlex.join([sys.executable, str(WRONG_CLIENT), fault, "{url}"])
     return run("client", "--cmd", command, "--input-cmd", f"{command} -i", *options)
 
 
 @pytest.mark.parametrize("revision", ["v0", "v1", "v2", "draft"])
 @pytest.mark.parametrize("place", ["--url {url}", "--cmd {command}"])
-def test_our_client_passes_in_every_revision(place: str, revision: str) -> None:
+def test_own_client_passes_in_every_revision(place: str, revision: str) -> None:
     command = f"{OURS} run {place} -- probe"
     with_input = f"{OURS} run -i {place} -- probe"
     options = ["--revision", revision, "--jobs", "4", "--timeout", "50"]
@@ -41,10 +41,10 @@ def test_our_client_passes_in_every_revision(place: str, revision: str) -> None:
         assert lines == []
         assert ", 0 failed, 0 known deviations, 0 n/a in " in summary
     else:
-        assert [line.partition(": ")[2] for line in lines] == ["is about what stdio does not have"]
+        assert [line.partition(": ")[2] for line in lines] == ["does not apply to stdio"]
 
 
-def test_the_library_passes_with_the_lines_that_the_guide_shows(tmp_path: Path) -> None:
+def test_guide_example_passes(tmp_path: Path) -> None:
     guide = ROOT / "docs/conformance.md"
     (example,) = re.findall("```python\n(.*?)```", guide.read_text(), re.DOTALL)
     program = tmp_path / "example.py"
@@ -55,18 +55,20 @@ def test_the_library_passes_with_the_lines_that_the_guide_shows(tmp_path: Path) 
     assert ", 0 failed, 0 known deviations, 0 n/a in " in done.stdout
 
 
-def test_a_client_that_leaves_the_input_open_where_the_draft_can_end_it_is_told() -> None:
+def test_open_input_is_reported_in_the_draft() -> None:
     done = judged("none", "--revision", "draft", "--select", "*/input/end", "--timeout", "6")
     assert "expected process/closeStdin at the end of the client's standard input" in done.stdout
 
 
-def test_the_revision_that_a_client_speaks_is_found_out() -> None:
+def test_client_revision_is_detected() -> None:
     done = judged("none")
     assert done.returncode == 0, done.stdout
     *lines, summary = done.stdout.splitlines()
     reasons = [line.split(": ", 1)[1] for line in lines]
-    assert reasons[0].startswith("the client seems not to speak v0: expected command/exec after")
-    assert reasons[1].startswith("the client seems not to speak v1: cwd is a URI")
+    assert reasons[0].startswith(
+        "the client does not seem to support v0: expected command/exec after"
+    )
+    assert reasons[1].startswith("the client does not seem to support v1: cwd is a URI")
     assert len(reasons) == 2
     assert ", 0 failed, " in summary
 
@@ -84,39 +86,45 @@ FAULTS = {
     "one-id": ("run/slow", "the id 2 of environment/info is that of process/start, which has not"),
     "answers-notifications": ("run/simple", "an answer to what is no request, which ends the con"),
     "unknown-notification": ("run/simple", "the notification hello, which ends the connection"),
-    "schema": ("run/simple", "process/start breaks the schema at $.params: 'env' is a required"),
+    "schema": ("run/simple", "process/start violates the schema at $.params: 'env' is a required"),
     # the program
-    "always-zero": ("run/simple", "expected the client to end with the program's exit code 7, b"),
+    "always-zero": ("run/simple", "expected the client to exit with the program's exit code 7, b"),
     "ignores-errors": (
         "run/refused",
-        "expected the client to end with an error, since process/start w",
+        "expected the client to exit with an error, since process/start w",
     ),
     "asks-again": ("run/slow", "a second process/start, though the client was asked to run one"),
-    "goes-on": ("run/success", "expected the client to end, as its program has ended and its o"),
+    "goes-on": ("run/success", "expected the client to exit after its program has ended"),
     # output
     "order-of-arrival": ("output/reordered", 'expected "one\\ntwo\\nthree\\n", got "two\\none'),
-    "ends-at-exit": ("output/after_exit", "is the program's: expected \"What the program wrote: ä"),
-    "text": ("output/bytes", "the client's standard output, which is the program's: expected"),
+    "ends-at-exit": (
+        "output/after_exit",
+        "the client's standard output: expected \"What the program wrote: ä",
+    ),
+    "text": ("output/bytes", "the client's standard output: expected"),
     "mixes-streams": ("output/streams", 'got "one\\nnoise\\ntwo\\nnoise\\nthree\\nnoise\\n"'),
     # what comes from the future
-    "strict-members": ("tolerance/members", "but the client ended with exit code 1: unknown mem"),
+    "strict-members": ("tolerance/members", "but the client exited with exit code 1: unknown mem"),
     "strict-notifications": ("tolerance/notifications", "unknown notification suite/chatter"),
     "any-process": ("tolerance/other_process", 'got "not yours\\n'),
     # a lost connection
-    "end-is-success": ("lost/session", "ended with 0 as if the program had succeeded"),
-    "forgets-session": ("resume/output", "expected the client to resume its session, or to end w"),
+    "end-is-success": ("lost/session", "exited with 0 as if the program had succeeded"),
+    "forgets-session": ("resume/output", "expected the client to resume its session or to exit w"),
     "starts-again": ("resume/output", "a second process/start, though the client was asked to r"),
     "other-session": ("resume/output", 'resumeSessionId "mine" is no session of this server; it'),
-    "no-reading": ("resume/end", "expected the client to end, as its program has ended and its "),
+    "no-reading": (
+        "resume/end",
+        "expected the client to exit after its program has ended",
+    ),
     # input
-    "no-pipe": ("input/text", "started it with neither pipeStdin nor tty: the server refuses to"),
+    "no-pipe": ("input/text", "started it without pipeStdin and tty: the server refuses"),
     "one-write-id": ("input/text", 'writeId "1" was given to two writes of different bytes'),
     "new-write-id": ("resume/write", "the write whose answer was lost once more, with its writeId"),
 }
 
 
 @pytest.mark.parametrize("fault", FAULTS)
-def test_each_fault_is_caught_and_named(fault: str) -> None:
+def test_each_fault_is_reported(fault: str) -> None:
     name, text = FAULTS[fault]
     done = judged(fault, "--revision", "v2", "--select", f"*/{name}", "--timeout", "12")
     assert (done.returncode, done.stderr) == (1, ""), done.stdout
@@ -126,13 +134,13 @@ def test_each_fault_is_caught_and_named(fault: str) -> None:
     assert summary.startswith("0 passed, 1 failed")
 
 
-def test_the_wire_alone_can_be_judged() -> None:
+def test_wire_only() -> None:
     options = ["--revision", "v2", "--wire-only", "--select", "*/run/*"]
     done = judged("always-zero", *options)
     assert done.returncode == 0, done.stdout
 
 
-def test_reports_tell_of_a_client(tmp_path: Path) -> None:
+def test_reports_of_a_client_run(tmp_path: Path) -> None:
     report, page, baseline = (tmp_path / name for name in ("r.jsonl", "p.html", "known.toml"))
     options = ["--revision", "v2", "--select", "*/run/*"]
     done = judged(
@@ -146,10 +154,10 @@ def test_reports_tell_of_a_client(tmp_path: Path) -> None:
     (failed,) = (
         play for play in plays if play["outcome"] == "failed" and "simple" in play["session"]
     )
-    assert failed["blame"] == "client-did-wrong"
+    assert failed["cause"] == "client-violation"
     assert (failed["divergence"]["expected"], failed["divergence"]["received"]) == (7, 0)
     assert any('"process/start"' in entry["text"] for entry in failed["trace"])
-    assert "The client did this wrong" in page.read_text()
+    assert "Contract violation by the client" in page.read_text()
     assert summary["counts"]["failed"] > 0
     known = judged("always-zero", *options, "--known-deviations", baseline)
     assert known.returncode == 0, known.stdout
@@ -161,24 +169,24 @@ def test_reports_tell_of_a_client(tmp_path: Path) -> None:
     ("command", "code", "text"),
     [
         ("/no/such/client {url}", 3, "the client could not be run: cannot run '/no/such/client'"),
-        ("client", 2, "the client's command needs one of {url}, where it is to connect, and"),
-        ("client 'x {url}", 2, "the client's command cannot be read: No closing quotation"),
+        ("client", 2, "the client's command must contain {url}, the URL to connect to, or"),
+        ("client 'x {url}", 2, "the client's command cannot be parsed: No closing quotation"),
     ],
 )
-def test_a_client_that_cannot_be_run_is_one_message(command: str, code: int, text: str) -> None:
+def test_unrunnable_client_is_one_message(command: str, code: int, text: str) -> None:
     done = run("client", "--cmd", command)
     assert (done.returncode, done.stdout) == (code, "")
     (line,) = done.stderr.splitlines()
     assert text in line
 
 
-def test_a_client_that_does_nothing_is_told_what_was_missed() -> None:
+def test_inactive_client_is_told_what_was_expected() -> None:
     done = run("client", "--cmd", "sh -c 'sleep 60' {url}", "--timeout", "1", "--select", "v2/*")
     assert done.returncode == 1
     (failure,) = (line for line in done.stdout.splitlines() if line.startswith("FAILED"))
     assert failure.startswith(
-        "FAILED v2/run/simple [ws]: expected process/start after the handshake; the last that the "
-        "client sent is nothing, 1 s after the start"
+        "FAILED v2/run/simple [ws]: expected process/start after the handshake; the latest message "
+        "of the client is nothing, 1 s after the start"
     )
 
 
@@ -203,18 +211,21 @@ STUBBORN = "import signal, time; signal.signal(signal.SIGTERM, signal.SIG_IGN); 
 @pytest.mark.parametrize(
     ("script", "text"),
     [
-        (FLOOD, "more than 1,000 requests wait for their answers, which the client does not read"),
-        (STUBBORN, "expected process/start after the handshake; the last that the client sent is"),
+        (FLOOD, "more than 1,000 requests are open, since the client does not read"),
+        (
+            STUBBORN,
+            "expected process/start after the handshake; the latest message of the client is",
+        ),
     ],
     ids=["floods", "ignores SIGTERM"],
 )
-def test_a_client_that_does_not_end_is_ended(script: str, text: str) -> None:
+def test_hanging_client_is_terminated(script: str, text: str) -> None:
     done = run("client", "--cmd", python(script), "--select", "v2/run/simple", "--timeout", "9")
     assert (done.returncode, done.stderr) == (1, "")
     assert text in done.stdout
 
 
-def test_an_interrupted_run_tells_what_there_was_and_leaves_nobody(tmp_path: Path) -> None:
+def test_interrupted_run_reports_results_and_leaves_no_process(tmp_path: Path) -> None:
     started = tmp_path / "started"
     script = f"open({str(started)!r}, 'w').close(); import time; time.sleep(600)"
     command = ["client", "--cmd", python(script), "--revision", "v2", "--jobs", "2"]
@@ -228,10 +239,12 @@ def test_an_interrupted_run_tells_what_there_was_and_leaves_nobody(tmp_path: Pat
     assert "\n0 passed, 0 failed, " in output
 
 
-def test_cases_are_chosen_and_listed() -> None:
+def test_case_filters_and_list() -> None:
     listed = run("client", "--list", "--select", "v2/*", "--method", "process/write")
     names = [line.split()[0] for line in listed.stdout.splitlines()]
     assert names == ["v2/input/text", "v2/input/slow", "v2/input/refused", "v2/resume/write"]
     quirks = run("client", "--list", "--level", "quirk", "--revision", "v1", "--tag", "tolerance")
-    assert quirks.stdout.startswith("v1/tolerance/request [ws, stdio]  The server asks something")
+    assert quirks.stdout.startswith(
+        "v1/tolerance/request [ws, stdio]  The server sends an unknown request"
+    )
     assert run("client", "--list", "--tag", "nothing").returncode == 2

@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
     from exec_server.client import Connecting
 
-pytestmark = pytest.mark.usefixtures("nobody_is_left")
+pytestmark = pytest.mark.usefixtures("no_process_is_left")
 
 ENV = {"PATH": "/usr/bin:/bin"}
 SECRET = "s3cr3t-0123456789"
@@ -61,7 +61,7 @@ def workspace(tmp_path: Path) -> Path:
 @pytest.mark.parametrize("client_side", ["ws", "stdio"])
 @pytest.mark.parametrize("server_side", ["ws", "stdio"])
 @pytest.mark.parametrize("server", ["ours v1", "ours v2", "codex 0.139.0", "codex 0.169.0"])
-def test_what_a_client_does_is_recorded_and_our_server_passes(
+def test_recorded_traffic_passes_on_the_own_server(
     tmp_path: Path,
     workspace: Path,
     server: str,
@@ -105,9 +105,7 @@ def test_what_a_client_does_is_recorded_and_our_server_passes(
     assert run("check", "--sessions", out).returncode == 0
 
 
-def test_the_same_again_gives_the_same_session_under_another_name(
-    tmp_path: Path, workspace: Path
-) -> None:
+def test_recording_again_is_reproducible(tmp_path: Path, workspace: Path) -> None:
     for _ in range(2):
         argv = arguments(OURS, tmp_path / "out", "--listen", "stdio", "--workspace", str(workspace))
         asyncio.run(work_in_turn(connect_stdio(argv), workspace))
@@ -178,7 +176,7 @@ def replayed(out: Path, server: str = V1) -> None:
     assert " 0 failed, 0 known deviations, 0 n/a" in done.stdout
 
 
-def test_a_resumed_session_is_one_recording(tmp_path: Path) -> None:
+def test_resumed_session_is_one_recording(tmp_path: Path) -> None:
     with proxy(V1, tmp_path) as (url, _):
         with by_hand(url) as peer:
             session_id = peer.shake_hands()
@@ -211,7 +209,7 @@ def test_a_resumed_session_is_one_recording(tmp_path: Path) -> None:
     replayed(tmp_path)
 
 
-def test_what_depends_on_time_is_not_compared(tmp_path: Path) -> None:
+def test_time_dependent_answers_are_not_compared(tmp_path: Path) -> None:
     with proxy(V1, tmp_path) as (url, _), by_hand(url) as peer:
         peer.shake_hands()
         peer.start("p", "sh", "-c", "echo one; read x; echo two", pipeStdin=True)
@@ -234,7 +232,7 @@ def test_what_depends_on_time_is_not_compared(tmp_path: Path) -> None:
     replayed(tmp_path)
 
 
-def test_what_is_no_message_is_recorded_as_it_was_sent(tmp_path: Path) -> None:
+def test_invalid_messages_are_recorded_verbatim(tmp_path: Path) -> None:
     with proxy(V1, tmp_path, "--revision", "v1") as (url, _), by_hand(url) as peer:
         peer.shake_hands()
         peer.websocket.send("nonsense")
@@ -255,7 +253,7 @@ def test_what_is_no_message_is_recorded_as_it_was_sent(tmp_path: Path) -> None:
     replayed(tmp_path)
 
 
-def test_a_request_that_is_not_answered_is_left_out(tmp_path: Path) -> None:
+def test_unanswered_request_is_omitted(tmp_path: Path) -> None:
     with proxy(V1, tmp_path) as (url, process), by_hand(url) as peer:
         peer.shake_hands()
         peer.start("p", "sleep", "60")
@@ -267,7 +265,7 @@ def test_a_request_that_is_not_answered_is_left_out(tmp_path: Path) -> None:
     replayed(tmp_path)
 
 
-def test_what_belongs_to_other_revisions_is_not_expected(tmp_path: Path) -> None:
+def test_members_of_other_revisions_are_not_expected(tmp_path: Path) -> None:
     with proxy(OURS, tmp_path, "--revision", "v1") as (url, _), by_hand(url) as peer:
         peer.shake_hands()
         answer = peer.call("environment/info", {})
@@ -279,7 +277,7 @@ def test_what_belongs_to_other_revisions_is_not_expected(tmp_path: Path) -> None
     replayed(tmp_path)
 
 
-def test_secrets_are_not_recorded_and_the_rest_can_be_played(tmp_path: Path) -> None:
+def test_recorded_session_without_secrets_can_be_run(tmp_path: Path) -> None:
     headers = {"Authorization": f"Bearer {SECRET}-header"}
     with (
         proxy(V1, tmp_path, "--keep-env", "COLOUR") as (url, _),
@@ -309,7 +307,7 @@ def test_secrets_are_not_recorded_and_the_rest_can_be_played(tmp_path: Path) -> 
     replayed(tmp_path)
 
 
-def test_a_client_is_refused_as_the_server_refuses_it(tmp_path: Path) -> None:
+def test_refusal_of_the_server_is_forwarded(tmp_path: Path) -> None:
     with proxy(V1, tmp_path, ends=signal.SIGTERM) as (url, process):
         with pytest.raises(InvalidStatus) as refusal:
             connect(url, origin="http://example.com")
@@ -323,7 +321,7 @@ def test_a_client_is_refused_as_the_server_refuses_it(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("signum", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
-def test_a_signal_ends_everything_and_keeps_what_came(
+def test_signal_stops_everything_and_keeps_recordings(
     tmp_path: Path, signum: signal.Signals
 ) -> None:
     with proxy(V1, tmp_path, ends=signum) as (url, process), by_hand(url) as peer:
@@ -340,20 +338,18 @@ def test_a_signal_ends_everything_and_keeps_what_came(
     ("more", "code", "said"),
     [
         (["--cmd", "/no/such/program"], 3, "the server could not be run: cannot run '/no/such/"),
-        (["--cmd", "server 'x"], 3, "the server could not be run: the command cannot be read"),
+        (["--cmd", "server 'x"], 3, "the server could not be run: the command cannot be parsed"),
         (["--cmd", "true --listen ws://127.0.0.1:0"], 3, "was expected to print a ws:// URL"),
         (["--url", "ws://127.0.0.1:1"], 3, "the server could not be run: cannot connect to ws://"),
         (["--cmd", OURS, "--listen", "http://x"], 2, "expected stdio or ws://HOST:PORT"),
         (["--cmd", OURS, "--listen", "ws://127.0.0.1"], 2, "expected stdio or ws://HOST:PORT"),
         (["--cmd", OURS, "--listen", "ws://127.0.0.1:TAKEN"], 2, "cannot listen on ws://127.0.0.1"),
-        (["--cmd", OURS, "--name", "No Good"], 2, "expected small letters, digits, _ and /"),
+        (["--cmd", OURS, "--name", "No Good"], 2, "expected lower-case letters, digits, _ and /"),
         (["--cmd", OURS, "--scenario", "x"], 2, "not allowed with argument"),
         ([], 2, "one of the arguments --cmd --url is required"),
     ],
 )
-def test_what_cannot_be_is_one_clear_message(
-    tmp_path: Path, more: list[str], code: int, said: str
-) -> None:
+def test_errors_are_one_message(tmp_path: Path, more: list[str], code: int, said: str) -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         more = [one.replace("TAKEN", str(taken.getsockname()[1])) for one in more]
         done = run("record", "--proxy", *more, "--out", tmp_path, "--source", "x")
@@ -363,7 +359,7 @@ def test_what_cannot_be_is_one_clear_message(
     assert done.stderr.splitlines()[-1].count(said) == 1
 
 
-def test_a_client_without_pipes_is_told_so(tmp_path: Path) -> None:
+def test_proxy_over_stdio_requires_pipes(tmp_path: Path) -> None:
     (tmp_path / "input").write_text("")
     with (tmp_path / "input").open() as file:
         done = subprocess.run(
@@ -394,7 +390,7 @@ def spoken(server: str, out: Path) -> subprocess.CompletedProcess[str]:
     )
 
 
-def test_the_client_over_pipes_goes_and_what_the_server_says_still_passes(tmp_path: Path) -> None:
+def test_remaining_messages_are_forwarded_after_disconnect(tmp_path: Path) -> None:
     done = spoken(against("none"), tmp_path)
     assert done.returncode == 0, done.stderr
     said = [json.loads(line) for line in done.stdout.splitlines()]
@@ -414,12 +410,12 @@ def test_the_client_over_pipes_goes_and_what_the_server_says_still_passes(tmp_pa
     ("fault", "steps", "said"),
     [
         ("seq-from-zero", 1, "numbers start from 1"),
-        ("schema", 0, "line 1: the answer to process/start breaks the schema"),
+        ("schema", 0, "line 1: the answer to process/start violates the schema"),
         ("garbage", 0, "line 1: expected a JSON message, got 'Segmentation fault'"),
         ("unknown-notification", 1, 'unknown notification: {"method": "process/started"'),
     ],
 )
-def test_a_server_that_breaks_the_contract_is_recorded_up_to_there(
+def test_recording_stops_at_a_contract_violation(
     tmp_path: Path, fault: str, steps: int, said: str
 ) -> None:
     done = spoken(against(fault), tmp_path)
@@ -433,11 +429,11 @@ def test_a_server_that_breaks_the_contract_is_recorded_up_to_there(
 @pytest.mark.parametrize(
     ("fault", "said"),
     [
-        ("crashes", "the server ended with exit code 9: out of luck"),
-        ("is-killed", "the server ended with SIGKILL"),
+        ("crashes", "the server exited with exit code 9: out of luck"),
+        ("is-killed", "the server exited with SIGKILL"),
     ],
 )
-def test_a_server_that_dies_is_told_of(tmp_path: Path, fault: str, said: str) -> None:
+def test_exit_of_a_stdio_server_is_reported(tmp_path: Path, fault: str, said: str) -> None:
     server = shlex.split(against(fault))
     pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
     argv = arguments(shlex.join(server), tmp_path, "--listen", "stdio")
@@ -452,7 +448,7 @@ def test_a_server_that_dies_is_told_of(tmp_path: Path, fault: str, said: str) ->
         assert said in process.stderr.read()
 
 
-def test_a_listening_server_that_dies_ends_the_proxy(tmp_path: Path) -> None:
+def test_exit_of_a_listening_server_ends_the_proxy(tmp_path: Path) -> None:
     script = "import os, sys; os.execv(sys.argv[1], sys.argv[1:])"
     server = shlex.join([sys.executable, "-c", script, OURS, "--listen", "ws://127.0.0.1:0"])
     with proxy(server, tmp_path) as (url, process), by_hand(url) as peer:
@@ -464,4 +460,4 @@ def test_a_listening_server_that_dies_ends_the_proxy(tmp_path: Path) -> None:
             peer.hear("no", "answer")
         assert process.wait(PATIENCE) == 1
         assert process.stderr is not None
-        assert "the server ended with SIGKILL" in process.stderr.read()
+        assert "the server exited with SIGKILL" in process.stderr.read()

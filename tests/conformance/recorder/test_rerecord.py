@@ -15,7 +15,7 @@ from tests.support.waiting import PATIENCE
 if TYPE_CHECKING:
     from pathlib import Path
 
-pytestmark = pytest.mark.usefixtures("nobody_is_left")
+pytestmark = pytest.mark.usefixtures("no_process_is_left")
 
 HEADER = {**SESSION[0], "source": "the first server"}
 
@@ -36,16 +36,15 @@ def text_of(sessions: Path) -> str:
     return path.read_text()
 
 
-def test_the_same_server_says_the_same(tmp_path: Path) -> None:
+def test_unchanged_server_has_no_differences(tmp_path: Path) -> None:
     done = rerecord("none", recorded(tmp_path))
     assert (done.returncode, done.stderr) == (0, "")
     assert done.stdout == (
-        "1 played: 0 changed (a replay of 0 fails), 0 kept although the server differs, 0 failed; "
-        "0 n/a\n"
+        "1 run: 0 changed (0 would fail), 0 kept although the server differs, 0 failed; 0 n/a\n"
     )
 
 
-def test_what_has_changed_is_shown_and_written_only_when_asked_for(tmp_path: Path) -> None:
+def test_differences_are_written_only_on_request(tmp_path: Path) -> None:
     before = text_of(recorded(tmp_path))
     done = rerecord("exit-code", tmp_path)
     assert done.returncode == 1
@@ -54,37 +53,36 @@ def test_what_has_changed_is_shown_and_written_only_when_asked_for(tmp_path: Pat
         "  one.jsonl:3 process p",
         "    - exitCode: 0",
         "    + exitCode: 1",
-        "1 played: 1 changed (a replay of 1 fails), 0 kept although the server differs, 0 failed; "
-        "0 n/a",
-        "nothing was written; --write --source NAME refills what has changed",
+        "1 run: 1 changed (1 would fail), 0 kept although the server differs, 0 failed; 0 n/a",
+        "no file was changed; use --write --source NAME to update the sessions",
     ]
     assert text_of(tmp_path) == before
 
     write = rerecord("exit-code", tmp_path, "--write", "--source", "the second server")
     assert write.returncode == 0
     assert "+ exitCode: 1" in write.stdout
-    assert "1 played: 1 refilled" in write.stdout
+    assert "1 run: 1 refilled" in write.stdout
     after = before.replace("the first server", "the second server")
     assert text_of(tmp_path) == after.replace('"exitCode": 0', '"exitCode": 1')
     assert rerecord("exit-code", tmp_path).returncode == 0
     assert run("--cmd", against("exit-code"), "--sessions", tmp_path).returncode == 0
 
 
-def test_words_for_people_have_changed_but_a_replay_passes(tmp_path: Path) -> None:
+def test_changed_messages_are_shown(tmp_path: Path) -> None:
     lines = [HEADER, *SESSION[1:3]]
     error = {"code": -32602, "message": "no processId"}
     written(tmp_path, [*lines, {**SESSION[3], "expect": {"error": error}}])
     done = rerecord("none", tmp_path)
     assert done.returncode == 1
     assert done.stdout.splitlines()[1:4] == [
-        "  one.jsonl:4 process/terminate (a replay passes)",
+        "  one.jsonl:4 process/terminate (the session still passes)",
         '    - error.message: "no processId"',
         '    + error.message: "missing field"',
     ]
-    assert "1 changed (a replay of 0 fails)" in done.stdout
+    assert "1 changed (0 would fail)" in done.stdout
 
 
-def test_a_pattern_stays_while_it_holds(tmp_path: Path) -> None:
+def test_matching_pattern_is_kept(tmp_path: Path) -> None:
     loose = {"output": {"stdout": {"$regex": "h."}}, "exitCode": {"$type": "integer"}}
     recorded(tmp_path, expect=loose)
     assert rerecord("none", tmp_path).returncode == 0
@@ -98,9 +96,7 @@ def test_a_pattern_stays_while_it_holds(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("source", ["written: after the README", None])
-def test_a_session_that_was_written_is_compared_and_never_refilled(
-    tmp_path: Path, source: str | None
-) -> None:
+def test_hand_written_session_is_never_updated(tmp_path: Path, source: str | None) -> None:
     header = {**SESSION[0], **({"source": source} if source else {})}
     before = text_of(recorded(tmp_path, header))
     for more in ([], ["--write", "--source", "another server"]):
@@ -112,7 +108,7 @@ def test_a_session_that_was_written_is_compared_and_never_refilled(
         assert text_of(tmp_path) == before
 
 
-def test_an_expectation_that_overrides_is_kept(tmp_path: Path) -> None:
+def test_overriding_expectation_is_kept(tmp_path: Path) -> None:
     before = text_of(recorded(tmp_path, overrides="a program that works ends with 0"))
     done = rerecord("exit-code", tmp_path, "--write", "--source", "another server")
     assert done.returncode == 0
@@ -123,14 +119,12 @@ def test_an_expectation_that_overrides_is_kept(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("fault", "said"),
     [
-        ("crashes", "the server ended with exit code 9: out of luck"),
-        ("stops-answering", "the server does not answer anything any more"),
+        ("crashes", "the server exited with exit code 9: out of luck"),
+        ("stops-answering", "the server no longer answers any request"),
         ("floods-garbage", "expected a JSON message, got 'garbage'"),
     ],
 )
-def test_a_session_that_cannot_be_played_is_not_written(
-    tmp_path: Path, fault: str, said: str
-) -> None:
+def test_session_that_cannot_be_run_is_not_written(tmp_path: Path, fault: str, said: str) -> None:
     before = text_of(recorded(tmp_path))
     done = rerecord(fault, tmp_path, "--write", "--source", "x", "--timeout", "4")
     assert done.returncode == 1
@@ -141,7 +135,7 @@ def test_a_session_that_cannot_be_played_is_not_written(
     assert text_of(tmp_path) == before
 
 
-def test_a_secret_is_not_printed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_secret_is_not_printed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("API_TOKEN", "s3cr3t-0123456789")
     recorded(tmp_path, expect={"output": {"stdout": "s3cr3t-0123456789"}, "exitCode": 0})
     done = rerecord("none", tmp_path)
@@ -154,24 +148,22 @@ def test_a_secret_is_not_printed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
         (["--cmd", "/no/such/program"], 3, "the server could not be run: cannot run '/no/such/"),
         (["--url", "ws://127.0.0.1:1"], 2, "no session over ws matches"),
         (["--cmd", OURS, "--select", "v1/nothing"], 2, "no session matches v1/nothing"),
-        (["--cmd", OURS, "--write"], 2, "--write needs --source"),
+        (["--cmd", OURS, "--write"], 2, "--write requires --source"),
         (["--cmd", OURS, "--jobs", "0"], 2, "argument --jobs: expected 1 or more"),
         (["--cmd", OURS, "--server-version", "new"], 2, "expected a release such as 0.139.0"),
         (["--cmd", against("none", "v2")], 2, "no session of v2 matches"),
-        (["--cmd", against("hangs")], 3, "it seems to speak none of v0, v1, v2, draft"),
+        (["--cmd", against("hangs")], 3, "it supports none of v0, v1, v2, draft"),
         ([], 2, "one of the arguments --cmd --url is required"),
     ],
 )
-def test_what_cannot_be_is_one_clear_message(
-    tmp_path: Path, more: list[str], code: int, said: str
-) -> None:
+def test_errors_are_one_message(tmp_path: Path, more: list[str], code: int, said: str) -> None:
     done = run("rerecord", *more, "--sessions", recorded(tmp_path))
     assert (done.returncode, done.stdout) == (code, "")
     assert said in done.stderr.splitlines()[-1]
     assert "Traceback" not in done.stderr
 
 
-def test_ctrl_c_ends_everything_and_keeps_what_came(tmp_path: Path) -> None:
+def test_interrupt_stops_everything_and_keeps_results(tmp_path: Path) -> None:
     waiting = [{**HEADER, "session": "v1/test/waiting", "timeoutSeconds": 90}, {"pause": 60}]
     sessions = written(recorded(tmp_path), waiting)
     argv = [PROGRAM, "rerecord", "--cmd", against("exit-code"), "--sessions", str(sessions)]
@@ -188,7 +180,7 @@ def test_ctrl_c_ends_everything_and_keeps_what_came(tmp_path: Path) -> None:
         finally:
             process.kill()
     assert (process.returncode, err) == (130, "")
-    assert "    + exitCode: 1\n1 played: 1 changed" in out
+    assert "    + exitCode: 1\n1 run: 1 changed" in out
 
 
 @pytest.mark.parametrize(
@@ -198,11 +190,11 @@ def test_ctrl_c_ends_everything_and_keeps_what_came(tmp_path: Path) -> None:
         ("codex 0.169.0", ["v2/sandbox/*", "v2/discovery/*"]),
     ],
 )
-def test_a_real_server_says_what_was_recorded_of_it(server: str, sessions: list[str]) -> None:
+def test_recordings_match_the_recorded_release(server: str, sessions: list[str]) -> None:
     selected = [word for glob in sessions for word in ("--select", glob)]
     more = ["--server-version", server.removeprefix("codex "), *selected]
     done = run("rerecord", "--cmd", command(server), *more)
-    assert " 0 changed (a replay of 0 fails)" in done.stdout
+    assert " 0 changed (0 would fail)" in done.stdout
     assert ", 0 failed;" in done.stdout
     assert not done.stdout.startswith("0 played")
     assert done.returncode == 0

@@ -57,7 +57,7 @@ def names(view: Page) -> list[str]:
     return view.locator(".play:visible .name").all_text_contents()
 
 
-def test_outcomes_filter_the_plays(view: Page) -> None:
+def test_outcome_filters_plays(view: Page) -> None:
     assert names(view) == ["error", "failed", "known", "na", "passed", "stale"]
     failed = view.get_by_role("button", name="1 failed")
     failed.click()
@@ -69,7 +69,7 @@ def test_outcomes_filter_the_plays(view: Page) -> None:
     assert names(view) == ["passed"]
 
 
-def test_words_filter_the_plays(view: Page) -> None:
+def test_search_filters_plays(view: Page) -> None:
     search = view.get_by_role("searchbox")
     search.fill("V1/FS  shows known")
     assert names(view) == ["known"]
@@ -79,7 +79,7 @@ def test_words_filter_the_plays(view: Page) -> None:
     expect(view.locator("#nothing")).to_be_visible()
 
 
-def test_a_failure_is_told_with_its_wire(view: Page) -> None:
+def test_failure_includes_the_wire_trace(view: Page) -> None:
     play = view.locator('[id="v1/fs/failed-ws"]')
     expect(play.locator("h3")).to_have_text("The server sent this wrong")
     expect(play.locator(".where")).to_have_text("process/start.result")
@@ -95,14 +95,14 @@ def test_a_failure_is_told_with_its_wire(view: Page) -> None:
     expect(marked).to_contain_text("result 1")
 
 
-def test_what_passed_unfolds(view: Page) -> None:
+def test_passed_plays_can_be_expanded(view: Page) -> None:
     play = view.locator('[id="v1/process/passed-ws"]')
     expect(play.locator(".trace")).to_be_hidden()
     play.locator("summary").click()
     expect(play.locator(".trace")).to_be_visible()
 
 
-def test_the_address_of_a_play_unfolds_it(view: Page) -> None:
+def test_fragment_expands_a_play(view: Page) -> None:
     stale = view.locator('[id="v1/process/stale-ws"]')
     expect(stale).to_have_js_property("open", value=True)
     play = view.locator('[id="v1/fs/known-ws"]')
@@ -112,7 +112,7 @@ def test_the_address_of_a_play_unfolds_it(view: Page) -> None:
     expect(play).to_contain_text("Known deviation: it is # so")
 
 
-def test_methods_lead_to_the_reference(view: Page) -> None:
+def test_methods_link_to_the_reference(view: Page) -> None:
     link = view.locator('[id="v1/fs/failed-ws"]').get_by_role("link", name="process/start")
     place = link.evaluate("one => one.href")
     path, _, anchor = place.removeprefix("file://").partition("#")
@@ -122,7 +122,7 @@ def test_methods_lead_to_the_reference(view: Page) -> None:
 
 @pytest.mark.parametrize("width", [1280, 400])
 @pytest.mark.parametrize("scheme", ["light", "dark"])
-def test_nothing_is_wider_than_the_window(view: Page, width: int, scheme: str) -> None:
+def test_page_fits_the_window(view: Page, width: int, scheme: str) -> None:
     view.emulate_media(color_scheme=scheme)  # type: ignore[arg-type]
     view.set_viewport_size({"width": width, "height": 900})
     view.evaluate("document.querySelectorAll('details').forEach((one) => (one.open = true))")

@@ -19,7 +19,7 @@ from exec_server_conformance.errors import ReportError
 from exec_server_conformance.reports import jsonl, page, reference, schema
 from exec_server_conformance.runner.contract import REVISIONS, bundle
 from exec_server_conformance.runner.redaction import REDACTED, Redactor
-from exec_server_conformance.runner.results import Blame, Divergence
+from exec_server_conformance.runner.results import Cause, Divergence
 from tests.support.sample_report import MARKUP, NASTY, sample
 from tests.support.suite_runs import SESSION, against, run, written
 
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 
-def test_every_line_of_json_lines_keeps_the_published_schema() -> None:
+def test_json_lines_validate_against_the_published_schema() -> None:
     published = json.loads(schema.PATH.read_text(encoding="utf-8"))
     validator = jsonschema.Draft202012Validator(published)
     lines = [json.loads(line) for line in jsonl.render(sample()).splitlines()]
@@ -39,17 +39,17 @@ def test_every_line_of_json_lines_keeps_the_published_schema() -> None:
     assert jsonl.parse(jsonl.render(sample())) == sample()
 
 
-def test_the_published_schema_is_the_one_of_the_model() -> None:
+def test_published_schema_is_current() -> None:
     assert schema.PATH.read_text(encoding="utf-8") == schema.text()
 
 
 @pytest.mark.parametrize("text", ["", "{}\n", "nonsense\n", '{"event":"summary"}\n'])
-def test_what_is_no_report_is_refused(text: str) -> None:
+def test_invalid_report_is_rejected(text: str) -> None:
     with pytest.raises(ReportError, match="not a report"):
         jsonl.parse(text)
 
 
-def test_junit_counts_what_it_holds() -> None:
+def test_junit_totals() -> None:
     root = ET.fromstring(reports.FORMATS["junit"](sample()))
     suites = root.findall("testsuite")
     assert [suite.get("name") for suite in suites] == ["v1/fs", "v1/process"]
@@ -70,11 +70,11 @@ def test_junit_counts_what_it_holds() -> None:
     }
     failure = root.find(".//testcase[@name='failed [ws]']/failure")
     assert failure is not None
-    assert failure.get("type") == "server-sent-wrong"
+    assert failure.get("type") == "server-violation"
     assert MARKUP in (failure.text or "")
 
 
-def test_tap_escapes_directives_and_tells_why_in_yaml() -> None:
+def test_tap_escapes_directives_and_explains_failures() -> None:
     lines = reports.FORMATS["tap"](sample()).splitlines()
     assert lines[:2] == ["TAP version 14", "1..6"]
     points = [line for line in lines if re.match(r"(not )?ok ", line)]
@@ -95,7 +95,7 @@ def test_tap_escapes_directives_and_tells_why_in_yaml() -> None:
     assert details[1]["trace"][1].endswith('main <- {"id":1,"result":{"processId":"p"}}')
 
 
-def test_the_page_shows_text_as_text() -> None:
+def test_page_escapes_text() -> None:
     text = page.render(sample(), "https://reference.example")
     assert "<script>alert" not in text
     assert text.count("<script>") == 1
@@ -103,7 +103,7 @@ def test_the_page_shows_text_as_text() -> None:
     assert "<code>suite/unheard</code>" in text
 
 
-def test_a_server_that_could_not_be_run_is_in_every_report() -> None:
+def test_unrunnable_server_is_in_every_report() -> None:
     whole = sample()
     summary = msgspec.structs.replace(whole.summary, no_server="it is not there", exit_code=3)
     report = msgspec.structs.replace(whole, plays=[], summary=summary)
@@ -113,7 +113,7 @@ def test_a_server_that_could_not_be_run_is_in_every_report() -> None:
 
 
 @pytest.mark.parametrize("revision", REVISIONS)
-def test_every_method_is_linked_to_its_section(revision: str) -> None:
+def test_every_method_links_to_its_section(revision: str) -> None:
     for method in bundle(revision)["x-methods"]:
         place = reference.place(revision, method)
         assert place is not None
@@ -137,7 +137,7 @@ SECRET = "s3cr3t-0123456789"
         {"result": {"text": f"it was {SECRET}"}},
     ],
 )
-def test_secrets_are_taken_out(message: Mapping[str, Any]) -> None:
+def test_secrets_are_redacted(message: Mapping[str, Any]) -> None:
     redactor = Redactor({"API_TOKEN": SECRET, "HOME": "/home/user"})
     text = redactor.message(json.dumps(message))
     assert SECRET not in text
@@ -145,24 +145,24 @@ def test_secrets_are_taken_out(message: Mapping[str, Any]) -> None:
     assert Redactor({}).text(f'{{"env": {{"A": "{SECRET}"').count(SECRET) == 0
 
 
-def test_a_secret_is_taken_out_of_base64_which_stays_base64() -> None:
+def test_secret_within_base64_is_redacted() -> None:
     message = {"params": {"chunk": base64.b64encode(f"it is {SECRET}!".encode()).decode()}}
     clean = Redactor({"API_TOKEN": SECRET}).value(message)
     assert base64.b64decode(clean["params"]["chunk"]) == f"it is {REDACTED}!".encode()
 
 
-def test_variables_that_are_shown_are_still_scrubbed() -> None:
+def test_shown_variables_are_still_redacted() -> None:
     redactor = Redactor({"API_TOKEN": SECRET}, shown={"PATH"})
     clean = redactor.value({"env": {"PATH": f"/bin:/{SECRET}", "HOME": "/home/user"}})
     assert clean == {"env": {"PATH": f"/bin:/{REDACTED}", "HOME": REDACTED}}
 
 
-def test_what_holds_no_secret_comes_back_as_it_was() -> None:
+def test_text_without_secrets_is_unchanged() -> None:
     text = '{ "method": "x",  "params": {"env": {}, "path": "/home/user"}}'
     assert Redactor({"HOME": "/home/user", "TOKEN": "short"}).message(text) == text
 
 
-def test_a_secret_that_was_seen_is_one_wherever_it_comes_again() -> None:
+def test_known_secret_is_redacted_everywhere() -> None:
     redactor = Redactor({})
     sent = {"headers": [{"value": f"Bearer {SECRET}", "name": "Authorization"}]}
     assert SECRET not in json.dumps(redactor.value(sent))
@@ -196,7 +196,7 @@ HIDDEN_PLACES: list[dict[str, Any]] = [
 
 
 @pytest.mark.parametrize("place", HIDDEN_PLACES, ids=json.dumps)
-def test_secrets_are_known_by_their_places(place: dict[str, Any]) -> None:
+def test_secrets_are_detected_by_their_location(place: dict[str, Any]) -> None:
     """They are taken out there, and wherever they come again."""
     redactor = Redactor({})
     for shown in (redactor.value({"params": place}), redactor.value({"text": f"it is {SECRET}"})):
@@ -217,11 +217,11 @@ def test_secrets_are_known_by_their_places(place: dict[str, Any]) -> None:
     ],
     ids=json.dumps,
 )
-def test_what_only_looks_like_a_secret_stays(message: dict[str, Any]) -> None:
+def test_secret_like_text_is_kept(message: dict[str, Any]) -> None:
     assert Redactor({}).value({"params": message}) == {"params": message}
 
 
-def test_credentials_of_proxies_and_of_basic_authentication_are_learnt() -> None:
+def test_proxy_and_basic_credentials_are_remembered() -> None:
     redactor = Redactor({"HTTPS_PROXY": f"http://me:{SECRET}@proxy:3128"})
     assert SECRET not in redactor.text(f"the proxy refused {SECRET}")
     other = "an0ther-s3cret"
@@ -230,13 +230,13 @@ def test_credentials_of_proxies_and_of_basic_authentication_are_learnt() -> None
     assert redactor.text(f"{basic} {other}") == f"{REDACTED} {REDACTED}"
 
 
-def test_a_secret_that_begins_with_another_is_taken_out_whole() -> None:
+def test_secret_with_another_as_prefix_is_redacted() -> None:
     redactor = Redactor({"A_TOKEN": "abcdefgh", "B_TOKEN": "abcdefghijkl"})
     assert redactor.text("abcdefghijkl") == REDACTED
 
 
 @pytest.mark.parametrize("part", ["token", "://", "?a", "-u:a@", "a", "token=", "a:"])
-def test_redaction_takes_time_by_the_length(part: str) -> None:
+def test_redaction_is_linear(part: str) -> None:
     """Twice the text takes about twice the time, far from four times and more."""
     text = part * (40_000 // len(part))
 
@@ -258,11 +258,11 @@ def test_redaction_takes_time_by_the_length(part: str) -> None:
         ("server --token='a b' -v", "server --token=[redacted] -v"),
     ],
 )
-def test_a_command_is_shown_without_what_it_sets(command: str, shown: str) -> None:
+def test_variable_values_in_commands_are_redacted(command: str, shown: str) -> None:
     assert Redactor({}).command(command) == shown
 
 
-def test_a_run_writes_every_report_and_no_secret(tmp_path: Path) -> None:
+def test_run_writes_every_report_without_secrets(tmp_path: Path) -> None:
     """The run fails, so that what was expected and what came are shown, too."""
     session = json.loads(json.dumps(SESSION))
     session[1]["params"]["env"] = {"PLAIN": SECRET}
@@ -290,7 +290,7 @@ def test_a_run_writes_every_report_and_no_secret(tmp_path: Path) -> None:
     report = jsonl.parse((tmp_path / "jsonl").read_text(encoding="utf-8"))
     assert report.summary.exit_code == 1
     (one,) = report.plays
-    assert one.blame is Blame.SERVER
+    assert one.cause is Cause.SERVER_VIOLATION
     assert isinstance(one.divergence, Divergence)
     assert (one.divergence.line, one.divergence.where) == (
         3,
@@ -299,7 +299,7 @@ def test_a_run_writes_every_report_and_no_secret(tmp_path: Path) -> None:
     assert one.trace[one.divergence.entry].direction == "received"
 
 
-def test_a_report_that_cannot_be_written_is_told_before_the_run(tmp_path: Path) -> None:
+def test_unwritable_report_is_reported_before_the_run(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     sessions = written(tmp_path / "sessions")
     done = run(

@@ -1,4 +1,4 @@
-"""What is no server at all, hangs, floods or dies: one clear message, in time, and nobody left."""
+"""Servers that cannot be run, hang, flood or crash: one clear message and no process left."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from tests.support.suite_runs import PROGRAM, SESSION, against, run, written
 if TYPE_CHECKING:
     from pathlib import Path
 
-pytestmark = pytest.mark.usefixtures("nobody_is_left")
+pytestmark = pytest.mark.usefixtures("no_process_is_left")
 
 
 def shell(script: str) -> str:
@@ -34,7 +34,7 @@ FOREVER = "while :; do sleep 0.1; done"
 NO_SERVERS = {
     "a command that does not exist": ("/no/such/program", "cannot run '/no/such/program'"),
     "a directory": ("/tmp", "cannot run '/tmp'"),
-    "an unfinished quote": ("server 'x", "the command cannot be read"),
+    "an unfinished quote": ("server 'x", "the command cannot be parsed"),
     "nothing": ("''", "cannot run ''"),
     "a program that ends": (shell("echo no good >&2; exit 3"), "no good"),
     "a program that says nothing": (shell(FOREVER), "initialize was not answered within 3 s"),
@@ -52,7 +52,7 @@ NO_SERVERS = {
 
 
 @pytest.mark.parametrize("what", NO_SERVERS)
-def test_over_stdio_what_is_no_server_is_one_message(tmp_path: Path, what: str) -> None:
+def test_invalid_stdio_server_is_one_message(tmp_path: Path, what: str) -> None:
     command, said = NO_SERVERS[what]
     began = time.monotonic()
     done = run("--cmd", command, "--sessions", written(tmp_path), "--timeout", "3")
@@ -67,15 +67,13 @@ def test_over_stdio_what_is_no_server_is_one_message(tmp_path: Path, what: str) 
     ("script", "said"),
     [
         ("echo Welcome; " + FOREVER, "was expected to print a ws:// URL, but printed 'Welcome'"),
-        ("echo the port is taken >&2; exit 1", "ended with exit code 1: the port is taken"),
-        ("kill -SEGV $$", "ended with SIGSEGV"),
+        ("echo the port is taken >&2; exit 1", "exited with exit code 1: the port is taken"),
+        ("kill -SEGV $$", "exited with SIGSEGV"),
         ("echo ws://127.0.0.1:1; " + FOREVER, "cannot connect to ws://127.0.0.1:1"),
         ("exec cat /dev/zero", "printed no ws:// URL"),
     ],
 )
-def test_over_websocket_what_is_no_server_is_one_message(
-    tmp_path: Path, script: str, said: str
-) -> None:
+def test_invalid_websocket_server_is_one_message(tmp_path: Path, script: str, said: str) -> None:
     sessions = written(tmp_path, [{**SESSION[0], "transports": ["ws"]}, *SESSION[1:]])
     done = run("--cmd", shell(script), "--sessions", sessions)
     assert (done.returncode, done.stdout) == (3, "")
@@ -92,12 +90,12 @@ def known(directory: Path, more: str = "") -> Path:
 @pytest.mark.parametrize(
     ("fault", "said"),
     [
-        ("crashes", "the server ended with exit code 9: out of luck"),
-        ("is-killed", "the server ended with SIGKILL"),
-        ("stops-answering", "the server does not answer anything any more"),
+        ("crashes", "the server exited with exit code 9: out of luck"),
+        ("is-killed", "the server exited with SIGKILL"),
+        ("stops-answering", "the server no longer answers any request"),
     ],
 )
-def test_a_server_that_breaks_down_is_no_deviation(tmp_path: Path, fault: str, said: str) -> None:
+def test_crash_or_hang_is_not_excused(tmp_path: Path, fault: str, said: str) -> None:
     options: list[Any] = ["--sessions", written(tmp_path), "--timeout", "3"]
     done = run("--cmd", against(fault), *options, "--known-deviations", known(tmp_path))
     assert done.returncode == 1, done.stdout
@@ -105,7 +103,7 @@ def test_a_server_that_breaks_down_is_no_deviation(tmp_path: Path, fault: str, s
     assert said in done.stdout
 
 
-def test_only_a_server_that_is_known_to_fall_silent_may(tmp_path: Path) -> None:
+def test_known_hang_is_excused_and_a_crash_is_not(tmp_path: Path) -> None:
     options: list[Any] = ["--sessions", written(tmp_path), "--timeout", "3"]
     path = known(tmp_path, "falls_silent = true\n")
     silent = run("--cmd", against("stops-answering"), *options, "--known-deviations", path)
@@ -118,14 +116,14 @@ def test_only_a_server_that_is_known_to_fall_silent_may(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("fault", "said"),
     [
-        ("floods-events", "event of a process that nobody started"),
-        ("floods-answers", "nobody waits for an answer"),
+        ("floods-events", "event of an unknown process"),
+        ("floods-answers", "unexpected answer"),
         ("floods-garbage", "expected a JSON message"),
         ("floods-output", "expected process/exited and process/closed of process 'p' within 3 s"),
         ("endless-line", "one.jsonl:2: "),
     ],
 )
-def test_a_flood_ends_the_session_in_time(tmp_path: Path, fault: str, said: str) -> None:
+def test_flood_ends_the_session_in_time(tmp_path: Path, fault: str, said: str) -> None:
     began = time.monotonic()
     done = run("--cmd", against(fault), "--sessions", written(tmp_path), "--timeout", "3")
     assert done.returncode == 1
@@ -134,7 +132,7 @@ def test_a_flood_ends_the_session_in_time(tmp_path: Path, fault: str, said: str)
     assert time.monotonic() - began < 40
 
 
-def test_ctrl_c_ends_everything_and_keeps_what_came(tmp_path: Path) -> None:
+def test_interrupt_stops_everything_and_keeps_results(tmp_path: Path) -> None:
     quick = [{**SESSION[0], "session": "v1/test/quick", "timeoutSeconds": 90}]
     sessions = written(written(tmp_path / "sessions", [SESSION[0], {"pause": 60}]), quick)
     report = tmp_path / "report.tap"
@@ -159,19 +157,19 @@ def test_ctrl_c_ends_everything_and_keeps_what_came(tmp_path: Path) -> None:
     assert text.endswith("Bail out! interrupted\n")
 
 
-def test_a_stale_deviation_has_an_exit_code_of_its_own(tmp_path: Path) -> None:
+def test_stale_deviation_has_its_own_exit_code(tmp_path: Path) -> None:
     options: list[Any] = ["--known-deviations", known(tmp_path), "--sessions"]
     sessions = written(tmp_path / "sessions")
     stale = run("--cmd", against("none"), *options, sessions)
     assert stale.returncode == 4
-    assert "STALE  known deviation 'v1/test/*': no session it names fails" in stale.stdout
+    assert "STALE  known deviation 'v1/test/*': none of its sessions fails" in stale.stdout
     other = [{**SESSION[0], "session": "v1/other/one"}]
     both = written(sessions, other)
     unselected = run("--cmd", against("none"), *options, both, "--select", "v1/other/*")
     assert unselected.returncode == 0
 
 
-def test_a_deviation_that_names_no_session_is_refused(tmp_path: Path) -> None:
+def test_deviation_without_matching_session_is_rejected(tmp_path: Path) -> None:
     path = tmp_path / "known.toml"
     path.write_text('[[deviation]]\nsessions = "v1/typo/*"\nreason = "it is so"\n')
     done = run(
@@ -190,7 +188,7 @@ def test_a_deviation_that_names_no_session_is_refused(tmp_path: Path) -> None:
         ("[[", "known.toml"),
     ],
 )
-def test_a_bad_file_of_deviations_is_named(tmp_path: Path, more: str, said: str) -> None:
+def test_invalid_deviations_file_is_reported(tmp_path: Path, more: str, said: str) -> None:
     options: list[Any] = ["--sessions", written(tmp_path), "--known-deviations"]
     done = run("--cmd", against("none"), *options, known(tmp_path, more))
     assert (done.returncode, done.stdout) == (2, "")
@@ -198,7 +196,7 @@ def test_a_bad_file_of_deviations_is_named(tmp_path: Path, more: str, said: str)
     assert len(done.stderr.splitlines()) == 1
 
 
-def test_a_baseline_excuses_what_failed_and_nothing_else(tmp_path: Path) -> None:
+def test_baseline_excuses_exactly_the_failures(tmp_path: Path) -> None:
     path = tmp_path / "baseline.toml"
     sessions = written(tmp_path / "sessions")
     first = run("--cmd", against("exit-code"), "--sessions", sessions, "--write-baseline", path)
@@ -212,20 +210,25 @@ def test_a_baseline_excuses_what_failed_and_nothing_else(tmp_path: Path) -> None
     assert "deviation" not in path.read_text().split("\n", 1)[1]
 
 
-def test_a_session_that_asks_for_the_impossible_is_the_suites_fault(tmp_path: Path) -> None:
+def test_session_that_violates_the_schema_is_an_error(tmp_path: Path) -> None:
     lines = [SESSION[0], {**SESSION[1], "expect": {"result": {"processId": 5}}}]
     done = run("--cmd", against("none"), "--sessions", written(tmp_path, lines))
     assert done.returncode == 1
-    assert done.stdout.startswith("ERROR  v1/test/one [stdio]: one.jsonl:2: the session is wrong: ")
+    assert done.stdout.startswith(
+        "ERROR  v1/test/one [stdio]: one.jsonl:2: the session is invalid: "
+    )
     assert "5 is not of type 'string'" in done.stdout
 
 
-def test_failures_that_repeat_are_told_once(tmp_path: Path) -> None:
+def test_repeated_failures_are_summarised(tmp_path: Path) -> None:
     for number in range(6):
         lines = [{**SESSION[0], "session": f"v1/test/s{number}"}, *SESSION[1:]]
         written(tmp_path, lines)
     done = run("--cmd", against("exit-code"), "--sessions", tmp_path)
     shown = [line for line in done.stdout.splitlines() if line.startswith("FAILED v1/")]
     assert len(shown) == 3
-    assert "FAILED 3 more in the same way: process 'p'.exitCode: expected 0, got 1" in done.stdout
+    assert (
+        "FAILED 3 more with the same message: process 'p'.exitCode: expected 0, got 1"
+        in done.stdout
+    )
     assert "0 passed, 6 failed" in done.stdout

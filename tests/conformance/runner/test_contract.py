@@ -39,6 +39,6 @@ def test_base64(revision: str, text: object) -> None:
 
 @pytest.mark.parametrize("revision", REVISIONS)
 @pytest.mark.parametrize("text", WRONG)
-def test_what_is_no_base64(revision: str, text: object) -> None:
-    with pytest.raises(Failure, match=r"^it breaks the schema at \$: "):
+def test_invalid_base64(revision: str, text: object) -> None:
+    with pytest.raises(Failure, match=r"^it violates the schema at \$: "):
         contract(revision).check("#/$defs/Base64", text, "it")

@@ -27,7 +27,7 @@ def body_of(connection: http.client.HTTPConnection, method: str, path: str) -> b
     return connection.getresponse().read()
 
 
-def test_echo_repeats_what_a_client_chose_and_nothing_else(
+def test_echo_repeats_only_client_chosen_headers(
     connection: http.client.HTTPConnection,
 ) -> None:
     connection.request(
@@ -51,19 +51,17 @@ def test_echo_repeats_what_a_client_chose_and_nothing_else(
         ("/unheard-of", b"no such path\n"),
     ],
 )
-def test_paths_have_their_bodies(
-    connection: http.client.HTTPConnection, path: str, body: bytes
-) -> None:
+def test_paths_and_bodies(connection: http.client.HTTPConnection, path: str, body: bytes) -> None:
     assert body_of(connection, "GET", path) == body
     assert body_of(connection, "GET", "/hello") == b"hello", "the connection is of further use"
 
 
-def test_a_broken_body_is_shorter_than_announced(connection: http.client.HTTPConnection) -> None:
+def test_broken_body_is_shorter_than_announced(connection: http.client.HTTPConnection) -> None:
     with pytest.raises(http.client.IncompleteRead):
         body_of(connection, "GET", "/broken")
 
 
-def test_it_ends_while_somebody_waits_for_it() -> None:
+def test_shutdown_with_a_waiting_client() -> None:
     threads = threading.active_count()
     with Origin() as origin:
         connection = http.client.HTTPConnection("127.0.0.1", origin.server_address[1], timeout=20)

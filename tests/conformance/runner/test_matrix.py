@@ -26,7 +26,7 @@ def targets(directory: Path, **commands: str) -> Path:
     return path
 
 
-def test_servers_are_put_side_by_side(tmp_path: Path) -> None:
+def test_matrix_compares_servers(tmp_path: Path) -> None:
     only_v2 = [{**SESSION[0], "session": "v2/test/two", "description": "not <for> v1"}]
     sessions = written(written(tmp_path / "sessions"), only_v2)
     path = targets(
@@ -72,7 +72,7 @@ def test_servers_are_put_side_by_side(tmp_path: Path) -> None:
         ("[[target", "targets.toml"),
     ],
 )
-def test_a_bad_file_of_targets_is_named(tmp_path: Path, text: str, said: str) -> None:
+def test_invalid_targets_file_is_reported(tmp_path: Path, text: str, said: str) -> None:
     path = tmp_path / "targets.toml"
     path.write_text(text)
     done = run("matrix", path, "--sessions", written(tmp_path / "sessions"))
@@ -81,7 +81,7 @@ def test_a_bad_file_of_targets_is_named(tmp_path: Path, text: str, said: str) ->
     assert len(done.stderr.splitlines()) == 1
 
 
-def test_a_target_has_its_own_known_deviations(tmp_path: Path) -> None:
+def test_target_has_its_own_known_deviations(tmp_path: Path) -> None:
     (tmp_path / "known.toml").write_text(
         '[[deviation]]\nsessions = "v1/test/*"\nreason = "so it is"\n'
     )

@@ -26,7 +26,7 @@ def play(session_name: str, mutant: str, transport: Transport, timeout: float | 
 
 
 @pytest.mark.parametrize("name", MUTANTS)
-def test_each_mutant_is_caught(name: str) -> None:
+def test_each_mutant_is_detected(name: str) -> None:
     mutant = MUTANTS[name]
     with pytest.raises(Failure):
         play(mutant.caught_by, name, mutant.transport, CAUGHT_SECONDS)
@@ -36,5 +36,5 @@ def test_each_mutant_is_caught(name: str) -> None:
     ("session", "transport"),
     sorted({(mutant.caught_by, mutant.transport) for mutant in MUTANTS.values()}),
 )
-def test_without_a_fault_the_session_passes(session: str, transport: Transport) -> None:
+def test_session_passes_without_a_fault(session: str, transport: Transport) -> None:
     play(session, "none", transport, None)

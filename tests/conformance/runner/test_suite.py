@@ -1,4 +1,4 @@
-"""The suite passes a right server, and says of each wrong one what is wrong."""
+"""Runs against a conforming server and against servers with one fault each."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def superset() -> dict[str, Any]:
     return {"protocolVersion": "exec-server.v0", "sessionId": "s"}
 
 
-def test_a_right_server_passes(tmp_path: Path) -> None:
+def test_conforming_server_passes(tmp_path: Path) -> None:
     done = run("--cmd", against("none"), "--sessions", written(tmp_path))
     assert done.returncode == 0
     assert done.stdout.startswith("1 passed, 0 failed, 0 known deviations, 0 n/a in ")
@@ -35,24 +35,24 @@ def test_a_right_server_passes(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("fault", "line", "text"),
     [
-        ("seq-gap", 3, "expected what is numbered 2 of process 'p' within 6 s"),
+        ("seq-gap", 3, "expected the events numbered 2 of process 'p' within 6 s"),
         ("seq-from-zero", 3, "numbers start from 1"),
         ("lost-chunk", 3, "expected a member 'stdout'"),
         ("wrong-stream", 3, "expected a member 'stdout'"),
         ("exit-code", 3, "exitCode: expected 0, got 1"),
-        ("output-after-close", 3, "numbered after its close"),
+        ("output-after-close", 3, "after that of its close"),
         ("exit-twice", 3, "second process/exited"),
         ("unknown-notification", 3, "unknown notification"),
         ("wrong-code", 4, "expected -32602, got -32603"),
-        ("wrong-id", 2, "nobody waits for an answer"),
-        ("answer-twice", 3, "nobody waits for an answer"),
-        ("schema", 2, "breaks the schema"),
+        ("wrong-id", 2, "unexpected answer"),
+        ("answer-twice", 3, "unexpected answer"),
+        ("schema", 2, "violates the schema"),
         ("hangs", 2, "expected an answer to process/start within 6 s"),
-        ("dies", 2, "the server ended the connection"),
+        ("dies", 2, "the server closed the connection"),
         ("garbage", 2, "expected a JSON message"),
     ],
 )
-def test_each_fault_is_caught_and_named(tmp_path: Path, fault: str, line: int, text: str) -> None:
+def test_each_fault_is_reported(tmp_path: Path, fault: str, line: int, text: str) -> None:
     # Some of these cannot even say which revision they speak.
     options = ["--revision", "v1", "--timeout", "6"]
     done = run("--cmd", against(fault), "--sessions", written(tmp_path), *options)
@@ -68,7 +68,7 @@ def test_each_fault_is_caught_and_named(tmp_path: Path, fault: str, line: int, t
 @pytest.mark.parametrize(
     "command", ["/no/such/program", "true --listen ws://127.0.0.1:0", "echo hello --listen"]
 )
-def test_a_server_that_cannot_be_run_is_one_message(tmp_path: Path, command: str) -> None:
+def test_unrunnable_server_is_one_message(tmp_path: Path, command: str) -> None:
     session = [{**SESSION[0], "transports": ["ws"]}, *SESSION[1:]]
     done = run("--cmd", command, "--sessions", written(tmp_path, session))
     assert done.returncode == 3
@@ -89,13 +89,13 @@ def test_a_server_that_cannot_be_run_is_one_message(tmp_path: Path, command: str
         (["--cmd", "x", "--timeout", "1s"], "--timeout: expected more than 0 seconds, not '1s'"),
     ],
 )
-def test_wrong_usage_is_told_before_anything_is_run(options: list[str], said: str) -> None:
+def test_usage_errors_are_reported_before_the_run(options: list[str], said: str) -> None:
     done = run(*options)
     assert (done.returncode, done.stdout) == (2, "")
     assert said in done.stderr.splitlines()[-1]
 
 
-def test_sessions_of_the_revisions_that_a_server_speaks_are_played(tmp_path: Path) -> None:
+def test_sessions_of_supported_revisions_are_run(tmp_path: Path) -> None:
     for revision in ("v0", "v1", "v2"):
         written(tmp_path, session_of(revision))
     for spoken in (["v0"], ["v1"], ["v2"], ["v1", "v2"], ["v0", "v1", "v2"]):
@@ -108,7 +108,7 @@ def test_sessions_of_the_revisions_that_a_server_speaks_are_played(tmp_path: Pat
     assert told.stdout.startswith("1 passed")
 
 
-def test_a_server_that_speaks_no_chosen_revision_is_told_apart(tmp_path: Path) -> None:
+def test_no_session_of_a_supported_revision_is_a_usage_error(tmp_path: Path) -> None:
     done = run("--cmd", against("none", "v1"), "--sessions", written(tmp_path, session_of("v0")))
     assert (done.returncode, done.stdout) == (2, "")
     assert done.stderr == "exec-server-conformance: no session of v1 matches\n"
@@ -128,9 +128,7 @@ def test_a_server_that_speaks_no_chosen_revision_is_told_apart(tmp_path: Path) -
         (("--level", "contract", "--tag", "fs"), "v2/fs/read"),
     ],
 )
-def test_sessions_are_chosen_by_what_they_are(
-    tmp_path: Path, options: tuple[str, ...], names: str
-) -> None:
+def test_session_filters(tmp_path: Path, options: tuple[str, ...], names: str) -> None:
     about = {"description": "anything", "transports": ["stdio"]}
     read = {"call": "fs/readFile", "params": {}}
     written(tmp_path, [{"session": "v1/fs/read", **about, "level": "quirk"}, read])
@@ -146,7 +144,7 @@ def test_sessions_are_chosen_by_what_they_are(
     assert " ".join(line.split()[0] for line in done.stdout.splitlines()) == names
 
 
-def test_a_choice_that_nothing_matches_is_told(tmp_path: Path) -> None:
+def test_filter_without_matches_is_a_usage_error(tmp_path: Path) -> None:
     options = ["--method", "fs/*", "--level", "quirk", "--level", "contract"]
     done = run("--cmd", against("none"), "--sessions", written(tmp_path), *options)
     assert (done.returncode, done.stdout) == (2, "")
@@ -161,17 +159,17 @@ def test_a_choice_that_nothing_matches_is_told(tmp_path: Path) -> None:
         ({"since": "0.130.0"}, ["v1"], "0.129.9", "needs codex 0.130.0"),
         ({"since": "0.130.0"}, ["v1"], "0.130.0", None),
         ({"since": "0.130.0"}, ["v1"], None, None),
-        ({"until": "0.130.0"}, ["v1"], "0.130.1", "shows what ended with codex 0.130.0"),
+        ({"until": "0.130.0"}, ["v1"], "0.130.1", "shows behaviour that ended with codex 0.130.0"),
         ({"until": "0.130.0"}, ["v1"], "0.130.0", None),
-        ({"until": "0.130.0"}, ["v1"], None, "shows what ended with codex 0.130.0"),
+        ({"until": "0.130.0"}, ["v1"], None, "shows behaviour that ended with codex 0.130.0"),
         ({"capabilities": ["shellSnapshotV2"]}, ["v1"], None, None),
         ({"capabilities": ["fsWatchMissing"]}, ["v1"], None, "needs the capability fsWatchMissing"),
         ({"capabilities": ["fileWriteStreaming"]}, ["v1"], None, "needs the capability fileWr"),
         ({"strict": True}, ["v1"], None, None),
-        ({"strict": True}, ["v1", "v2"], None, "needs a server that speaks v1 alone"),
+        ({"strict": True}, ["v1", "v2"], None, "needs a server that supports only v1"),
     ],
 )
-def test_what_does_not_apply_is_told_apart_from_what_passed(
+def test_inapplicable_sessions_are_counted_separately(
     tmp_path: Path,
     gate: dict[str, Any],
     revisions: list[str],
@@ -190,7 +188,7 @@ def test_what_does_not_apply_is_told_apart_from_what_passed(
         assert second.startswith("0 passed, 0 failed, 0 known deviations, 1 n/a in ")
 
 
-def test_members_of_another_revision_are_for_servers_that_speak_it(tmp_path: Path) -> None:
+def test_members_of_another_supported_revision_are_allowed(tmp_path: Path) -> None:
     written(tmp_path, session_of("v0"))
     both = run("--cmd", against("none", "v0", "v1"), "--sessions", tmp_path)
     assert both.returncode == 0, both.stdout
@@ -207,7 +205,7 @@ def test_members_of_another_revision_are_for_servers_that_speak_it(tmp_path: Pat
         )
 
 
-def test_a_known_deviation_is_excused_and_a_stale_one_fails(tmp_path: Path) -> None:
+def test_known_deviation_is_excused_and_stale_one_fails(tmp_path: Path) -> None:
     known = tmp_path / "known.toml"
     known.write_text('[[deviation]]\nsessions = "v1/test/*"\nreason = "it is so"\n')
     arguments = ["--sessions", written(tmp_path), "--known-deviations", known]
@@ -230,7 +228,9 @@ def test_a_known_deviation_is_excused_and_a_stale_one_fails(tmp_path: Path) -> N
         (json.dumps(SESSION[0]) + '\n{"call": "x", "parms": 1}', "one.jsonl:2"),
     ],
 )
-def test_a_bad_session_file_is_named_with_its_line(tmp_path: Path, text: str, where: str) -> None:
+def test_invalid_session_file_is_reported_with_its_line(
+    tmp_path: Path, text: str, where: str
+) -> None:
     (tmp_path / "one.jsonl").write_text(text)
     for done in (run("check", "--sessions", tmp_path), run("--list", "--sessions", tmp_path)):
         assert done.returncode == 2
@@ -238,7 +238,7 @@ def test_a_bad_session_file_is_named_with_its_line(tmp_path: Path, text: str, wh
         assert "Traceback" not in done.stderr
 
 
-def test_recording_twice_gives_the_same_session(tmp_path: Path) -> None:
+def test_recording_is_reproducible(tmp_path: Path) -> None:
     bare = [{name: value for name, value in line.items() if name != "expect"} for line in SESSION]
     scenario = written(tmp_path, bare)
     outputs = []
@@ -260,7 +260,7 @@ def test_recording_twice_gives_the_same_session(tmp_path: Path) -> None:
     assert '"exitCode": 0' in outputs[0]
 
 
-def test_the_sessions_of_the_suite_are_well_formed_and_listed() -> None:
+def test_bundled_sessions_are_valid_and_listed() -> None:
     assert run("check").returncode == 0
     listed = run("--list").stdout.splitlines()
     assert len(listed) >= 150
@@ -314,8 +314,8 @@ def test_patterns(expected: Any, actual: Any, matches: bool) -> None:
 @pytest.mark.parametrize(
     ("expected", "actual", "text"),
     [
-        ([1, 2], [1, 3, 4], "expected 2 elements, got 3; missing is [2]; not expected is [3, 4]"),
-        ({"$unordered": [1, 2]}, [2, 2, 5], "expected 2 elements, got 3; missing is [1]; not ex"),
+        ([1, 2], [1, 3, 4], "expected 2 elements, got 3; missing: [2]; unexpected: [3, 4]"),
+        ({"$unordered": [1, 2]}, [2, 2, 5], "expected 2 elements, got 3; missing: [1]; unex"),
         ([1, 1], [1], "expected 2 elements, got 1"),
         (
             "x" * 500 + "ab",
@@ -326,13 +326,13 @@ def test_patterns(expected: Any, actual: Any, matches: bool) -> None:
         ({"a": {"b": 1}}, {}, "value: expected a member 'a' such as {\"b\": 1}, got {}"),
     ],
 )
-def test_a_mismatch_tells_what_differs(expected: Any, actual: Any, text: str) -> None:
+def test_mismatch_describes_the_difference(expected: Any, actual: Any, text: str) -> None:
     with pytest.raises(Failure) as failure:
         match(expected, actual, "value")
     assert text in str(failure.value)
 
 
-def test_generalising_names_places_and_matches_what_was_recorded() -> None:
+def test_generalised_expectation_matches_the_recorded_value() -> None:
     value = {
         "sessionId": "00000000-0000-4000-8000-000000000000",
         "path": "/tmp/x/y",

@@ -469,7 +469,7 @@ def test_more_names_than_one_listing_holds(tmp_path: Path, monkeypatch: pytest.M
     """It is refused: half a listing would be taken for the whole."""
     for number in range(20):
         (tmp_path / f"{number:036}").touch()
-    monkeypatch.setattr("exec_server.engine.files.operations.LISTING_BYTES", 2000)
+    monkeypatch.setattr("exec_server.engine.files.listing.LISTING_BYTES", 2000)
     assert len(files.read_directory(str(tmp_path))) == 20
     (tmp_path / "one more").touch()
     with pytest.raises(InvalidRequest, match=r"^the directory has too many entries to be listed"):

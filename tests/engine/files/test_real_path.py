@@ -1,4 +1,4 @@
-"""Paths without links, whatever they are called and however deep they are."""
+"""Resolution of symbolic links: results, and linear time."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from exec_server.engine.files import operations as files
-from exec_server.engine.files.real_path import real_path
+from exec_server.engine.files.real_path import real_path, resolve
 from exec_server.engine.files.walk import WalkOptions, walk
 from tests.support.growth import assert_grows_linearly
 
@@ -22,7 +22,7 @@ LEVELS = (100, 400, 1600)
 
 @pytest.fixture
 def deep() -> Iterator[dict[int, str]]:
-    """Directories with short names, by their levels, and each with some links to itself."""
+    """Nested directories by their number of levels, each with some links to itself."""
     with tempfile.TemporaryDirectory() as folder:
         found = {levels: folder + f"/{levels}" + "/d" * levels for levels in LEVELS}
         for path in found.values():
@@ -36,12 +36,47 @@ def deep() -> Iterator[dict[int, str]]:
             files.remove(f"{folder}/{levels}")
 
 
-def test_a_path_takes_time_in_proportion_to_its_levels(deep: dict[int, str]) -> None:
+def test_time_grows_linearly_with_the_levels_of_a_path(deep: dict[int, str]) -> None:
     assert files.canonicalize(deep[LEVELS[-1]] + "/0").endswith("/d/d")
     assert_grows_linearly(lambda levels: files.canonicalize(deep[levels]), LEVELS)
 
 
-def test_a_link_takes_time_in_proportion_to_its_levels(deep: dict[int, str]) -> None:
+def test_time_grows_linearly_with_the_levels_of_a_missing_path(deep: dict[int, str]) -> None:
+    assert_grows_linearly(lambda levels: resolve(os.fsencode(deep[levels] + "/x")), LEVELS)
+    missing = {levels: b"/missing" + b"/d" * levels for levels in LEVELS}
+    assert_grows_linearly(lambda levels: resolve(missing[levels]), LEVELS)
+
+
+@pytest.mark.parametrize(
+    ("path", "resolved"),
+    [
+        ("sub", "sub"),
+        ("sub/x/y", "sub/x/y"),
+        ("link/x", "sub/x"),
+        ("up/x", "x"),
+        ("absolute/x", "sub/x"),
+        ("dangling/x", "sub/missing/x"),
+        ("file/x", "file/x"),
+        ("loop/x", "loop/x"),
+    ],
+)
+def test_missing_paths_are_resolved_as_far_as_they_exist(
+    tmp_path: Path, path: str, resolved: str
+) -> None:
+    (tmp_path / "sub").mkdir()
+    (tmp_path / "file").touch()
+    for name, target in (
+        ("link", "sub"),
+        ("up", "sub/.."),
+        ("absolute", f"{tmp_path}/sub"),
+        ("dangling", "./link/missing"),
+        ("loop", "loop"),
+    ):
+        (tmp_path / name).symlink_to(target)
+    assert resolve(os.fsencode(tmp_path / path)) == os.fsencode(tmp_path / resolved)
+
+
+def test_time_grows_linearly_with_the_levels_of_links(deep: dict[int, str]) -> None:
     options = WalkOptions(64, 10_000, 50_000, follow_directory_symlinks=True)
     assert len(walk(deep[LEVELS[0]], options).entries) == 10
     assert_grows_linearly(lambda levels: walk(deep[levels], options), LEVELS)
@@ -55,7 +90,7 @@ def test_unusual_names(tmp_path: Path, name: bytes) -> None:
     assert real_path(os.path.join(folder, b"link")) == os.path.join(folder, name)
 
 
-def test_what_has_no_real_path(tmp_path: Path) -> None:
+def test_paths_without_a_real_path(tmp_path: Path) -> None:
     (tmp_path / "loop").symlink_to("loop")
     (tmp_path / "file").touch()
     for name, error in (

@@ -1,4 +1,4 @@
-"""Guessing whether a command failed because of its sandbox."""
+"""Heuristic for commands that failed because of their sandbox."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from exec_server.engine.sandbox.denial import looks_denied
         (101, [], False),
     ],
 )
-def test_failures_are_judged_by_code_and_words(
+def test_failures_are_classified_by_exit_code_and_messages(
     code: int, pieces: list[tuple[StreamName, bytes]], denied: bool
 ) -> None:
     output = [OutputChunk(seq, stream, data) for seq, (stream, data) in enumerate(pieces, 1)]

@@ -1,4 +1,4 @@
-"""Places that running sandboxes depend on: counted, bounded, and released."""
+"""Protected paths of running sandboxes: counted, limited, and released."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ from tests.support.sandbox_harness import (
     READ_ALL,
     SandboxBench,
     denied,
-    needs_sandbox,
     readable,
     writable,
 )
+from tests.support.sandboxes import needs_sandbox
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -37,10 +37,10 @@ def root(tmp_path: Path) -> Path:
 
 
 @asynchronous
-async def test_a_place_is_protected_until_the_last_program_ends(root: Path) -> None:
+async def test_a_path_is_protected_until_the_last_program_exits(root: Path) -> None:
     rules = writable(root), denied(root / "secret"), readable(root / "sub/deep")
     async with SandboxBench(*rules) as bench:
-        programs = [bench.confined("echo ready; sleep 100") for _ in range(2)]
+        programs = [bench.sandboxed("echo ready; sleep 100") for _ in range(2)]
         for program in programs:
             await bench.has_output(program, b"ready")
         os.unlink(root / "secret")
@@ -56,25 +56,25 @@ async def test_a_place_is_protected_until_the_last_program_ends(root: Path) -> N
     files.remove(f"{root}/sub")
 
 
-def test_what_was_missing_must_still_be_missing_at_the_start(root: Path) -> None:
-    """Planning and starting are two steps, and the file may have been created between them."""
+def test_a_denied_path_must_still_be_missing_at_the_start(root: Path) -> None:
+    """The file may be created between planning and start."""
     wrapper = bubblewrap.require()
     view = wrapper.plan(SandboxPolicy((READ_ALL, denied(root / "late"))))
     (root / "late").write_text("new")
-    with pytest.raises(InvalidRequest, match="was exchanged while the sandbox was prepared"):
-        wrapper.confine(SpawnSpec(argv=["true"], cwd="/", env={}), view, allows_network=False)
+    with pytest.raises(InvalidRequest, match="was replaced while the sandbox was being set up"):
+        wrapper.wrap_spec(SpawnSpec(argv=["true"], cwd="/", env={}), view, allows_network=False)
     files.remove(f"{root}/late")
     files.write_file(f"{root}/late", b"new")
 
 
 @asynchronous
-async def test_too_many_places_are_refused_and_nothing_is_left(
+async def test_too_many_protected_paths_are_refused_without_leftovers(
     root: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     async with SandboxBench(writable(root), denied(root / "secret")) as bench:
         monkeypatch.setattr(live_views, "MAX_PLACES", 1)
-        with pytest.raises(InvalidRequest, match="at most 1 places can be protected"):
-            bench.confined("true")
+        with pytest.raises(InvalidRequest, match="at most 1 paths can be protected"):
+            bench.sandboxed("true")
         assert not (root / ".git").exists()
         files.remove(f"{root}/secret")
         files.write_file(f"{root}/secret", b"new")

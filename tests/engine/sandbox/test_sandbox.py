@@ -25,10 +25,10 @@ from tests.support.sandbox_harness import (
     READ_ALL,
     SandboxBench,
     denied,
-    needs_sandbox,
     readable,
     writable,
 )
+from tests.support.sandboxes import needs_sandbox
 from tests.support.waiting import eventually
 
 if TYPE_CHECKING:
@@ -203,7 +203,7 @@ async def test_commands_that_run_at_once_share_what_stands_for_the_missing(tree:
     root = tree / "root"
     async with SandboxBench(writable(root)) as bench:
         gate = bench.gate()
-        waiting = bench.confined(f"echo ready; read x <{gate}; mkdir .git", cwd=str(root))
+        waiting = bench.sandboxed(f"echo ready; read x <{gate}; mkdir .git", cwd=str(root))
         await bench.has_output(waiting, b"ready")
         await bench.finish("true", cwd=str(root))
         assert (root / ".git").is_dir()
@@ -384,13 +384,13 @@ async def test_a_command_that_cannot_be_run_says_so(tree: Path) -> None:
 async def test_what_cannot_be_started_is_refused_as_without_a_sandbox() -> None:
     async with SandboxBench() as bench:
         with pytest.raises(InvalidArgument, match="argv"):
-            bench.confined([])
+            bench.sandboxed([])
         with pytest.raises(OperationFailed, match="missing program"):
-            bench.confined([""])
+            bench.sandboxed([""])
         with pytest.raises(OperationFailed, match="nul byte"):
-            bench.confined(["a\0b"])
+            bench.sandboxed(["a\0b"])
         with pytest.raises(FileNotFoundError):
-            bench.confined("true", cwd="/nonexistent")
+            bench.sandboxed("true", cwd="/nonexistent")
 
 
 @asynchronous
@@ -402,7 +402,7 @@ async def test_the_name_of_a_command_can_be_chosen() -> None:
 @asynchronous
 async def test_input_reaches_a_command() -> None:
     async with SandboxBench() as bench:
-        process = bench.confined("read line; echo got $line", pipe_stdin=True)
+        process = bench.sandboxed("read line; echo got $line", pipe_stdin=True)
         assert await process.write(b"it\n") == "accepted"
         assert (await bench.has_closed(process)).text() == b"got it\n"
 
@@ -411,7 +411,7 @@ async def test_input_reaches_a_command() -> None:
 @asynchronous
 async def test_a_signal_reaches_a_command_even_on_its_way_in(signum: signal.Signals) -> None:
     async with SandboxBench() as bench:
-        process = bench.confined(["sleep", "1000"])
+        process = bench.sandboxed(["sleep", "1000"])
         process.signal(signum)
         await bench.has_closed(process)
         assert process.status == ExitStatus(128 + signum, None)
@@ -420,7 +420,7 @@ async def test_a_signal_reaches_a_command_even_on_its_way_in(signum: signal.Sign
 @asynchronous
 async def test_a_command_can_trap_signals() -> None:
     async with SandboxBench() as bench:
-        process = bench.confined("trap 'echo trapped; exit 7' INT; echo ready; sleep 1000 & wait")
+        process = bench.sandboxed("trap 'echo trapped; exit 7' INT; echo ready; sleep 1000 & wait")
         await bench.has_output(process, b"ready")
         process.signal(signal.SIGINT)
         told = await bench.has_closed(process)
@@ -434,7 +434,7 @@ async def test_nothing_is_left_of_a_command_that_ends_or_is_killed(tree: Path) -
     script = "setsid sleep 1000 & sleep 1000 & echo ready; read line"
     async with SandboxBench(writable(root)) as bench:
         for way in ("ends", "killed"):
-            process = bench.confined(script, pipe_stdin=True, cwd=str(root))
+            process = bench.sandboxed(script, pipe_stdin=True, cwd=str(root))
             await bench.has_output(process, b"ready")
             descendants = _descendants(process.pid)
             assert len(descendants) >= 4
@@ -461,7 +461,7 @@ def _descendants(pid: int) -> set[int]:
 @asynchronous
 async def test_a_terminal_is_the_controlling_one() -> None:
     async with SandboxBench() as bench:
-        process = bench.confined(
+        process = bench.sandboxed(
             "echo typed >/dev/tty; stty size; echo $SHELL", tty=True, rows=7, cols=9
         )
         lines = (await bench.has_closed(process)).text().split()
@@ -473,7 +473,7 @@ async def test_a_terminal_is_the_controlling_one() -> None:
 async def test_control_c_interrupts_the_command_and_nothing_else() -> None:
     script = "trap 'echo trapped' INT; echo ready; while ! read line; do :; done; echo got $line"
     async with SandboxBench() as bench:
-        process = bench.confined(script, tty=True)
+        process = bench.sandboxed(script, tty=True)
         await bench.has_output(process, b"ready")
         await process.write(b"\x03")
         await bench.has_output(process, b"trapped")
@@ -484,7 +484,7 @@ async def test_control_c_interrupts_the_command_and_nothing_else() -> None:
 @asynchronous
 async def test_control_c_is_not_lost_on_the_way_in() -> None:
     async with SandboxBench() as bench:
-        process = bench.confined(["sleep", "1000"], tty=True)
+        process = bench.sandboxed(["sleep", "1000"], tty=True)
         await within_bounds(process.write(b"\x03"))
         await bench.has_closed(process)
         assert process.status == ExitStatus(130, None)
@@ -493,7 +493,7 @@ async def test_control_c_is_not_lost_on_the_way_in() -> None:
 @asynchronous
 async def test_shells_control_jobs_on_a_terminal() -> None:
     async with SandboxBench() as bench:
-        process = bench.confined(
+        process = bench.sandboxed(
             ["bash", "--norc", "-i"], tty=True, env={"PS1": "$ ", "PATH": "/bin"}
         )
         # The job itself says that it is in the foreground: the shell alone would take the

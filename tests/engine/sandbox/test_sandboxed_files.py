@@ -1,4 +1,4 @@
-"""Confined file operations: the kernel's answers, and workers that come and go."""
+"""Sandboxed file operations: results, errors of the kernel, and the life cycle of workers."""
 
 from __future__ import annotations
 
@@ -26,10 +26,11 @@ from exec_server.engine.files.requests import (
 from exec_server.engine.files.walk import WalkOptions
 from exec_server.engine.sandbox import sandboxed_files
 from exec_server.engine.sandbox.policy import MINIMAL_PATHS, Rule, SandboxPolicy
-from exec_server.engine.sandbox.sandboxed_files import ConfinedFiles
+from exec_server.engine.sandbox.sandboxed_files import SandboxedFiles
 from exec_server.errors import InvalidRequest, OperationFailed
 from tests.support.process_harness import asynchronous, children, open_fds, within_bounds
-from tests.support.sandbox_harness import READ_ALL, denied, needs_sandbox, writable
+from tests.support.sandbox_harness import READ_ALL, denied, writable
+from tests.support.sandboxes import needs_sandbox
 from tests.support.waiting import eventually
 
 if TYPE_CHECKING:
@@ -42,16 +43,16 @@ pytestmark = needs_sandbox
 
 
 @asynccontextmanager
-async def confined() -> AsyncIterator[ConfinedFiles]:
-    """Workers of which nothing is left afterwards."""
+async def sandboxed() -> AsyncIterator[SandboxedFiles]:
+    """Yield workers, and check that no process or descriptor remains."""
     before = open_fds(), children()
-    files = ConfinedFiles()
+    files = SandboxedFiles()
     yield files
     await within_bounds(files.aclose())
     assert (open_fds(), children()) == before
 
 
-async def contents(files: ConfinedFiles, policy: SandboxPolicy, path: bytes) -> bytes:
+async def contents(files: SandboxedFiles, policy: SandboxPolicy, path: bytes) -> bytes:
     descriptor = await files.run(policy, OpenForRead(path, regular_only=True))
     try:
         return os.read(descriptor, 1000)
@@ -59,9 +60,11 @@ async def contents(files: ConfinedFiles, policy: SandboxPolicy, path: bytes) -> 
         os.close(descriptor)
 
 
-async def failure(files: ConfinedFiles, policy: SandboxPolicy, operation: Operation[object]) -> int:
-    """The errno that an operation gives."""
-    with pytest.raises(OSError) as caught:  # noqa: PT011  # the errno is what is compared
+async def failure(
+    files: SandboxedFiles, policy: SandboxPolicy, operation: Operation[object]
+) -> int:
+    """Return the errno of an operation that fails."""
+    with pytest.raises(OSError) as caught:  # noqa: PT011  # the errno is compared by the caller
         await files.run(policy, operation)
     assert caught.value.errno is not None
     return caught.value.errno
@@ -78,10 +81,10 @@ def root(tmp_path: Path) -> Path:
 
 
 @asynchronous
-async def test_every_operation_works_where_it_may(root: Path) -> None:
+async def test_all_operations_succeed_in_a_writable_directory(root: Path) -> None:
     path = os.fsencode(root)
     policy = SandboxPolicy((READ_ALL, writable(root)))
-    async with confined() as files:
+    async with sandboxed() as files:
         await files.run(policy, CreateDirectory(path + b"/a/b", recursive=True))
         await files.run(policy, WriteFile(path + b"/a/\xff", b"x" * 100_000))
         await files.run(policy, Copy(path + b"/a", path + b"/c", recursive=True))
@@ -103,13 +106,13 @@ async def test_every_operation_works_where_it_may(root: Path) -> None:
 
 
 @asynchronous
-async def test_the_kernel_says_no(root: Path) -> None:
-    """Read-only, hidden and denied places give errors of their own, also beyond links."""
+async def test_the_kernel_denies_access(root: Path) -> None:
+    """Read-only, hidden and denied paths give different errors, also beyond links."""
     outside = os.fsencode(root.parent / "outside")
     (root / "link").symlink_to(root.parent / "outside")
     shown = SandboxPolicy((READ_ALL, writable(root), denied(root / "sub")))
     hidden = SandboxPolicy((writable(root),))
-    async with confined() as files:
+    async with sandboxed() as files:
         for path in (outside, os.fsencode(root / "link"), os.fsencode(root / ".git/config")):
             assert await failure(files, shown, WriteFile(path, b"x")) == errno.EROFS
         assert await contents(files, shown, os.fsencode(root / "link")) == b"outside"
@@ -127,9 +130,9 @@ async def test_the_kernel_says_no(root: Path) -> None:
 
 
 @asynchronous
-async def test_errors_of_the_engine_come_through(root: Path) -> None:
+async def test_errors_of_the_engine_are_passed_on(root: Path) -> None:
     policy = SandboxPolicy((READ_ALL,))
-    async with confined() as files:
+    async with sandboxed() as files:
         with pytest.raises(InvalidRequest, match="is not a file"):
             await files.run(policy, OpenForRead(os.fsencode(root), regular_only=True))
         with pytest.raises(InvalidRequest, match="greater than zero"):
@@ -137,17 +140,17 @@ async def test_errors_of_the_engine_come_through(root: Path) -> None:
 
 
 @asynchronous
-async def test_what_cannot_be_confined_is_refused(root: Path) -> None:
+async def test_a_policy_that_denies_the_worker_is_refused(root: Path) -> None:
     policy = SandboxPolicy((READ_ALL, Rule("/usr", "deny")))
-    async with confined() as files:
-        with pytest.raises(InvalidRequest, match="which this server needs"):
+    async with sandboxed() as files:
+        with pytest.raises(InvalidRequest, match="because this server needs it"):
             await files.run(policy, GetMetadata(b"/"))
 
 
 @asynchronous
-async def test_programs_need_not_be_visible(root: Path) -> None:
+async def test_programs_may_be_hidden(root: Path) -> None:
     policy = SandboxPolicy((writable(root),))
-    async with confined() as files:
+    async with sandboxed() as files:
         assert await contents(files, policy, os.fsencode(root / "file")) == b"inside"
         assert await failure(files, policy, GetMetadata(b"/usr/bin/env")) == errno.ENOENT
         minimal = SandboxPolicy(tuple(Rule(path, "read") for path in MINIMAL_PATHS))
@@ -155,9 +158,9 @@ async def test_programs_need_not_be_visible(root: Path) -> None:
 
 
 @asynchronous
-async def test_one_worker_serves_as_long_as_nothing_changes(root: Path) -> None:
+async def test_a_worker_is_reused_for_the_same_view(root: Path) -> None:
     policy = SandboxPolicy((READ_ALL, writable(root)))
-    async with confined() as files:
+    async with sandboxed() as files:
         started = children()
         for _ in range(3):
             await files.run(policy, GetMetadata(os.fsencode(root)))
@@ -165,12 +168,12 @@ async def test_one_worker_serves_as_long_as_nothing_changes(root: Path) -> None:
 
 
 @asynchronous
-async def test_what_has_changed_counts_at_once(root: Path) -> None:
-    """A directory in the place of another, and new matches of a pattern."""
+async def test_changes_of_files_take_effect_at_once(root: Path) -> None:
+    """Such as a replaced directory, and new matches of a pattern."""
     policy = SandboxPolicy((READ_ALL, writable(root)), (f"{root}/**/secret",))
-    async with confined() as files:
+    async with sandboxed() as files:
         path = os.fsencode(root / "secret")
-        await files.run(policy, WriteFile(path, b"free for once"))
+        await files.run(policy, WriteFile(path, b"not yet denied"))
         opening = OpenForRead(path, regular_only=True)
         assert await failure(files, policy, opening) == errno.EACCES
         root.rename(root.parent / "moved")
@@ -180,12 +183,12 @@ async def test_what_has_changed_counts_at_once(root: Path) -> None:
 
 
 @asynchronous
-async def test_an_idle_worker_ends_and_its_placeholders_go(
+async def test_an_idle_worker_is_ended_with_its_placeholders(
     root: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(sandboxed_files, "IDLE_SECONDS", 0.0)
     policy = SandboxPolicy((READ_ALL, writable(root)))
-    async with confined() as files:
+    async with sandboxed() as files:
         for _ in range(2):
             before = children()
             await files.run(policy, WriteFile(os.fsencode(root / "file"), b"x"))
@@ -194,9 +197,11 @@ async def test_an_idle_worker_ends_and_its_placeholders_go(
 
 
 @asynchronous
-async def test_no_more_workers_than_allowed(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_the_number_of_workers_is_limited(
+    root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(sandboxed_files, "MAX_WORKERS", 2)
-    async with confined() as files:
+    async with sandboxed() as files:
         before = children()
         for name in "abc":
             (root / name).mkdir()
@@ -206,18 +211,18 @@ async def test_no_more_workers_than_allowed(root: Path, monkeypatch: pytest.Monk
 
 
 @asynchronous
-async def test_a_killed_worker_fails_what_it_does_and_nothing_else(root: Path) -> None:
+async def test_a_killed_worker_fails_only_its_current_operation(root: Path) -> None:
     fifo = os.fsencode(root / "fifo")
     os.mkfifo(fifo)
     policy = SandboxPolicy((READ_ALL, writable(root)))
-    async with confined() as files:
+    async with sandboxed() as files:
         await files.run(policy, GetMetadata(fifo))
         reader = os.open(fifo, os.O_RDONLY | os.O_NONBLOCK)
-        # More than a pipe takes, so the worker waits for the reader.
+        # More than the capacity of a pipe, so the worker waits for the reader.
         writing = asyncio.ensure_future(files.run(policy, WriteFile(fifo, bytes(1_000_000))))
         assert await eventually(lambda: bool(_readable(reader)))
-        (worker,) = (each for each in files._workers.values() if each._waiting)
-        os.killpg(worker._child.pid, signal.SIGKILL)
+        (worker,) = (each for each in files._workers.values() if each.is_busy)
+        os.killpg(worker.pid, signal.SIGKILL)
         with pytest.raises(OperationFailed, match="the worker for file operations failed"):
             await within_bounds(writing)
         os.close(reader)
@@ -225,11 +230,11 @@ async def test_a_killed_worker_fails_what_it_does_and_nothing_else(root: Path) -
 
 
 @asynchronous
-async def test_one_that_is_given_up_does_not_answer_the_next(root: Path) -> None:
+async def test_the_reply_to_a_cancelled_operation_is_discarded(root: Path) -> None:
     fifo = os.fsencode(root / "fifo")
     os.mkfifo(fifo)
     policy = SandboxPolicy((READ_ALL, writable(root)))
-    async with confined() as files:
+    async with sandboxed() as files:
         await files.run(policy, GetMetadata(fifo))
         reader = os.open(fifo, os.O_RDONLY | os.O_NONBLOCK)
         writing = asyncio.ensure_future(files.run(policy, WriteFile(fifo, bytes(1_000_000))))
@@ -246,3 +251,16 @@ def _readable(descriptor: int) -> bytes:
         return os.read(descriptor, 1)
     except BlockingIOError:
         return b""
+
+
+@asynchronous
+async def test_new_files_can_be_written_where_proc_is_denied(root: Path) -> None:
+    policy = SandboxPolicy((READ_ALL, writable(root), Rule("/proc", "deny")))
+    async with sandboxed() as files:
+        for data in (b"created", b"replaced"):
+            await files.run(policy, WriteFile(os.fsencode(root / "new"), data))
+            assert (root / "new").read_bytes() == data
+        await files.run(
+            policy, Copy(os.fsencode(root / "new"), os.fsencode(root / "copy"), recursive=False)
+        )
+    assert sorted(os.listdir(root)) == ["copy", "file", "new", "sub"]

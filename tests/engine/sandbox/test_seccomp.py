@@ -1,4 +1,4 @@
-"""The filter of system calls, run as the kernel runs it."""
+"""System call filters, evaluated as in the kernel."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ STREAM, DATAGRAM, RAW, SEQUENCE, CLOSE_ON_EXEC = 1, 2, 3, 5, 0o2000000
 
 
 def outcome(program: bytes, architecture: int, number: int, *arguments: int) -> int:
-    """What the filter says to a call (classic BPF, as far as it is used)."""
+    """Return the result of a filter for a call (the subset of classic BPF in use)."""
     six = (*arguments, 0, 0, 0, 0, 0, 0)[:6]
     data = struct.pack("=IIQ6Q", number, architecture, 0, *six)
     instructions = list(struct.iter_unpack("=HBBI", program))
@@ -63,7 +63,7 @@ CALLS = {
 
 
 @pytest.mark.parametrize("machine", ["x86_64", "aarch64"])
-def test_calls_are_judged_by_number_and_family(machine: str) -> None:
+def test_calls_are_filtered_by_number_and_socket_family(machine: str) -> None:
     audit, calls = AUDIT[machine], CALLS[machine]
     closed = filter_for(machine, allows_network=False)
     opened = filter_for(machine, allows_network=True)
@@ -83,11 +83,11 @@ def test_calls_are_judged_by_number_and_family(machine: str) -> None:
             assert outcome(program, audit, ring) == DENY
 
 
-def test_calls_of_another_architecture_end_the_process() -> None:
+def test_calls_of_another_architecture_kill_the_process() -> None:
     program = filter_for("x86_64", allows_network=True)
     assert outcome(program, 0x40000003, 0) == KILL
     assert outcome(program, AUDIT["x86_64"], 0x40000000 + 41) == KILL
 
 
-def test_there_is_none_for_a_machine_whose_calls_are_unknown() -> None:
+def test_an_unsupported_machine_has_no_filter() -> None:
     assert build_filter(allows_network=True, machine="vax") is None

@@ -10,10 +10,9 @@ from collections import defaultdict
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable
 
-    from exec_server.server.base64_fields import LongMessage
-    from exec_server.transports.channel import Channel
+    from exec_server.transports.channel import Channel, StreamedMessage
 
 Message = dict[str, Any]
 
@@ -120,6 +119,10 @@ class TamperedChannel:
         return self._channel.peer
 
     @property
+    def message_kind(self) -> str:
+        return self._channel.message_kind
+
+    @property
     def sent_bytes(self) -> int:
         return self._channel.sent_bytes
 
@@ -127,20 +130,26 @@ class TamperedChannel:
     def unsent_bytes(self) -> int:
         return self._channel.unsent_bytes
 
-    def send_reply(self, pieces: Sequence[bytes]) -> None:
-        for message in self._wire.give_out(json.loads(b"".join(pieces))):
-            self._channel.send_reply((json.dumps(message).encode(),))
+    def send_reply(self, message: bytes) -> None:
+        for changed in self._wire.give_out(json.loads(message)):
+            self._channel.send_reply(json.dumps(changed).encode())
 
-    def send_long_reply(self, message: LongMessage) -> None:
+    def send_streamed_reply(self, message: StreamedMessage) -> None:
         data = bytearray()
         while len(data) < message.length:
             data += message.next_piece()
         message.finish()
-        self.send_reply((bytes(data),))
+        self.send_reply(bytes(data))
 
-    def send_notification(self, pieces: Sequence[bytes]) -> None:
-        for message in self._wire.give_out(json.loads(b"".join(pieces))):
-            self._channel.send_notification((json.dumps(message).encode(),))
+    def send_notification(self, message: bytes) -> None:
+        for changed in self._wire.give_out(json.loads(message)):
+            self._channel.send_notification(json.dumps(changed).encode())
+
+    def pause_reading(self) -> None:
+        self._channel.pause_reading()
+
+    def resume_reading(self) -> None:
+        self._channel.resume_reading()
 
     def close(self, reason: str, *, violation: bool = False) -> None:
         self._channel.close(reason, violation=violation)

@@ -20,7 +20,8 @@ if TYPE_CHECKING:
     from exec_server.cli.server.listen_options import ListenConfig
     from exec_server.engine.processes.watchdog import Watchdog
     from exec_server.server.listener import WebSocketServer
-    from exec_server.server.server import Server, Stop
+    from exec_server.server.server import Server
+    from exec_server.server.shutdown import ShutdownEvent
 
 _PLAIN: Final = ((), ("--listen", "stdio"), ("--listen", "stdio://"))
 """Command lines of clients that start a server for themselves; they need no parser."""
@@ -62,10 +63,10 @@ def _run(options: ServerOptions) -> int:
     import signal  # noqa: PLC0415
 
     from exec_server.engine.processes.watchdog import Watchdog  # noqa: PLC0415
-    from exec_server.server.server import Stop  # noqa: PLC0415
+    from exec_server.server.shutdown import ShutdownEvent  # noqa: PLC0415
     from exec_server.signals import on_signal  # noqa: PLC0415
 
-    stop = Stop()
+    shutdown = ShutdownEvent()
     with asyncio.Runner() as runner, contextlib.ExitStack() as stack:
         watchdog = Watchdog()
         stack.callback(watchdog.close)
@@ -73,14 +74,14 @@ def _run(options: ServerOptions) -> int:
         if options.listen is None:
             stopping.append(signal.SIGHUP)  # the client's terminal is gone
         for signum in stopping:
-            stack.callback(on_signal(runner.get_loop(), signum, stop.tell))
+            stack.callback(on_signal(runner.get_loop(), signum, shutdown.request))
         for signum in (signal.SIGUSR1, signal.SIGUSR2):
             # They would end the process, and all work with it. Programs do not inherit handlers.
             stack.callback(on_signal(runner.get_loop(), signum, lambda: None))
-        return runner.run(_serve(options, watchdog, stop))
+        return runner.run(_serve(options, watchdog, shutdown))
 
 
-async def _serve(options: ServerOptions, watchdog: Watchdog, stop: Stop) -> int:
+async def _serve(options: ServerOptions, watchdog: Watchdog, shutdown: ShutdownEvent) -> int:
     import asyncio  # noqa: PLC0415
     import gc  # noqa: PLC0415
     import logging  # noqa: PLC0415
@@ -100,7 +101,9 @@ async def _serve(options: ServerOptions, watchdog: Watchdog, stop: Stop) -> int:
     settings = msgspec.structs.replace(
         default_settings(options.protocol), **(options.settings or {})
     )
-    server = Server(revisions_of(options.protocol), watchdog=watchdog, settings=settings, stop=stop)
+    server = Server(
+        revisions_of(options.protocol), watchdog=watchdog, settings=settings, shutdown=shutdown
+    )
     gc.freeze()
     sys.setswitchinterval(_SWITCH_SECONDS)
     gc.enable()
@@ -108,7 +111,7 @@ async def _serve(options: ServerOptions, watchdog: Watchdog, stop: Stop) -> int:
         await _serve_stdio(server)
     else:
         if options.exit_on_stdin_close:
-            _stop_at_eof(loop, stop)
+            _shut_down_at_eof(loop, shutdown)
         await _serve_websocket(server, options.listen)
     return 0
 
@@ -120,7 +123,7 @@ def _report(loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
     logging.getLogger("exec_server").error("%s: %r", context["message"], context.get("exception"))
 
 
-def _stop_at_eof(loop: asyncio.AbstractEventLoop, stop: Stop) -> None:
+def _shut_down_at_eof(loop: asyncio.AbstractEventLoop, shutdown: ShutdownEvent) -> None:
     """Stop the server at the end of stdin."""
     import threading  # noqa: PLC0415
 
@@ -129,7 +132,7 @@ def _stop_at_eof(loop: asyncio.AbstractEventLoop, stop: Stop) -> None:
             while os.read(sys.stdin.fileno(), 65536):
                 pass
         with contextlib.suppress(RuntimeError):  # the loop may be closed by now
-            loop.call_soon_threadsafe(stop.tell)
+            loop.call_soon_threadsafe(shutdown.request)
 
     # A thread, because stdin may be a file or /dev/null, which an event loop cannot watch.
     threading.Thread(target=wait, daemon=True).start()
@@ -160,7 +163,7 @@ async def _serve_websocket(server: Server, config: ListenConfig) -> None:
         print(_ROOT_WARNING, file=sys.stderr, flush=True)
     preloading = loop.create_task(_preload())
     try:
-        await server.stop.wait()
+        await server.shutdown.wait()
     finally:
         preloading.cancel()
         end_reloading()

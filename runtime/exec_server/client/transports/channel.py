@@ -34,11 +34,11 @@ class Transport(Protocol):
         """Queue one message; ``at_once``: others are not likely to follow in the same turn."""
         ...
 
-    def pause_reading(self) -> None:
+    def pause_receiving(self) -> None:
         """Leave what the server sends where it is, so that it slows down in the end."""
         ...
 
-    def resume_reading(self) -> None:
+    def resume_receiving(self) -> None:
         """Go on reading."""
         ...
 

@@ -10,15 +10,14 @@ import asyncio
 from collections import deque
 from typing import TYPE_CHECKING, Any, Final
 
-from exec_server.jsonrpc import join_pieces
 from exec_server.transports.channel import LONG_MESSAGE_BYTES
 from exec_server.transports.stream import HIGH_WATER, LOW_WATER
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable
 
     from exec_server.server.server import Server
-    from exec_server.transports.channel import LongMessage, Receiver
+    from exec_server.transports.channel import Receiver, StreamedMessage
 
 _TURN_BYTES: Final = 256 * 1024
 """What the client is given in one turn of the event loop, as in one read of a socket."""
@@ -43,6 +42,7 @@ class MemoryTransport:
     """Both ends at once: the server's Channel and the client's Transport."""
 
     peer = "in-process"
+    message_kind = "JSON-RPC"
     has_violated = False
 
     def __init__(self, server: Server, receiver: Receiver, *, owns_server: bool) -> None:
@@ -51,14 +51,14 @@ class MemoryTransport:
         self._owns_server = owns_server
         self._receiver: Receiver | None = receiver
         self._to_server: deque[bytes] = deque()
-        self._replies: deque[bytes | LongMessage] = deque()
+        self._replies: deque[bytes | StreamedMessage] = deque()
         self._notifications: deque[bytes] = deque()
         self._queued_bytes = 0
         self.sent_bytes = 0
         """Bytes that the client has taken so far; see Channel."""
         self._is_congested = False
         self._is_paused = False
-        self._is_held = False
+        self._is_reading_paused = False
         self._serving = self._giving = False
         self._ending: asyncio.Task[None] | None = None
         self._gone: asyncio.Future[None] = self._loop.create_future()
@@ -79,7 +79,7 @@ class MemoryTransport:
 
     def _serve(self) -> None:
         self._serving = False
-        while self._to_server and self._connection is not None and not self._is_held:
+        while self._to_server and self._connection is not None and not self._is_reading_paused:
             message = self._to_server.popleft()
             if len(message) < LONG_MESSAGE_BYTES:
                 self._connection.receive(message)
@@ -89,11 +89,11 @@ class MemoryTransport:
     def limit_messages(self, max_bytes: int) -> None:
         """Do nothing: the server is this program's own, and has its own limits; see Transport."""
 
-    def pause_reading(self) -> None:
+    def pause_receiving(self) -> None:
         """Take nothing from the server; see Transport."""
         self._is_paused = True
 
-    def resume_reading(self) -> None:
+    def resume_receiving(self) -> None:
         """Go on taking; see Transport."""
         self._is_paused = False
         self._give_soon()
@@ -105,16 +105,20 @@ class MemoryTransport:
         """Bytes of memory that the client has not taken; see Channel."""
         return self._queued_bytes
 
-    def hold_input(self, is_held: bool) -> None:
-        """Deliver no more messages while it is held; see Channel."""
-        self._is_held = is_held
+    def pause_reading(self) -> None:
+        """Deliver no more messages until ``resume_reading``; see Channel."""
+        self._is_reading_paused = True
+
+    def resume_reading(self) -> None:
+        """Deliver messages again; see Channel."""
+        self._is_reading_paused = False
         self._serve_soon()
 
-    def send_reply(self, pieces: Sequence[bytes]) -> None:
+    def send_reply(self, message: bytes) -> None:
         """Queue one message ahead of every notification; see Channel."""
-        self._queue(self._replies, join_pieces(pieces))
+        self._queue(self._replies, message)
 
-    def send_long_reply(self, message: LongMessage) -> None:
+    def send_streamed_reply(self, message: StreamedMessage) -> None:
         """Queue one message that is made when it is taken; see Channel."""
         if self._receiver is None:
             message.finish()
@@ -122,9 +126,9 @@ class MemoryTransport:
         self._replies.append(message)
         self._give_soon()
 
-    def send_notification(self, pieces: Sequence[bytes]) -> None:
+    def send_notification(self, message: bytes) -> None:
         """Queue one message behind everything; see Channel."""
-        self._queue(self._notifications, join_pieces(pieces))
+        self._queue(self._notifications, message)
 
     def _queue(self, queue: deque[Any], message: bytes) -> None:
         if self._receiver is None:
@@ -134,7 +138,7 @@ class MemoryTransport:
         if self._queued_bytes > HIGH_WATER and not self._is_congested:
             self._is_congested = True
             if self._connection is not None:
-                self._connection.congested(True)
+                self._connection.pause_writing()
         self._give_soon()
 
     def _give_soon(self) -> None:
@@ -168,7 +172,7 @@ class MemoryTransport:
         if self._is_congested and self._queued_bytes <= LOW_WATER:
             self._is_congested = False
             if self._connection is not None:
-                self._connection.congested(False)
+                self._connection.resume_writing()
         if self._replies or self._notifications:
             self._give_soon()
 
@@ -212,7 +216,7 @@ class MemoryTransport:
         await asyncio.shield(self._gone)
 
 
-def _whole(message: LongMessage) -> bytes:
+def _whole(message: StreamedMessage) -> bytes:
     """All of a message that is made piece by piece."""
     pieces = []
     left = message.length

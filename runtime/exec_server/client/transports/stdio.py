@@ -73,11 +73,11 @@ class StdioClientTransport(StdioTransport):
         queue = self._stream.send_now if at_once else self._stream.queue_reply
         queue((message + b"\n",) if len(message) < _JOIN_BELOW else (message, b"\n"))
 
-    def pause_reading(self) -> None:
+    def pause_receiving(self) -> None:
         """Stop reading the pipe; see Transport."""
         self._stream.stop_reading()
 
-    def resume_reading(self) -> None:
+    def resume_receiving(self) -> None:
         """Read the pipe again; see Transport."""
         if not self._closing:
             self._stream.start_reading()

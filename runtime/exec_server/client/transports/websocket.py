@@ -232,12 +232,12 @@ class WebSocketClientTransport(WebSocketEndpoint):
             self._stream.queue_reply(_frame((_FINAL if is_last else 0) | opcode, payload))
             opcode = Opcode.CONT
 
-    def pause_reading(self) -> None:
+    def pause_receiving(self) -> None:
         """Stop reading the socket; see Transport."""
         self._is_paused = True
         self._stream.stop_reading()
 
-    def resume_reading(self) -> None:
+    def resume_receiving(self) -> None:
         """Read the socket again; see Transport."""
         self._is_paused = False
         self._heard = True
@@ -247,7 +247,7 @@ class WebSocketClientTransport(WebSocketEndpoint):
     def close(self) -> None:
         """Say goodbye, then end; see Transport."""
         if self._is_paused:
-            self.resume_reading()
+            self.resume_receiving()
         self._reason = self._reason or "it was closed here"
         self._close(CloseCode.NORMAL_CLOSURE, "")
 

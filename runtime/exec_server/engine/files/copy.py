@@ -10,24 +10,24 @@ import stat
 from typing import Final
 
 from exec_server.engine.cancellation import check_cancelled
+from exec_server.engine.files.path_guard import PATH_GUARD
+from exec_server.engine.files.real_path import existing_part
 from exec_server.engine.files.replace import Contents, put
 from exec_server.engine.files.tree import make_directories
 from exec_server.engine.paths import to_native
-from exec_server.engine.sandbox.live_views import LIVE_VIEWS
 from exec_server.errors import InvalidRequest
 
 _KERNEL_COPY_BYTES: Final = 64 << 20
-"""Bytes asked of the kernel in one call: it cannot be interrupted, and a slow disk takes about a
-second for them."""
+"""Bytes copied by one system call, which cannot be interrupted: about a second on a slow disk."""
 
 _FICLONE: Final = 0x40049409
-"""linux/fs.h: make one file share all the blocks of another, holes included."""
+"""linux/fs.h: share all blocks of another file, including holes."""
 
 _BLOCK_BYTES: Final = 512
 """Unit of ``st_blocks``."""
 
-_PIECE_BYTES: Final = 1 << 16
-"""Read at a time where the kernel does not copy by itself."""
+_CHUNK_BYTES: Final = 1 << 16
+"""Bytes read at a time where copy_file_range is not supported: few system calls, little memory."""
 
 _KERNEL_CANNOT_COPY: Final = frozenset(
     {
@@ -40,23 +40,24 @@ _KERNEL_CANNOT_COPY: Final = frozenset(
         errno.EXDEV,
     }
 )
-"""copy_file_range: between these two files no, by reading and writing perhaps."""
+"""Errors of copy_file_range for files that can only be copied by reading and writing."""
 
 
 def copy(source: str, destination: str, recursive: bool, *, durable: bool = False) -> None:
     """Copy ``source`` to ``destination``, both absolute (v1 fs/copy).
 
-    A regular file is copied with its permission bits, over an existing file too, either all of it
-    or nothing (see ``file_replace``); a symbolic link at the destination is followed. Holes stay
-    holes. A file copied onto itself, by whatever name, stays as it is. The set-user-ID and
-    set-group-ID bits are kept only where the copy has the same owner and group as the source:
-    otherwise they would give the rights of one user to what belongs to another.
-    A symbolic link is made anew with the same text. A directory, which needs ``recursive``, is
-    merged into the destination; missing directories are made with default permissions, links
-    inside are made anew, and what is neither file, directory nor link is left out.
+    A regular file is copied with its permission bits, atomically and over an existing file if there
+    is one (see ``replace``); a symbolic link at the destination is followed. Holes are preserved. A
+    file copied onto itself, under any name, is left unchanged. The set-user-ID and set-group-ID
+    bits are only copied if owner and group of the copy are those of the source, because they would
+    otherwise grant the rights of one user to the program of another.
 
-    Raises InvalidRequest (a directory without ``recursive``, into itself or below itself; a
-    source that is no file, directory or link) or OSError.
+    A symbolic link is recreated with the same target. A directory requires ``recursive`` and is
+    merged into the destination: missing directories are created with default permissions, links are
+    recreated, and special files are skipped.
+
+    Raises InvalidRequest for a directory without ``recursive``, or one copied into itself or a
+    descendant, and for a special file; OSError otherwise.
     """
     from_path, to_path = to_native(source), to_native(destination)
     status = os.lstat(from_path)
@@ -76,25 +77,31 @@ def copy(source: str, destination: str, recursive: bool, *, durable: bool = Fals
 
 
 def _is_inside(path: bytes, directory: os.stat_result) -> bool:
-    """Whether ``path``, with its links resolved, is the directory or would be below it."""
-    path = os.path.realpath(path)
-    while True:
-        try:
-            if os.path.samestat(os.stat(path), directory):
-                return True
-        except OSError:
-            pass  # does not exist yet, or cannot be reached: then creating it says so
-        if path == b"/":
-            return False
-        path = os.path.dirname(path)
+    """Return True if ``path``, with its links resolved, is the directory or would be below it."""
+    flags = os.O_PATH | os.O_CLOEXEC
+    current = os.open(existing_part(path), flags)
+    try:
+        status = os.fstat(current)
+        if not stat.S_ISDIR(status.st_mode):
+            return False  # creating a directory there fails
+        while not os.path.samestat(status, directory):
+            above = os.open(b"..", flags, dir_fd=current)
+            os.close(current)
+            current = above
+            below, status = status, os.fstat(above)
+            if os.path.samestat(below, status):
+                return False  # the root
+    finally:
+        os.close(current)
+    return True
 
 
 def _copy_tree(source: bytes, destination: bytes, durable: bool) -> None:
-    """Merge one directory into another, without recursion: trees may be very deep."""
+    """Merge one directory into another, iteratively, because trees may be very deep."""
     pending = [(source, destination)]
     while pending:
         from_directory, to_directory = pending.pop()
-        LIVE_VIEWS.check_creating(to_directory)
+        PATH_GUARD.check_creating(to_directory)
         make_directories(to_directory)
         with os.scandir(from_directory) as entries:
             for entry in entries:
@@ -109,7 +116,7 @@ def _copy_tree(source: bytes, destination: bytes, durable: bool) -> None:
 
 
 def _copy_link(source: bytes, destination: bytes) -> None:
-    LIVE_VIEWS.check_creating(destination, is_link=True)
+    PATH_GUARD.check_creating(destination, is_link=True)
     os.symlink(os.readlink(source), destination)
 
 
@@ -119,7 +126,7 @@ def _copy_file(source: bytes, destination: bytes, durable: bool) -> None:
     reader = os.open(source, os.O_RDONLY | os.O_CLOEXEC | os.O_NOCTTY | os.O_NONBLOCK)
     try:
         original = os.fstat(reader)
-        # Files that the kernel makes up as they are read, as in /proc, claim to be empty.
+        # Files that the kernel generates when they are read, as in /proc, have size 0.
         contents = Contents(
             original.st_size or None,
             lambda writer: _copy_contents(reader, writer, original),
@@ -137,10 +144,10 @@ def _copy_file(source: bytes, destination: bytes, durable: bool) -> None:
 
 
 def _copy_contents(reader: int, writer: int, original: os.stat_result) -> None:
-    """Write a whole file to a regular file, whose position ends up behind the last byte.
+    """Write a whole file to a regular file, and leave its position after the last byte.
 
-    An empty ``writer`` gets the holes of the file as well; in any other, zeros are written.
-    Raises OSError ENOSPC at once where there is not enough space.
+    Holes are preserved if ``writer`` is empty, and written as zeros otherwise. Raises OSError
+    ENOSPC before anything is written if there is not enough space.
     """
     size = original.st_size
     is_new = not os.fstat(writer).st_size
@@ -151,53 +158,62 @@ def _copy_contents(reader: int, writer: int, original: os.stat_result) -> None:
             return
         _check_space(writer, min(size, original.st_blocks * _BLOCK_BYTES))
     os.lseek(reader, 0, os.SEEK_SET)
+    if is_new:
+        _copy_sparse(reader, writer, size)
+    _copy_rest(reader, writer)
+
+
+def _copy_sparse(reader: int, writer: int, size: int) -> None:
+    """Copy the data of a file to an empty one, without its holes.
+
+    The position of both files is the end of what has been copied.
+    """
     position = 0
-    while is_new and position < size:
+    while position < size:
         try:
             begin = os.lseek(reader, position, os.SEEK_DATA)
             end = min(os.lseek(reader, begin, os.SEEK_HOLE), size)
         except OSError as error:
-            if error.errno != errno.ENXIO:  # a file system that does not know of holes
+            if error.errno != errno.ENXIO:  # not supported by the file system
                 os.lseek(reader, position, os.SEEK_SET)
                 break
-            begin = end = size  # nothing but a hole is left
+            begin = end = size  # only a hole is left
         for descriptor in (reader, writer):
             os.lseek(descriptor, begin, os.SEEK_SET)
         if _copy_range(reader, writer, end - begin):
-            break  # cut short meanwhile
+            break  # truncated meanwhile
         position = end
-    if is_new and position:
-        os.ftruncate(writer, position)  # the hole at the end
-    _copy_rest(reader, writer)
+    if position:
+        os.ftruncate(writer, position)  # for a hole at the end
 
 
 def _check_space(descriptor: int, needed: int) -> None:
     """Raise OSError ENOSPC if a file system has less space than needed.
 
-    It would be filled to the last byte otherwise, to the harm of everything else that writes.
+    Otherwise it would be filled completely, and other programs could not write.
     """
     system = os.fstatvfs(descriptor)
     available = system.f_bfree if os.geteuid() == 0 else system.f_bavail
-    # Some network file systems do not know their size.
+    # Some network file systems report no size.
     if system.f_blocks and needed > available * system.f_frsize:
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
 
 def _copy_range(reader: int, writer: int, size: int) -> int:
-    """Copy so many bytes between the current positions; return how many the file lacks."""
+    """Copy ``size`` bytes between the current positions; return how many the file lacks."""
     while size and (copied := _copy_some(reader, writer, size)):
         size -= copied
     return size
 
 
 def _copy_rest(reader: int, writer: int) -> None:
-    """Copy everything that is left, also of files that claim to be empty, as in /proc."""
+    """Copy from the current position to the end, whatever the reported size."""
     while _copy_some(reader, writer, _KERNEL_COPY_BYTES):
         pass
 
 
 def _copy_some(reader: int, writer: int, size: int) -> int:
-    """Copy up to so many bytes between the current positions; return how many, 0 at the end."""
+    """Copy up to ``size`` bytes between the current positions; return how many, 0 at the end."""
     check_cancelled()
     try:
         copied = os.copy_file_range(reader, writer, min(size, _KERNEL_COPY_BYTES))
@@ -205,13 +221,13 @@ def _copy_some(reader: int, writer: int, size: int) -> int:
         if error.errno not in _KERNEL_CANNOT_COPY:
             raise
         copied = 0
-    # The kernel sees an empty file where it makes up the contents, as in /proc.
-    return copied or _copy_piece(reader, writer, min(size, _PIECE_BYTES))
+    # copy_file_range takes files of /proc as empty.
+    return copied or _copy_chunk(reader, writer, min(size, _CHUNK_BYTES))
 
 
-def _copy_piece(reader: int, writer: int, size: int) -> int:
-    piece = os.read(reader, size)
-    left = memoryview(piece)
+def _copy_chunk(reader: int, writer: int, size: int) -> int:
+    chunk = os.read(reader, size)
+    left = memoryview(chunk)
     while left:
         left = left[os.write(writer, left) :]
-    return len(piece)
+    return len(chunk)

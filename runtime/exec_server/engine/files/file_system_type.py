@@ -1,4 +1,4 @@
-"""Which file systems tell of every change: those that live in this kernel alone."""
+"""File systems on which inotify reports every change: those managed by this kernel alone."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import os
 import struct
 from typing import Final
 
-_TELLING: Final = frozenset(
+_RELIABLE: Final = frozenset(
     {
         0x01021994,  # tmpfs, devtmpfs
         0x2FC12FC1,  # zfs
@@ -22,21 +22,21 @@ _TELLING: Final = frozenset(
         0xF2F52010,  # f2fs
     }
 )
-"""The magic numbers of linux/magic.h. Not there: network file systems and FUSE, which others
-change; /proc, /sys and the like, whose files come and go without events."""
+"""Magic numbers of linux/magic.h. Network file systems and FUSE are missing, because other hosts or
+processes change them, as are /proc, /sys and the like, whose files change without events."""
 
-_ANSWER_BYTES: Final = 256
+_BUFFER_BYTES: Final = 256
 _TYPE: Final = struct.Struct("@l")
 """The first member of struct statfs."""
 
 _libc: Final = ctypes.CDLL(None, use_errno=True)
 
 
-def tells_of_changes(path: bytes) -> bool:
-    """Whether inotify misses nothing on the file system of ``path``. Raises OSError."""
-    answer = ctypes.create_string_buffer(_ANSWER_BYTES)
-    if _libc.statfs(path, answer) != 0:
+def reports_all_changes(path: bytes) -> bool:
+    """Return True if inotify is reliable on the file system of ``path``. Raises OSError."""
+    buffer = ctypes.create_string_buffer(_BUFFER_BYTES)
+    if _libc.statfs(path, buffer) != 0:
         number = ctypes.get_errno()
         raise OSError(number, os.strerror(number))
-    (number,) = _TYPE.unpack_from(answer)
-    return number & 0xFFFFFFFF in _TELLING
+    (number,) = _TYPE.unpack_from(buffer)
+    return number & 0xFFFFFFFF in _RELIABLE

@@ -1,4 +1,4 @@
-"""Files held open by a client, read and written in blocks (v2 fs/open, readBlock, writeBlock)."""
+"""File handles of a client, read and written in blocks (v2 fs/open, readBlock, writeBlock)."""
 
 from __future__ import annotations
 
@@ -15,31 +15,32 @@ if TYPE_CHECKING:
     from exec_server.engine.files.regular_file import OpenMode
 
 MAX_HANDLES: Final = 128
-"""Files that one client may hold open, unless somebody says otherwise."""
+"""Default limit of open handles per connection."""
 
 MAX_ID_BYTES: Final = 32
-"""Of a handle's id in UTF-8; it may be empty."""
+"""Maximum length of a handle's id in UTF-8; it may be empty."""
 
 MAX_BLOCK_BYTES: Final = 1024 * 1024
+"""Maximum length of a block (v2 fs/readBlock, fs/writeBlock)."""
 
 _MAX_OFFSET: Final = 2**63 - 1
-"""The operating system's file offsets have 64 bits and a sign."""
+"""Largest file offset of the kernel, a signed 64-bit integer."""
 
 
 class Block(msgspec.Struct, frozen=True):
-    """A piece of a file."""
+    """A block read from a file."""
 
     data: bytes
     eof: bool
-    """Whether fewer bytes were found than asked for."""
+    """True if fewer bytes were read than requested."""
 
 
 class FileHandles:
-    """The files that one client holds open, by the ids that it chose.
+    """Open files of one client, by the ids that it chose.
 
-    A handle stays with the file it opened, whatever is renamed or removed. The methods are to be
-    called one after the other, in any thread; each refuses an id of more than 32 bytes with
-    InvalidRequest. They never wait for another process.
+    A handle refers to the same file even after that is renamed or removed. The methods may be
+    called in any thread, but not concurrently. Each raises InvalidRequest for an id of more than 32
+    bytes. They never block on other processes.
     """
 
     def __init__(self, max_handles: int = MAX_HANDLES) -> None:
@@ -47,7 +48,7 @@ class FileHandles:
         self._descriptors: dict[str, int] = {}
 
     def open(self, handle_id: str, path: str, mode: OpenMode = "read") -> None:
-        """Open a regular file to read it, or an empty one to write, created if it is missing.
+        """Open a regular file for reading, or create or truncate one for writing.
 
         Raises as ``check_free`` and ``open_regular`` do.
         """
@@ -55,7 +56,7 @@ class FileHandles:
         self.adopt(handle_id, open_regular(path, mode))
 
     def check_free(self, handle_id: str) -> None:
-        """Raise InvalidRequest if the id is in use, and for one file too many."""
+        """Raise InvalidRequest if the id is in use, or if the limit of open handles is reached."""
         _check_id(handle_id)
         if handle_id in self._descriptors:
             raise InvalidRequest(f"file handle `{handle_id}` already exists")
@@ -65,14 +66,14 @@ class FileHandles:
             )
 
     def adopt(self, handle_id: str, descriptor: int) -> None:
-        """Take over what ``open_regular`` has opened, under an id that is free."""
+        """Take over a descriptor from ``open_regular`` under an unused id."""
         self._descriptors[handle_id] = descriptor
 
     def read_block(self, handle_id: str, offset: int, length: int) -> Block:
-        """Read up to ``length`` bytes, 1 to 1 MiB, from ``offset`` on; none beyond the end.
+        """Read up to ``length`` bytes, 1 to 1 MiB, at ``offset``; none beyond the end of the file.
 
-        Raises InvalidRequest for another length, NotFound for an unknown handle. An OSError,
-        EBADF if the file is open to write, EINVAL for an offset near 2^63, ends the handle.
+        Raises InvalidRequest for other lengths, NotFound for an unknown handle. An OSError closes
+        the handle: EBADF if the file is open for writing, EINVAL for an offset near 2^63.
         """
         _check_id(handle_id)
         _check_block_length("read", length)
@@ -85,10 +86,10 @@ class FileHandles:
         return Block(data, eof=len(data) < length)
 
     def write_block(self, handle_id: str, offset: int, data: bytes) -> None:
-        """Write ``data``, 1 byte to 1 MiB, from ``offset`` on; a gap before it reads as zeros.
+        """Write ``data``, 1 byte to 1 MiB, at ``offset``; a gap before it reads as zeros.
 
-        Raises InvalidRequest for another length and beyond an offset of 2^63-1, NotFound for an
-        unknown handle, OSError: EBADF if the file is open to read.
+        Raises InvalidRequest for other lengths and beyond an offset of 2^63-1, NotFound for an
+        unknown handle, OSError EBADF if the file is open for reading.
         """
         _check_id(handle_id)
         _check_block_length("write", len(data))
@@ -102,14 +103,14 @@ class FileHandles:
             offset += written
 
     def close(self, handle_id: str) -> None:
-        """Let go of a file; harmless for an unknown handle."""
+        """Close a handle; unknown handles are ignored."""
         _check_id(handle_id)
         descriptor = self._descriptors.pop(handle_id, None)
         if descriptor is not None:
             os.close(descriptor)
 
     async def aclose(self) -> None:
-        """Let go of every file."""
+        """Close all handles."""
         while self._descriptors:
             _, descriptor = self._descriptors.popitem()
             os.close(descriptor)
@@ -134,12 +135,12 @@ def _check_block_length(operation: str, length: int) -> None:
 
 
 def _read(descriptor: int, offset: int, length: int) -> bytes:
-    """Read until the length or the end of the file is reached."""
+    """Read ``length`` bytes, or up to the end of the file."""
     if offset > _MAX_OFFSET:
         raise OSError(errno.EINVAL, os.strerror(errno.EINVAL))
     data = os.pread(descriptor, length, offset)
     while len(data) < length:
-        # A regular file gives all at once, except over some networks.
+        # Local file systems return all bytes at once, some network file systems do not.
         more = os.pread(descriptor, length - len(data), offset + len(data))
         if not more:
             break

@@ -1,4 +1,4 @@
-"""Telling a client once when a path that was missing may have appeared (v2 fs/watchMissing)."""
+"""Notification of a client when a missing path may have been created (v2 fs/watchMissing)."""
 
 from __future__ import annotations
 
@@ -12,31 +12,32 @@ if TYPE_CHECKING:
     from exec_server.engine.files.path_watch import PathWatch
 
 MAX_PATHS: Final = 64
-"""Missing paths in one watch."""
+"""Maximum number of missing paths in one watch."""
 
 
 class MissingWatch:
-    """What one client waits for: one set of paths at a time. For the event loop's thread."""
+    """Watch of one client, for one set of paths at a time. Not thread-safe."""
 
     def __init__(self, on_changed: Callable[[int], None]) -> None:
-        """``on_changed`` is called with the id of a watch that is over; never by ``watch``."""
+        """Call ``on_changed`` with the id of a watch that has fired, but never from ``watch``."""
         self._on_changed = on_changed
         self._last_id = 0
         self._current: PathWatch | None = None
 
     def watch(self, watch_id: int, missing: Sequence[str], present: str | None = None) -> bool:
-        """Watch for ``missing`` paths to appear; return whether they are being watched.
+        """Watch for the creation of ``missing`` paths; return True if the watch is set up.
 
-        Ids only rise: one that does not is refused, and nothing changes. Any other ends the watch
-        there was, whatever the answer.
+        Ids must increase: otherwise the watch is refused and nothing changes. Any other call ends
+        the previous watch, even if it is refused.
 
-        It is refused if there are no missing paths or more than 64, if one of them exists or
-        ``present`` does not, if one cannot be reached or leads through a symbolic link, and on
-        file systems that do not tell of every change (/proc, those of a network).
+        A watch is refused if there are no missing paths or more than 64, if one of them exists or
+        ``present`` does not, if one is not accessible or contains a symbolic link, and on file
+        systems without reliable events (/proc, network file systems).
 
-        A watch is over with the first event that may have made a missing path appear, or changed
-        ``present`` or what leads to a path; also when file systems are mounted. There may be
-        false alarms, but no silence. What goes on inside of a present directory does not count.
+        A watch fires once, at the first event that may have created a missing path, or changed
+        ``present`` or a directory on the way to a path; also when file systems are mounted. False
+        positives are possible, missed events are not. Changes inside of a present directory are
+        ignored.
         """
         if watch_id <= self._last_id:
             return False
@@ -44,7 +45,7 @@ class MissingWatch:
         self._stop()
         if not 1 <= len(missing) <= MAX_PATHS:
             return False
-        # Loads ctypes and more, for the sake of clients that watch at all.
+        # Requires ctypes and more; few clients use watches.
         from exec_server.engine.files.path_watch import PathWatch  # noqa: PLC0415
 
         try:

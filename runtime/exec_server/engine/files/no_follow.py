@@ -1,7 +1,7 @@
-"""Reaching a path without passing through a symbolic link (v2 fs/*, ``followSymlinks: false``).
+"""Access to paths without following symbolic links (v2 fs/*, ``followSymlinks: false``).
 
-Each component is opened from the directory before it, so nobody can put a link in between the
-look and the use. Paths are absolute and normalised.
+Each component is opened relative to the directory before it, so no link can be inserted between a
+check and the use of the path. Paths are absolute and normalized.
 """
 
 from __future__ import annotations
@@ -15,15 +15,18 @@ from exec_server.errors import InvalidRequest
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+LINK_MESSAGE: Final = "path contains a symbolic link"
+"""Error text of the released servers for a link that is not followed (v2 fs/*)."""
+
 _DIRECTORY: Final = os.O_PATH | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 
 
 @contextlib.contextmanager
 def opened_parent(path: bytes) -> Iterator[tuple[int, bytes]]:
-    """The open directory that holds ``path``, and the name in it.
+    """Open the directory that contains ``path``; yield its descriptor and the name of the entry.
 
-    Raises InvalidRequest for the root, which nothing holds, or OSError: ENOTDIR where a component
-    before the last is a link or anything else but a directory.
+    Raises InvalidRequest for the root, or OSError: ENOTDIR where a component before the last one is
+    a link or not a directory.
     """
     *components, name = path[1:].split(b"/")
     if not name:
@@ -40,18 +43,18 @@ def opened_parent(path: bytes) -> Iterator[tuple[int, bytes]]:
 
 
 def open_entry(path: bytes, flags: int) -> int:
-    """Open ``path`` itself; what is created gets mode 0666 less the umask.
+    """Open ``path``; a file that is created gets mode 0666 reduced by the umask.
 
-    Raises as ``opened_parent`` does. A link is OSError ELOOP, but is itself opened with O_PATH.
+    Raises as ``opened_parent`` does. A link is OSError ELOOP, but with O_PATH it is opened itself.
     """
     with opened_parent(path) as (directory, name):
         return os.open(name, flags | os.O_NOFOLLOW | os.O_CLOEXEC, 0o666, dir_fd=directory)
 
 
 def make_directories(path: bytes) -> None:
-    """Make a directory and what is missing above it; fine if it exists.
+    """Create a directory and its missing parents; an existing directory is accepted.
 
-    Raises OSError: ENOTDIR where a component is a link or anything else but a directory.
+    Raises OSError: ENOTDIR where a component is a link or not a directory.
     """
     directory = os.open(b"/", _DIRECTORY)
     try:
@@ -59,7 +62,7 @@ def make_directories(path: bytes) -> None:
             try:
                 below = os.open(component, _DIRECTORY, dir_fd=directory)
             except FileNotFoundError:
-                # Whatever somebody else may put there first shows when it is opened.
+                # If another process creates the entry first, opening it shows whether it will do.
                 with contextlib.suppress(FileExistsError):
                     os.mkdir(component, dir_fd=directory)
                 below = os.open(component, _DIRECTORY, dir_fd=directory)

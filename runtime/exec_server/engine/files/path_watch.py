@@ -1,4 +1,4 @@
-"""Noticing, by inotify, that missing paths may have appeared or that a present one changed."""
+"""Detection of changes of missing and present paths by inotify."""
 
 from __future__ import annotations
 
@@ -14,19 +14,18 @@ from typing import TYPE_CHECKING, Final
 import msgspec
 from inotify_simple import INotify, flags, parse_events
 
-from exec_server.engine.files.file_system_type import tells_of_changes
+from exec_server.engine.files.file_system_type import reports_all_changes
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
 _READ_BYTES: Final = 4096
-"""Of events, in one turn: a flood of them in a busy directory must not hold up the event loop."""
+"""Bytes of events read at a time, so that a busy directory does not block the event loop."""
 
 _SURVEYS: Final = 4
-"""How often paths are looked at that change all the time, before they are given up."""
+"""Attempts to set up watches for paths that keep changing."""
 
-# What may happen to a name: of a directory on the way to a path, of a path that is missing, and
-# of one that is present.
+# Events of an entry: of a directory on the way to a path, a missing path, and a present one.
 _REPLACED: Final = flags.DELETE | flags.MOVED_FROM | flags.MOVED_TO | flags.ATTRIB
 _APPEARED: Final = _REPLACED | flags.CREATE
 _CHANGED: Final = _REPLACED | flags.MODIFY
@@ -35,19 +34,18 @@ _OF_ITSELF: Final = flags.ATTRIB | flags.DELETE_SELF | flags.MOVE_SELF
 
 
 class _Survey(msgspec.Struct):
-    """What has to be watched: the events of files and directories, and the names that matter in
-    a directory."""
+    """Files and directories to be watched: their events, and the relevant names in directories."""
 
     events: defaultdict[bytes, int] = msgspec.field(default_factory=lambda: defaultdict(int))
     names: defaultdict[bytes, set[str]] = msgspec.field(default_factory=lambda: defaultdict(set))
 
     def add_missing(self, path: bytes) -> None:
-        """Add a path that has to be missing. Raises OSError if it exists or cannot be watched."""
+        """Add a missing path. Raises OSError if it exists or cannot be watched."""
         if self._follow(path) is not None:
             raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST))
 
     def add_present(self, path: bytes) -> None:
-        """Add a path that has to exist. Raises OSError if it does not or cannot be watched."""
+        """Add a present path. Raises OSError if it does not exist or cannot be watched."""
         status = self._follow(path)
         if status is None:
             raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT))
@@ -55,11 +53,14 @@ class _Survey(msgspec.Struct):
             raise OSError(errno.ELOOP, os.strerror(errno.ELOOP))
         self._add_name(os.path.dirname(path), os.path.basename(path), _CHANGED)
         if stat.S_ISREG(status.st_mode):
-            # Its directory does not hear of it when it is written to under another name.
+            # Its directory gets no event if it is written under another name (hard link).
             self.events[path] |= flags.MODIFY
 
     def _follow(self, path: bytes) -> os.stat_result | None:
-        """Add what leads to a path; return what is there, None for nothing. Raises OSError."""
+        """Add the directories on the way to a path; return its status, None if it is missing.
+
+        Raises OSError.
+        """
         directory = b"/"
         status = os.lstat(directory)
         self.events[directory] |= _OF_ITSELF
@@ -77,17 +78,17 @@ class _Survey(msgspec.Struct):
 
     def _add_name(self, directory: bytes, name: bytes, events: int) -> None:
         self.events[directory] |= events | _OF_ITSELF
-        # A directory may not care for the case of its names.
+        # Names in a directory may be case-insensitive.
         self.names[directory].add(os.fsdecode(name).casefold())
 
 
 class PathWatch:
-    """A watch under way, on absolute, normalised paths."""
+    """A watch on absolute, normalized paths."""
 
     def __init__(
         self, missing: list[bytes], present: bytes | None, on_event: Callable[[], None]
     ) -> None:
-        """Call ``on_event``, maybe more than once until closed, when something may have happened.
+        """Call ``on_event`` for each event until closed.
 
         Raises OSError for a path that cannot be watched.
         """
@@ -97,8 +98,8 @@ class PathWatch:
             self._inotify = resources.enter_context(INotify(nonblocking=True))
             mounts = os.open("/proc/self/mountinfo", os.O_RDONLY | os.O_CLOEXEC)
             resources.callback(os.close, mounts)
-            # A change of the mounts shows as an exceptional condition, which an event loop does
-            # not look for; by way of this it is readable. Looking any closer would clear it.
+            # A change of the mounts is an exceptional condition (EPOLLPRI), which event loops do
+            # not support; the epoll descriptor is readable then. Polling it would clear the event.
             mount_changes = resources.enter_context(select.epoll())
             mount_changes.register(mounts, select.EPOLLPRI)
             self._watch_all(missing, present)
@@ -116,7 +117,7 @@ class PathWatch:
         self._resources.close()
 
     def _watch_all(self, missing: list[bytes], present: bytes | None) -> None:
-        """Watch everything, until it looks the same after being watched as before."""
+        """Set up watches, and repeat until no path has changed meanwhile."""
         before: _Survey | None = None
         for _ in range(_SURVEYS):
             survey = _Survey()
@@ -126,14 +127,14 @@ class PathWatch:
                 survey.add_present(present)
             if survey == before:
                 return
-            # From the root on: whoever exchanges a directory now does it under our eyes.
+            # From the root on, so that a directory that is replaced from now on causes an event.
             for path, events in sorted(survey.events.items()):
                 self._add(path, events, survey.names.get(path, set()))
             before = survey
         raise OSError(errno.EAGAIN, os.strerror(errno.EAGAIN))
 
     def _add(self, path: bytes, events: int, names: set[str]) -> None:
-        if not tells_of_changes(path):
+        if not reports_all_changes(path):
             raise OSError(errno.EOPNOTSUPP, os.strerror(errno.EOPNOTSUPP))
         watch = self._inotify.add_watch(path, events | flags.DONT_FOLLOW | flags.MASK_ADD)
         self._names[watch] |= names
@@ -143,7 +144,7 @@ class PathWatch:
             events = parse_events(os.read(self._inotify.fileno(), _READ_BYTES))
         except BlockingIOError:
             return
-        # Those without a name tell of a watched file or directory itself, or that some were lost.
+        # Events without a name concern a watched file or directory itself, or a queue overflow.
         if any(
             not event.name or event.name.casefold() in self._names[event.wd] for event in events
         ):

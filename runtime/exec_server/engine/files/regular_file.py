@@ -1,4 +1,4 @@
-"""Opening regular files and nothing else, without ever waiting (v2 fs/readFile, fs/open)."""
+"""Non-blocking open of regular files (v2 fs/readFile, fs/open)."""
 
 from __future__ import annotations
 
@@ -7,11 +7,12 @@ import stat
 from typing import Final, Literal
 
 from exec_server.engine.files import no_follow
+from exec_server.engine.files.path_guard import PATH_GUARD
 from exec_server.engine.paths import displayable, normalize, to_native
-from exec_server.engine.sandbox.live_views import LIVE_VIEWS
 from exec_server.errors import InvalidRequest
 
 OpenMode = Literal["read", "replace"]
+"""``replace`` truncates the file, and creates it if it is missing."""
 
 _FLAGS: Final[dict[OpenMode, int]] = {
     "read": os.O_RDONLY | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC,
@@ -20,15 +21,15 @@ _FLAGS: Final[dict[OpenMode, int]] = {
 
 
 def open_regular(path: str, mode: OpenMode, *, follow_symlinks: bool = True) -> int:
-    """Open a file to read it, or an empty one to write, created if it is missing.
+    """Open a regular file and return its descriptor.
 
-    Raises InvalidRequest for anything else than a regular file, or OSError where it cannot even
-    be opened: EISDIR for a directory to write, ENXIO for a socket or a FIFO that nobody reads,
-    ELOOP for a link that is not followed.
+    Raises InvalidRequest for other types of files, or OSError if they cannot be opened at all:
+    EISDIR for a directory in mode ``replace``, ENXIO for a socket or a FIFO without a reader, ELOOP
+    for a link that is not followed.
     """
     native = to_native(path)
     if mode == "replace":
-        LIVE_VIEWS.check_creating(native)
+        PATH_GUARD.check_creating(native)
     if follow_symlinks:
         descriptor = os.open(native, _FLAGS[mode], 0o666)
     else:

@@ -1,17 +1,17 @@
-"""Giving a path new contents: all of them, or the old ones stay (fs/writeFile, fs/copy).
+"""Atomic replacement of file contents (fs/writeFile, fs/copy).
 
-The contents are written into a file without a name beside the old one, which gets its place when
-they are complete. So neither a full disk nor the end of this process, at whatever moment, leaves
-half a file, and no reader ever sees one. Owner, permissions and extended attributes of the old
-file are kept, but not its capabilities: new contents have not been granted them.
+The contents are written to an unnamed file in the same directory, which takes the place of the old
+file when it is complete. So neither a full disk nor the end of this process leaves a partial file,
+and readers never see one. Owner, permissions and extended attributes of the old file are kept, but
+not its capabilities, which were granted to the old contents.
 
-Some files must stay the file they are, because somebody would notice: one with several names, one
-that is a mount point, also of a running sandbox, one whose owner or attributes this process may not
-give to another, one in a directory where it may create nothing, one with the set-user-ID or set-
-group-ID bit. Those are overwritten in place, and so is a file that the disk has no room for twice.
-The space is reserved first, so that a full disk is told before anything is changed; only an end of
-this process while it writes leaves such a file half old, half new. Emptying a file happens in place
-too: it is one step, and whoever goes on appending to a log does not lose sight of it.
+Some files cannot be replaced without side effects: those with several names, mount points
+(including those of running sandboxes), those whose owner or attributes this process cannot give to
+another file, those in a directory where it cannot create files, and those with the set-user-ID or
+set-group-ID bit. They are overwritten in place, and so is a file if the disk has no room for a
+second one. Space is reserved first, so that a full disk is reported before anything is changed;
+only the end of this process during the write leaves a mix of old and new contents. Truncation to
+zero also happens in place: it is a single step, and processes that append to a log keep their file.
 """
 
 from __future__ import annotations
@@ -26,16 +26,18 @@ import msgspec
 
 from exec_server.engine.cancellation import uninterrupted
 from exec_server.engine.files import no_follow
-from exec_server.engine.sandbox.live_views import LIVE_VIEWS
+from exec_server.engine.files.new_file import Place, new_file, opened_place
+from exec_server.engine.files.path_guard import PATH_GUARD
+from exec_server.engine.files.real_path import resolve
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable
 
 NEW_FILE_MODE: Final = 0o666
-"""Less the umask."""
+"""Permission bits of new files, reduced by the umask."""
 
 _SET_ID: Final = stat.S_ISUID | stat.S_ISGID
-"""Permission bits that make a program run as the owner or group of its file."""
+"""Permission bits that make a program run with the rights of its file's owner or group."""
 
 _CAPABILITIES: Final = "security.capability"
 """Attribute with the capabilities of a program; the kernel removes it when the file is written."""
@@ -43,83 +45,78 @@ _CAPABILITIES: Final = "security.capability"
 _NO_ROOM: Final = frozenset((errno.ENOSPC, errno.EDQUOT))
 
 _CANNOT_RESERVE: Final = frozenset((errno.EOPNOTSUPP, errno.EINVAL, errno.ENOSYS, errno.ENODEV))
-"""posix_fallocate: not on this file system."""
+"""Errors of posix_fallocate on file systems without it."""
 
-_NO_NAMELESS_FILES: Final = frozenset((errno.EOPNOTSUPP, errno.EISDIR, errno.EINVAL))
-"""O_TMPFILE: not on this file system, or not known to it."""
-
-_TRIES: Final = 16
-"""How often a file is looked for that is not there when opened, but is when created."""
-
-
-class Place(msgspec.Struct, frozen=True):
-    """Where a file is, or is to be."""
-
-    directory: int
-    """A descriptor of the directory, at least O_PATH."""
-    name: bytes
-    """Not that of a symbolic link."""
+_ATTEMPTS: Final = 16
+"""Attempts at a file that is repeatedly missing when opened, but exists when created."""
 
 
 class Contents(msgspec.Struct, frozen=True):
-    """What a file is to contain."""
+    """New contents of a file."""
 
     size: int | None
-    """Bytes; None where the source does not say."""
+    """Bytes; None if unknown."""
     write: Callable[[int], object]
-    """Writes everything to a descriptor, from its position on; may be asked to do it again."""
+    """Write everything to a descriptor, from its position on. May be called more than once."""
     mode: int | None = None
-    """The permission bits; None for those of the old file, NEW_FILE_MODE less umask for a new."""
+    """Permission bits; None for those of the old file, or of NEW_FILE_MODE and umask."""
     source: os.stat_result | None = None
-    """The file that they come from: if the path leads to that one, it is left alone. A file of
-    another owner or group does not get its set-user-ID and set-group-ID bits."""
+    """File from which the contents are copied. It is left unchanged if the path leads to it; its
+    set-user-ID and set-group-ID bits are not given to a file of another owner or group."""
 
 
 def put(
     path: bytes, contents: Contents, *, follow_symlinks: bool = True, durable: bool = False
 ) -> int | None:
-    """Create a file or give it new contents; ``durable``: they survive a loss of power, too.
+    """Create a file or replace its contents; with ``durable`` they survive a loss of power.
 
-    A link that leads nowhere gets its target created; one not followed is OSError ELOOP. What is
-    no regular file is opened for writing without waiting; its descriptor is returned, for the
-    caller to use and close, nothing written. Raises OSError, or InvalidRequest for a file that a
-    sandbox denies and could no longer (see ``live_views``); what was there is still there then, but
-    for an error of the device while a file is overwritten in place.
+    The target of a dangling link is created; a link that is not followed is OSError ELOOP. A
+    special file is opened for writing without blocking, and its descriptor is returned, for the
+    caller to write and close. Raises OSError, or InvalidRequest as ``PathGuard.check_writing``
+    does. The old contents are kept then, except after an I/O error while a file is overwritten.
     """
-    for last_try in (False,) * _TRIES + (True,):
+    for is_last in (False,) * _ATTEMPTS + (True,):
         with contextlib.ExitStack() as stack:
             place: Place | None = None
             if not follow_symlinks:
                 place = Place(*stack.enter_context(no_follow.opened_parent(path)))
             existing = _open_existing(path, place)
-            if existing is None:
-                place = place or stack.enter_context(_opened_place(_resolved(path)))
-                LIVE_VIEWS.check_writing(path, place.directory, place.name)
-                try:
-                    _create(place, contents, durable=durable)
-                except FileExistsError:  # made by somebody else meanwhile
-                    if last_try:
-                        raise
-                    continue
+            if existing is not None:
+                if not stat.S_ISREG(os.fstat(existing).st_mode):
+                    return existing
+                stack.callback(os.close, existing)
+                _put_existing(path, existing, place, contents, durable)
                 return None
-            status = os.fstat(existing)
-            if not stat.S_ISREG(status.st_mode):
-                return existing
-            stack.callback(os.close, existing)
-            LIVE_VIEWS.check_writing(path, existing)
-            if contents.source is not None and os.path.samestat(contents.source, status):
-                return None
-            if place is None and (name := _name_of(path, existing)) is not None:
-                place = stack.enter_context(_opened_place(name))
-            stays = contents.size == 0 or LIVE_VIEWS.has_mount_on(status)
-            if stays or not _try_replace(existing, place, contents, durable):
-                _overwrite(existing, contents, durable=durable)
+            place = place or stack.enter_context(opened_place(_target(path)))
+            PATH_GUARD.check_writing(path, place.directory, place.name)
+            try:
+                _create(place, contents, durable=durable)
+            except FileExistsError:  # created by another process meanwhile
+                if is_last:
+                    raise
+                continue
             return None
     raise AssertionError
 
 
+def _put_existing(
+    path: bytes, existing: int, place: Place | None, contents: Contents, durable: bool
+) -> None:
+    """Give new contents to a regular file that is open for writing."""
+    PATH_GUARD.check_writing(path, existing)
+    status = os.fstat(existing)
+    if contents.source is not None and os.path.samestat(contents.source, status):
+        return
+    with contextlib.ExitStack() as stack:
+        if place is None and (name := _name_of(path, existing)) is not None:
+            place = stack.enter_context(opened_place(name))
+        must_stay = contents.size == 0 or PATH_GUARD.has_mount_on(status)
+        if must_stay or not _try_replace(existing, place, contents, durable):
+            _overwrite(existing, contents, durable=durable)
+
+
 def _open_existing(path: bytes, place: Place | None) -> int | None:
-    """What ``path`` leads to, or ``place`` if given, open for writing; None if there is nothing."""
+    """Open an existing file for writing, by ``place`` if given; return None if it is missing."""
     flags = os.O_WRONLY | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC
     try:
         if place is None:
@@ -129,13 +126,13 @@ def _open_existing(path: bytes, place: Place | None) -> int | None:
         return None
 
 
-def _resolved(path: bytes) -> bytes:
-    """Where the link leads, if there is one."""
-    return os.path.realpath(path) if os.path.islink(path) else path
+def _target(path: bytes) -> bytes:
+    """Return the target of a dangling link, or the path itself if it is not a link."""
+    return resolve(path) if os.path.islink(path) else path
 
 
 def _name_of(path: bytes, descriptor: int) -> bytes | None:
-    """A path of an open file that does not end in a link: ``path`` itself, or what it leads to."""
+    """Return a path of an open file that does not end in a link: ``path``, or its resolution."""
     status = os.fstat(descriptor)
     for candidate in (path, None):
         try:
@@ -147,54 +144,45 @@ def _name_of(path: bytes, descriptor: int) -> bytes | None:
     return None
 
 
-@contextlib.contextmanager
-def _opened_place(path: bytes) -> Iterator[Place]:
-    directory = os.open(os.path.dirname(path), os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        yield Place(directory, os.path.basename(path))
-    finally:
-        os.close(directory)
-
-
 def _create(place: Place, contents: Contents, *, durable: bool) -> None:
-    """Make a new file. Raises OSError: EEXIST if there is one; nothing is left then."""
-    with _beside(place, NEW_FILE_MODE if contents.mode is None else 0o600) as beside:
-        contents.write(beside.descriptor)
-        _set_mode(beside.descriptor, contents)
-        beside.give_name(durable=durable)
+    """Create a file. Raises OSError, EEXIST if it exists; nothing is created then."""
+    with new_file(place, NEW_FILE_MODE if contents.mode is None else 0o600) as file:
+        contents.write(file.descriptor)
+        _set_mode(file.descriptor, contents)
+        file.create(durable=durable)
 
 
 def _try_replace(existing: int, place: Place | None, contents: Contents, durable: bool) -> bool:
-    """Put another file in the place of an existing one; False if that one had better stay.
+    """Replace an existing file by a new one; return False if it must be overwritten instead.
 
-    Raises OSError if the contents cannot be written anywhere.
+    Raises OSError if the contents cannot be written.
     """
     old = os.fstat(existing)
     if place is None or old.st_nlink != 1 or old.st_mode & _SET_ID:
         return False
     with contextlib.ExitStack() as stack:
         try:
-            beside = stack.enter_context(_beside(place, 0o600))
-            _take_after(existing, old, beside.descriptor)
+            file = stack.enter_context(new_file(place, 0o600))
+            _copy_attributes(existing, old, file.descriptor)
         except OSError:
             return False
         try:
-            contents.write(beside.descriptor)
+            contents.write(file.descriptor)
         except OSError as error:
             if error.errno in _NO_ROOM:
                 return False
             raise
-        _set_mode(beside.descriptor, contents)
+        _set_mode(file.descriptor, contents)
         try:
             if not os.path.samestat(os.lstat(place.name, dir_fd=place.directory), old):
-                return False  # moved away meanwhile, and still the one that was asked for
-            beside.take_place(durable=durable)
+                return False  # it was renamed meanwhile, but remains the requested file
+            file.replace(durable=durable)
         except OSError:
             return False
     return True
 
 
-def _take_after(existing: int, old: os.stat_result, descriptor: int) -> None:
+def _copy_attributes(existing: int, old: os.stat_result, descriptor: int) -> None:
     """Give a new file the owner, mode and extended attributes of an old one. Raises OSError."""
     new = os.fstat(descriptor)
     if (new.st_uid, new.st_gid) != (old.st_uid, old.st_gid):
@@ -219,7 +207,7 @@ def _attributes(descriptor: int) -> dict[str, bytes]:
 
 
 def _overwrite(descriptor: int, contents: Contents, *, durable: bool) -> None:
-    """Overwrite a file in place, once there is room for the new contents."""
+    """Overwrite a file in place, after reserving space for the new contents."""
     size = os.fstat(descriptor).st_size
     if contents.size:
         try:
@@ -229,10 +217,10 @@ def _overwrite(descriptor: int, contents: Contents, *, durable: bool) -> None:
                 os.ftruncate(descriptor, size)
                 raise
     if contents.mode is not None:
-        # Not for a moment may the new contents run with the rights that the old ones were given.
+        # The new contents must never run with the rights of the old ones.
         os.fchmod(descriptor, stat.S_IMODE(os.fstat(descriptor).st_mode) & ~_SET_ID)
     os.lseek(descriptor, 0, os.SEEK_SET)
-    with uninterrupted():  # half of it would be neither the old file nor the new one
+    with uninterrupted():  # a partial write would leave neither the old nor the new contents
         contents.write(descriptor)
     os.ftruncate(descriptor, os.lseek(descriptor, 0, os.SEEK_CUR))
     _set_mode(descriptor, contents)
@@ -241,7 +229,7 @@ def _overwrite(descriptor: int, contents: Contents, *, durable: bool) -> None:
 
 
 def _set_mode(descriptor: int, contents: Contents) -> None:
-    """Give a file the permission bits that it is to have, if they are not those of the old one."""
+    """Set the permission bits of a file if the contents specify them."""
     mode = contents.mode
     if mode is None:
         return
@@ -250,90 +238,3 @@ def _set_mode(descriptor: int, contents: Contents) -> None:
         if (status.st_uid, status.st_gid) != (contents.source.st_uid, contents.source.st_gid):
             mode &= ~_SET_ID
     os.fchmod(descriptor, mode)
-
-
-class _Beside:
-    """A file in the making, without a name, or with one that nobody looks for."""
-
-    __slots__ = ("_place", "_temporary_name", "descriptor")
-
-    def __init__(self, place: Place, mode: int) -> None:
-        """Raises OSError where nothing may be created."""
-        self._place = place
-        self._temporary_name: bytes | None = None
-        flags = os.O_WRONLY | os.O_CLOEXEC
-        try:
-            self.descriptor = os.open(b".", flags | os.O_TMPFILE, mode, dir_fd=place.directory)
-        except OSError as error:
-            if error.errno not in _NO_NAMELESS_FILES:
-                raise
-            name = _unused_name()
-            self.descriptor = os.open(
-                name, flags | os.O_CREAT | os.O_EXCL, mode, dir_fd=place.directory
-            )
-            self._temporary_name = name
-
-    def give_name(self, *, durable: bool) -> None:
-        """Appear where nothing is. Raises OSError: EEXIST if something is."""
-        if self._temporary_name is not None:
-            self.take_place(durable=durable)
-            return
-        if durable:
-            os.fsync(self.descriptor)
-        self._link(self._place.name)
-        if durable:
-            self._fsync_directory()
-
-    def take_place(self, *, durable: bool) -> None:
-        """Appear instead of what is there."""
-        if durable:
-            os.fsync(self.descriptor)
-        if self._temporary_name is None:
-            name = _unused_name()
-            self._link(name)
-            self._temporary_name = name
-        place = self._place
-        os.rename(
-            self._temporary_name,
-            place.name,
-            src_dir_fd=place.directory,
-            dst_dir_fd=place.directory,
-        )
-        self._temporary_name = None
-        if durable:
-            self._fsync_directory()
-
-    def discard(self) -> None:
-        """Leave nothing but what has its final name."""
-        os.close(self.descriptor)
-        if self._temporary_name is not None:
-            os.unlink(self._temporary_name, dir_fd=self._place.directory)
-
-    def _link(self, name: bytes) -> None:
-        directory = self._place.directory
-        # Given a directory, this follows the link in /proc to the file that has no name.
-        os.link(
-            b"/proc/self/fd/%d" % self.descriptor, name, src_dir_fd=directory, dst_dir_fd=directory
-        )
-
-    def _fsync_directory(self) -> None:
-        flags = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
-        readable = os.open(b".", flags, dir_fd=self._place.directory)
-        try:
-            os.fsync(readable)
-        finally:
-            os.close(readable)
-
-
-@contextlib.contextmanager
-def _beside(place: Place, mode: int) -> Iterator[_Beside]:
-    beside = _Beside(place, mode)
-    try:
-        yield beside
-    finally:
-        beside.discard()
-
-
-def _unused_name() -> bytes:
-    """Short, hidden, and as good as certainly no other's."""
-    return b".codex-exec-server-" + os.urandom(8).hex().encode()

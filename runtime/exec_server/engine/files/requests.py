@@ -1,7 +1,7 @@
-"""File operations as values, which can be carried out here or by a confined process.
+"""File operations as values that can be performed in this process or sent to a sandboxed worker.
 
-``run`` does what the function of ``files`` does that is named there, and raises as it does. Paths
-are native, as ``paths.to_native`` makes them.
+Each class corresponds to the function named in its docstring; ``run`` returns and raises as that
+function does. Paths are native, as returned by ``paths.to_native``.
 """
 
 from __future__ import annotations
@@ -18,44 +18,47 @@ from exec_server.engine.files.regular_file import OpenMode, open_regular
 from exec_server.engine.files.source import open_descriptor
 from exec_server.engine.paths import from_native, to_native
 
-LARGE_WRITE_BYTES = 1024 * 1024
-"""Files above this take a while to write."""
+LARGE_WRITE_BYTES: Final = 1024 * 1024
+"""Size above which a file is written in a thread, because writing it delays the event loop."""
 
 R = TypeVar("R")
 
 
 _LARGE_DIRECTORY_BYTES: Final = 128 * 1024
-"""Size of a directory with about 3,000 entries, which take 5 ms to list."""
+"""Size of a directory with about 3,000 entries, which takes 5 ms to list."""
+
+_MANY_LEVELS: Final = 64
+"""Directories that can be created in half a millisecond."""
 
 
 class Operation(msgspec.Struct, Generic[R], frozen=True, tag=True):
-    """One file operation."""
+    """A file operation."""
 
     result: ClassVar[Any] = None
-    """Type of what ``run`` returns."""
+    """Type of the value that ``run`` returns."""
 
     def run(self) -> R:
-        """Carry it out."""
+        """Perform the operation."""
         raise NotImplementedError
 
     def takes_long(self) -> bool:
-        """Whether everything else would have to wait for it."""
+        """Return True if the operation may delay the event loop, so that it belongs in a thread."""
         return False
 
     def changes_files(self) -> bool:
-        """True if it needs more than a view for reading."""
+        """Return True if the operation requires write access."""
         return False
 
 
 class OpenForRead(Operation[int], frozen=True):
-    """``open_for_read``, as far as the descriptor."""
+    """``source.open_descriptor``."""
 
     path: bytes
     regular_only: bool
     follow_symlinks: bool = True
 
     def run(self) -> int:
-        """Return the descriptor, for ``file_source.source_of``."""
+        """Return the descriptor, for ``source.source_of``."""
         return open_descriptor(
             from_native(self.path), self.regular_only, follow_symlinks=self.follow_symlinks
         )
@@ -72,12 +75,8 @@ class OpenRegular(Operation[int], frozen=True):
         return open_regular(from_native(self.path), self.mode)
 
     def changes_files(self) -> bool:
-        """True if the file is created or emptied."""
+        """Return True if the file may be created or truncated."""
         return self.mode != "read"
-
-
-_MANY_LEVELS: Final = 64
-"""As many directories are made in half a millisecond."""
 
 
 class WriteFile(Operation[PendingWrite | None], frozen=True):
@@ -89,7 +88,7 @@ class WriteFile(Operation[PendingWrite | None], frozen=True):
     durable: bool = False
 
     def run(self) -> PendingWrite | None:
-        """Return what is left to write, if anything."""
+        """Return the remainder to be written, if any."""
         return files.write_file(
             from_native(self.path),
             self.data,
@@ -98,11 +97,11 @@ class WriteFile(Operation[PendingWrite | None], frozen=True):
         )
 
     def takes_long(self) -> bool:
-        """Whether there is much to write."""
+        """Return True for a large file."""
         return len(self.data) > LARGE_WRITE_BYTES
 
     def changes_files(self) -> bool:
-        """It does."""
+        """Return True."""
         return True
 
 
@@ -114,17 +113,17 @@ class CreateDirectory(Operation[None], frozen=True):
     follow_symlinks: bool = True
 
     def run(self) -> None:
-        """Make it."""
+        """Create the directory."""
         files.create_directory(
             from_native(self.path), self.recursive, follow_symlinks=self.follow_symlinks
         )
 
     def takes_long(self) -> bool:
-        """True if there are many levels: making each takes a walk down to it."""
+        """Return True for many levels, because the kernel looks up each from the root."""
         return self.recursive and self.path.count(b"/") > _MANY_LEVELS
 
     def changes_files(self) -> bool:
-        """It does."""
+        """Return True."""
         return True
 
 
@@ -136,7 +135,7 @@ class GetMetadata(Operation[Metadata], frozen=True):
     follow_symlinks: bool = True
 
     def run(self) -> Metadata:
-        """Return what is known."""
+        """Return the metadata."""
         return files.get_metadata(from_native(self.path), follow_symlinks=self.follow_symlinks)
 
 
@@ -151,7 +150,7 @@ class ReadDirectory(Operation[list[DirectoryEntry]], frozen=True):
         return files.read_directory(from_native(self.path))
 
     def takes_long(self) -> bool:
-        """Return True for many entries, by the size of the directory itself."""
+        """Return True for many entries, estimated by the size of the directory itself."""
         try:
             return os.stat(self.path).st_size > _LARGE_DIRECTORY_BYTES
         except OSError:
@@ -167,7 +166,7 @@ class Remove(Operation[None], frozen=True):
     follow_symlinks: bool = True
 
     def run(self) -> None:
-        """Remove it."""
+        """Remove the path."""
         files.remove(
             from_native(self.path),
             self.recursive,
@@ -176,11 +175,11 @@ class Remove(Operation[None], frozen=True):
         )
 
     def takes_long(self) -> bool:
-        """Whether it is a whole tree."""
+        """Return True for a directory tree."""
         return self.recursive and os.path.isdir(self.path) and not os.path.islink(self.path)
 
     def changes_files(self) -> bool:
-        """It does."""
+        """Return True."""
         return True
 
 
@@ -193,7 +192,7 @@ class Copy(Operation[None], frozen=True):
     durable: bool = False
 
     def run(self) -> None:
-        """Copy it."""
+        """Copy the path."""
         files.copy(
             from_native(self.source),
             from_native(self.destination),
@@ -202,11 +201,11 @@ class Copy(Operation[None], frozen=True):
         )
 
     def takes_long(self) -> bool:
-        """Nobody knows how much there is."""
+        """Return True, because the amount of data is not known."""
         return True
 
     def changes_files(self) -> bool:
-        """It does."""
+        """Return True."""
         return True
 
 
@@ -222,18 +221,18 @@ class Canonicalize(Operation[bytes], frozen=True):
 
 
 class Walk(Operation[file_walk.WalkOutcome], frozen=True):
-    """``file_walk.walk``."""
+    """``walk.walk``."""
 
     result = file_walk.WalkOutcome
     path: bytes
     options: file_walk.WalkOptions
 
     def run(self) -> file_walk.WalkOutcome:
-        """Return what was found."""
+        """Return the entries and errors."""
         return file_walk.walk(from_native(self.path), self.options)
 
     def takes_long(self) -> bool:
-        """Nobody knows how much there is."""
+        """Return True, because the amount of data is not known."""
         return True
 
 

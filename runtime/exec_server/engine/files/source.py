@@ -1,4 +1,4 @@
-"""Reading a file as a sequence of small pieces (fs/readFile)."""
+"""Reading of files in chunks (fs/readFile)."""
 
 from __future__ import annotations
 
@@ -17,33 +17,33 @@ if TYPE_CHECKING:
     from exec_server.engine.memory_budget import MemoryBudget
 
 READ_LIMIT_BYTES: Final = 512 * 1024 * 1024
-"""The largest file that is read (v1 fs/readFile)."""
+"""Maximum size of a file (v1 fs/readFile)."""
 
-PIECE_BYTES: Final = 128 * 1024
-"""Largest bytes object ever made: above it the allocator maps and faults in fresh pages."""
+CHUNK_BYTES: Final = 128 * 1024
+"""Maximum size of a chunk: for larger objects the allocator maps and faults in new pages."""
 
 _FIRST_READ_BYTES: Final = 16 * 1024
-"""Tried first on a file of no announced size; most of those in /proc fit."""
+"""Size of the first read from a file that reports no size; most files of /proc fit."""
 
-_PIECES_PER_TURN: Final = 4
-"""Pieces taken from an endless device before others on the event loop get their turn: about a
-third of a millisecond."""
+_CHUNKS_PER_TURN: Final = 4
+"""Chunks of an endless device per turn of the event loop: about a third of a millisecond."""
 
 
 class ReadSource:
-    """An opened file, read once from its beginning.
+    """An open file, read once from its beginning.
 
-    ``size`` is the number of bytes that ``read`` will give. It is None where that cannot be known
-    yet (FIFOs, terminals and other devices, long files of /proc): then ``await load()`` first.
-    A file that is cut short while it is read ends early; what is appended meanwhile is left out.
+    ``size`` is the number of bytes that ``read`` returns in total. It is None if it is not known
+    yet (FIFOs, terminals and other devices, long files of /proc); ``load`` must be awaited then.
+    Fewer bytes are returned if the file is truncated meanwhile; bytes appended meanwhile are
+    ignored.
     """
 
     __slots__ = (
         "_charged",
+        "_chunks",
         "_descriptor",
         "_left",
         "_memory",
-        "_pieces",
         "_waits_for_writer",
         "size",
     )
@@ -56,7 +56,7 @@ class ReadSource:
         if stat.S_ISDIR(status.st_mode):
             raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR))
         self._descriptor: int | None = descriptor
-        self._pieces: deque[bytes] = deque()
+        self._chunks: deque[bytes] = deque()
         self._waits_for_writer = stat.S_ISFIFO(status.st_mode)
         self._left = 0
         self._memory: MemoryBudget | None = None
@@ -65,83 +65,83 @@ class ReadSource:
         if not stat.S_ISREG(status.st_mode):
             return
         _check_size(status.st_size)
-        if status.st_size > PIECE_BYTES:
+        if status.st_size > CHUNK_BYTES:
             self.size = self._left = status.st_size
         else:
             self._read_small_file(descriptor, status.st_size)
 
-    def _read_small_file(self, descriptor: int, announced: int) -> None:
-        """Read a file whose announced size may say little: 0 in /proc, a page in /sys."""
+    def _read_small_file(self, descriptor: int, reported: int) -> None:
+        """Read a small file, whose reported size may be wrong: 0 in /proc, a page in /sys."""
         total = 0
-        wanted = announced + 1 if announced else _FIRST_READ_BYTES
-        while total <= PIECE_BYTES:
+        wanted = reported + 1 if reported else _FIRST_READ_BYTES
+        while total <= CHUNK_BYTES:
             try:
-                piece = os.read(descriptor, wanted)
+                chunk = os.read(descriptor, wanted)
             except BlockingIOError:
                 return
-            if piece:
-                self._pieces.append(piece)
-                total += len(piece)
-            # All that was announced and not the one byte more: no second call to see the end.
-            if not piece or total == announced:
+            if chunk:
+                self._chunks.append(chunk)
+                total += len(chunk)
+            # One byte more was requested than reported, so this is the end of the file.
+            if not chunk or total == reported:
                 self._set_loaded(total)
                 return
-            wanted = PIECE_BYTES
+            wanted = CHUNK_BYTES
 
     def _set_loaded(self, total: int) -> None:
         self.size = total
         self._close_descriptor()
 
     def read(self, max_bytes: int, /) -> bytes:
-        """The next bytes, at most ``max_bytes`` and 128 KiB; empty at the end.
+        """Return the next bytes, at most ``max_bytes`` and 128 KiB; empty at the end.
 
-        Never waits. Only for a source whose ``size`` is known. Raises OSError.
+        Requires a known ``size``, and never blocks. Raises OSError.
         """
-        if self._pieces:
-            piece = self._pieces.popleft()
-            if len(piece) > max_bytes:
-                self._pieces.appendleft(piece[max_bytes:])
-                piece = piece[:max_bytes]
-            return piece
+        if self._chunks:
+            chunk = self._chunks.popleft()
+            if len(chunk) > max_bytes:
+                self._chunks.appendleft(chunk[max_bytes:])
+                chunk = chunk[:max_bytes]
+            return chunk
         if self._descriptor is None or not self._left:
             return b""
-        piece = os.read(self._descriptor, min(max_bytes, PIECE_BYTES, self._left))
-        self._left = self._left - len(piece) if piece else 0
-        return piece
+        chunk = os.read(self._descriptor, min(max_bytes, CHUNK_BYTES, self._left))
+        self._left = self._left - len(chunk) if chunk else 0
+        return chunk
 
     async def load(self, memory: MemoryBudget) -> None:
-        """Take everything into memory, so that ``size`` is known.
+        """Read all contents into memory, so that ``size`` is known.
 
-        It counts in ``memory`` until ``close``. Waits for a FIFO's first writer and until the last
-        one is gone, without keeping anybody else waiting; may be cancelled, and has to be over
-        before ``close``. Raises InvalidRequest above 512 MiB or without room in memory, or OSError.
+        The bytes are counted in ``memory`` until ``close``. For a FIFO, waits for the first writer
+        and until the last one has closed it. May be cancelled, and must not run during ``close``.
+        Raises InvalidRequest above 512 MiB or if the memory budget is exceeded, or OSError.
         """
         descriptor = self._descriptor
         if self.size is not None or descriptor is None:
             return
         self._memory = memory
-        self._charge(sum(map(len, self._pieces)))
+        self._charge(sum(map(len, self._chunks)))
         if self._waits_for_writer:
-            # Until somebody has opened it for writing, a FIFO reads as ended.
+            # Without a writer, a FIFO is always at its end.
             await _readable(descriptor)
-        is_whole = False
-        while not is_whole:
+        is_complete = False
+        while not is_complete:
             try:
                 async with memory.reading:
-                    is_whole = self._load_some(descriptor)
+                    is_complete = self._load_some(descriptor)
                     await asyncio.sleep(0)
             except BlockingIOError:
                 await _readable(descriptor)
-        self._set_loaded(sum(map(len, self._pieces)))
+        self._set_loaded(sum(map(len, self._chunks)))
 
     def _load_some(self, descriptor: int) -> bool:
-        """Read one turn's share; return True at the end. Raises BlockingIOError to wait."""
-        for _ in range(_PIECES_PER_TURN):
-            piece = os.read(descriptor, PIECE_BYTES)
-            if not piece:
+        """Read some chunks; return True at the end. Raises BlockingIOError if none is available."""
+        for _ in range(_CHUNKS_PER_TURN):
+            chunk = os.read(descriptor, CHUNK_BYTES)
+            if not chunk:
                 return True
-            self._charge(len(piece))
-            self._pieces.append(piece)
+            self._charge(len(chunk))
+            self._chunks.append(chunk)
         return False
 
     def _charge(self, size: int) -> None:
@@ -151,8 +151,8 @@ class ReadSource:
             self._charged += size
 
     def close(self) -> None:
-        """Let go of the file and of what was read; harmless when repeated."""
-        self._pieces.clear()
+        """Close the file and release the memory; idempotent."""
+        self._chunks.clear()
         self._left = 0
         if self._memory is not None:
             self._memory.release(self._charged)
@@ -168,24 +168,24 @@ class ReadSource:
 def open_for_read(
     path: str, *, regular_only: bool = False, follow_symlinks: bool = True
 ) -> ReadSource:
-    """Open a file without ever waiting for it (fs/readFile).
+    """Open a file for reading without blocking (fs/readFile).
 
     Raises InvalidRequest if it is larger than 512 MiB, or OSError: EISDIR for a directory, ENXIO
-    for a socket. With ``regular_only``, the rule of v2, and where links are not followed, raises
-    as ``open_regular`` does.
+    for a socket. With ``regular_only``, as in v2, and if links are not followed, raises as
+    ``open_regular`` does.
     """
     return source_of(open_descriptor(path, regular_only, follow_symlinks=follow_symlinks))
 
 
 def open_descriptor(path: str, regular_only: bool, *, follow_symlinks: bool) -> int:
-    """What ``open_for_read`` makes a source of; raises as it does but for size and directories."""
+    """Open a file as ``open_for_read`` does, without a check of its size and for directories."""
     if regular_only or not follow_symlinks:
         return open_regular(path, "read", follow_symlinks=follow_symlinks)
     return os.open(to_native(path), os.O_RDONLY | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC)
 
 
 def source_of(descriptor: int) -> ReadSource:
-    """The source of a descriptor, which it takes over; raises as ``open_for_read`` does."""
+    """Return a source that takes over a descriptor. Raises as ``open_for_read`` does."""
     try:
         return ReadSource(descriptor)
     except BaseException:
@@ -199,7 +199,7 @@ def _check_size(size: int) -> None:
 
 
 async def _readable(descriptor: int) -> None:
-    """Wait until there is something to read, or the end."""
+    """Wait until a descriptor is readable."""
     loop = asyncio.get_running_loop()
     ready = loop.create_future()
     loop.add_reader(descriptor, _set_ready, ready)

@@ -1,4 +1,4 @@
-"""Reading small text files that people write: configuration, instructions, manifests."""
+"""Reading of small text files such as configuration, instructions and manifests."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ from exec_server.errors import InvalidRequest
 
 
 def read_text(path: str, max_bytes: int) -> str:
-    """Return the content of a regular file, links followed, as UTF-8 without a byte order mark.
+    """Return the contents of a regular file, decoded as UTF-8 without a byte order mark.
 
-    Never waits: a FIFO is refused. Raises InvalidRequest for what is no regular file or too large,
-    OSError, and UnicodeDecodeError.
+    Follows links and never blocks. Raises InvalidRequest for a special file or one that is too
+    large, OSError, and UnicodeDecodeError.
     """
     with os.fdopen(open_regular(path, "read"), "rb") as file:
         content = file.read(max_bytes + 1)

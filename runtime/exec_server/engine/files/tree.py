@@ -1,4 +1,4 @@
-"""Making and removing directory trees of any depth: no recursion, few descriptors."""
+"""Creation and removal of directory trees of any depth: no recursion, few descriptors."""
 
 from __future__ import annotations
 
@@ -15,19 +15,20 @@ _OPEN_DIRECTORY: Final = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLO
 
 
 def make_directories(path: bytes) -> None:
-    """Make a directory and what is missing above it; fine if it exists, also through a link.
+    """Create a directory and its missing parents; an existing directory is accepted.
 
-    OSError: EEXIST over a file or a link that leads nowhere, ENOTDIR below a file.
+    So is a link to a directory. Raises OSError: EEXIST for a file or a dangling link, ENOTDIR
+    below a file.
     """
     missing: list[bytes] = []
-    while not _make_unless_parent_missing(path):
+    while not _make_if_parent_exists(path):
         missing.append(path)
         path = os.path.dirname(path)
     for descendant in reversed(missing):
-        _make_unless_parent_missing(descendant)
+        _make_if_parent_exists(descendant)
 
 
-def _make_unless_parent_missing(path: bytes) -> bool:
+def _make_if_parent_exists(path: bytes) -> bool:
     try:
         os.mkdir(path)
     except FileNotFoundError:
@@ -39,7 +40,7 @@ def _make_unless_parent_missing(path: bytes) -> bool:
 
 
 class _Level(msgspec.Struct):
-    """A directory on the way down: its name above, what is left in it, and who it is."""
+    """A directory on the way down: name, remaining subdirectories, device and inode."""
 
     name: bytes
     directories: list[bytes]
@@ -47,10 +48,11 @@ class _Level(msgspec.Struct):
 
 
 def remove_tree(path: bytes) -> None:
-    """Remove a directory and everything in it, following no symbolic link.
+    """Remove a directory and its contents without following symbolic links.
 
-    Whatever others do to the tree meanwhile, nothing outside it is removed: each step goes to a
-    child, or back to the very directory it came from. What has gone already is no error.
+    Nothing outside of the tree is removed even if other processes change it meanwhile: each step
+    descends to a child, or returns to the directory from which it came. Entries that have
+    disappeared are ignored.
     """
     current = os.open(path, _OPEN_DIRECTORY)
     try:
@@ -83,7 +85,7 @@ def remove_tree(path: bytes) -> None:
 
 
 def _enter(directory: int, name: bytes) -> _Level:
-    """Remove everything but directories from an open directory, and note those."""
+    """Remove everything except subdirectories from an open directory, and return those."""
     with os.scandir(directory) as found:
         entries = list(found)
     directories: list[bytes] = []

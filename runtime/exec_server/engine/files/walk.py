@@ -1,4 +1,4 @@
-"""Listing a whole directory tree at once (v2 fs/walk)."""
+"""Listings of directory trees (v2 fs/walk)."""
 
 from __future__ import annotations
 
@@ -14,11 +14,12 @@ import msgspec
 
 from exec_server.engine import path_uri
 from exec_server.engine.cancellation import check_cancelled
-from exec_server.engine.files.operations import ENTRY_BYTES, LISTING_BYTES
+from exec_server.engine.files.listing import ENTRY_BYTES, LISTING_BYTES
 from exec_server.engine.files.real_path import real_path
 from exec_server.engine.paths import from_native, to_native
 from exec_server.errors import InvalidRequest
 
+# Limits of the released servers (v2 fs/walk).
 MAX_DEPTH: Final = 64
 MAX_DIRECTORIES: Final = 10_000
 MAX_ENTRIES: Final = 50_000
@@ -26,28 +27,27 @@ MAX_ENTRIES: Final = 50_000
 Kind = Literal["file", "directory"]
 
 _Found = tuple[bytes, Kind | int | None, bool]
-"""A name in a directory, as what it is to be listed or why it cannot be (an errno), and whether it
-is a link."""
+"""Name of an entry, its kind or the errno of its failure (None to omit it), and True for a link."""
 
 _DOT: Final = b"."[0]
 
 
 class WalkOptions(msgspec.Struct, frozen=True):
-    """How far to go."""
+    """Limits and options of a walk."""
 
     max_depth: int
     """0 for the root's own entries only; up to 64."""
     max_directories: int
-    """Directories to list, the root included; 1 to 10,000."""
+    """Directories to list, including the root; 1 to 10,000."""
     max_entries: int
-    """Names to look at, of whatever kind; 1 to 50,000. Links that lead nowhere do not count."""
+    """Entries to examine, of any type; 1 to 50,000. Dangling links do not count."""
     follow_directory_symlinks: bool
     prune_hidden_directories: bool = False
-    """Whether directories whose names start with a dot are not gone into."""
+    """True to skip the contents of directories whose names start with a dot."""
 
 
 class WalkEntry(msgspec.Struct, frozen=True, gc=False):
-    """A file or directory that was found. A Struct for speed, as ``files.DirectoryEntry`` is."""
+    """A file or directory. A Struct for speed, as ``listing.DirectoryEntry`` is."""
 
     path: str
     """File URI."""
@@ -55,7 +55,7 @@ class WalkEntry(msgspec.Struct, frozen=True, gc=False):
 
 
 class WalkError(msgspec.Struct, frozen=True):
-    """What could not be looked at."""
+    """An entry that could not be examined."""
 
     path: str
     """File URI."""
@@ -63,23 +63,23 @@ class WalkError(msgspec.Struct, frozen=True):
 
 
 class WalkOutcome(msgspec.Struct, frozen=True):
-    """What a walk found."""
+    """Result of a walk."""
 
     entries: list[WalkEntry]
     errors: list[WalkError]
     truncated: bool
-    """Whether ``max_directories``, ``max_entries`` or LISTING_BYTES left something out."""
+    """True if ``max_directories``, ``max_entries`` or LISTING_BYTES was exceeded."""
 
 
 def walk(path: str, options: WalkOptions) -> WalkOutcome:
     """List the regular files and directories below ``path``, breadth first, sorted by name.
 
-    With ``follow_directory_symlinks`` a link to a directory is listed and gone into like one,
-    each directory only the first time it is met; links are left out otherwise. A root that is no
-    directory, or a link that is not followed, has no entries. A name that is not UTF-8 is an error,
-    ENOENT, that shows it with U+FFFD.
+    With ``follow_directory_symlinks`` links to directories are treated as directories, and each
+    directory is listed only once; otherwise links are omitted. A root that is not a directory, or a
+    link that is not followed, has no entries. A name that is not valid UTF-8 is reported as an
+    error, ENOENT, with U+FFFD.
 
-    Raises InvalidRequest for limits out of range, OSError if the root cannot be reached.
+    Raises InvalidRequest for limits out of range, OSError if the root is not accessible.
     """
     _check_limits(options)
     return _Walk(options).run(path)
@@ -104,12 +104,12 @@ class _Directory(msgspec.Struct, frozen=True):
 
     path: bytes
     real_path: bytes
-    """Without links: who it is."""
+    """Path without symbolic links, which identifies the directory."""
     depth: int
 
 
 class _Walk:
-    """A walk under way."""
+    """State of a walk."""
 
     def __init__(self, options: WalkOptions) -> None:
         self._options = options
@@ -142,7 +142,7 @@ class _Walk:
         self._queue.append(directory)
 
     def _list(self, directory: _Directory) -> bool:
-        """List one directory; return whether all its names could be looked at."""
+        """List one directory; return True if all entries were examined."""
         check_cancelled()
         path = from_native(directory.path)
         try:
@@ -173,7 +173,7 @@ class _Walk:
         return is_whole
 
     def _count_fitting(self, path: str, found: list[_Found]) -> int:
-        """Return how many names may be looked at, and count the memory of their entries."""
+        """Return how many entries are within the limits, and count the memory that they take."""
         fixed = ENTRY_BYTES + len(path)
         most = min(len(found), self._names_left)
         for count in range(most):
@@ -187,16 +187,16 @@ def _child(parent: _Directory, name: bytes, is_link: bool) -> _Directory:
     path = os.path.join(parent.path, name)
     without_links = os.path.join(parent.real_path, name)
     if is_link:
-        with contextlib.suppress(OSError):  # it has gone, which listing it will say
+        with contextlib.suppress(OSError):  # removed meanwhile; listing it will fail
             without_links = real_path(path)
     return _Directory(path, without_links, parent.depth + 1)
 
 
 def _read_directory(path: bytes, follow: bool) -> tuple[list[_Found], bool]:
-    """Read a directory, sorted by name, without links that lead nowhere. Raises OSError.
+    """Return the entries of a directory, sorted by name and without dangling links.
 
-    False with it if there were more names than LISTING_BYTES allow; those that came first are
-    returned then.
+    The second result is False if the names exceed LISTING_BYTES; only the first ones are returned
+    then. Raises OSError.
     """
     found: list[_Found] = []
     left = LISTING_BYTES
@@ -220,7 +220,7 @@ def _read_directory(path: bytes, follow: bool) -> tuple[list[_Found], bool]:
     try:
         os.stat(path + b"/.")
     except OSError as error:
-        # Whoever may not search a directory learns names from it, but nothing about them.
+        # Without search permission a directory yields names, but no other information.
         return [(name, error.errno, False) for name, _, _ in found], left >= 0
     try:
         b"/".join([name for name, _, _ in found]).decode()
@@ -230,6 +230,6 @@ def _read_directory(path: bytes, follow: bool) -> tuple[list[_Found], bool]:
 
 
 def _as_text(entry: _Found) -> _Found:
-    """The entry, or an error in its place if its name is not UTF-8."""
+    """Return the entry, or an error in its place if its name is not valid UTF-8."""
     text = entry[0].decode("utf-8", "replace").encode()
     return entry if text == entry[0] else (text, errno.ENOENT, False)

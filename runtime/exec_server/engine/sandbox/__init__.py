@@ -1,1 +1,1 @@
-"""Sandboxes: policies, the views made of them, and bubblewrap."""
+"""Sandboxes: policies, the mount plans derived from them, and their enforcement by bubblewrap."""

@@ -1,22 +1,20 @@
-"""Confining programs with bubblewrap: namespaces for what they see, seccomp for what they may ask.
+"""Sandboxed programs by means of bubblewrap: namespaces for resources, seccomp for system calls.
 
-A confined program has user, process, IPC and mount namespaces of its own, no capability and no way
-to get any, not even in a further user namespace, a network of its own unless it may use the
-machine's, and ends with this server.
+A sandboxed program has its own user, process, IPC and mount namespaces, and its own network
+namespace unless its policy allows network access. It has no capabilities and cannot acquire any,
+not even in a nested user namespace. It is killed when this server exits.
 
-That is no boundary against what the same user runs outside. With the network, a program can reach
-whatever listens on this machine, this server too.
+A sandbox does not protect against programs of the same user outside of it. With network access, a
+program can connect to any service on this machine, including this server.
 """
 
 from __future__ import annotations
 
-import contextlib
 import functools
 import marshal
 import os
 import select
 import signal
-import stat
 import sysconfig
 from typing import TYPE_CHECKING, Any, Final
 
@@ -29,38 +27,36 @@ from exec_server.engine.processes.spawn import (
     passable_environment,
     spawn,
 )
-from exec_server.engine.sandbox import entry as sandbox_entry
-from exec_server.engine.sandbox.grants import GRANTS
-from exec_server.engine.sandbox.live_views import LIVE_VIEWS
-from exec_server.engine.sandbox.placeholders import PLACEHOLDERS
+from exec_server.engine.sandbox import entry
+from exec_server.engine.sandbox.mount_options import MountOptions, outer_options
+from exec_server.engine.sandbox.resources import SandboxResources
 from exec_server.engine.sandbox.seccomp import build_filter
-from exec_server.engine.sandbox.sources import expectation, open_source
-from exec_server.engine.sandbox.view import Mount, View, plan_view
+from exec_server.engine.sandbox.view import Mount, View
+from exec_server.engine.sandbox.view_planner import plan_view
 from exec_server.errors import InvalidRequest, OperationFailed
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
     from exec_server.engine.processes.spawn import Child
-    from exec_server.engine.sandbox.live_views import Places
     from exec_server.engine.sandbox.policy import SandboxPolicy
     from exec_server.engine.sandbox.view import Purpose
 
 PROGRAM: Final = "bwrap"
 
 MAX_ARGUMENTS: Final = 8_000
-"""bubblewrap takes 9,000."""
+"""Options passed to bubblewrap, which accepts 9,000."""
 
 _RUN_ENTRY: Final = (
-    f"import marshal; file = open({sandbox_entry.SPEC_FD}, 'rb'); exec(marshal.load(file)); "
-    "main(file)"
+    f"import marshal; file = open({entry.SPEC_FD}, 'rb'); exec(marshal.load(file)); main(file)"
 )
+"""Program for the interpreter that runs the compiled ``entry``."""
 
 _FIRST_DESCRIPTOR: Final = 3
-"""Of those that a child gets; see SpawnSpec."""
+"""Number of the first descriptor that a child inherits; see SpawnSpec."""
 
 _PROBE_SECONDS: Final = 10.0
-"""What bubblewrap gets to show that it works: a thousand times what it takes."""
+"""Time limit for the test run of bubblewrap: a thousand times its usual duration."""
 
 _PROBE_VIEW: Final = View(
     mounts=(
@@ -74,58 +70,12 @@ _PROBE_VIEW: Final = View(
     sources=(),
 )
 
-_SAFE_IN_PROC: Final = frozenset(
-    ("bus", "irq", "net", "pressure", "self", "sysrq-trigger", "thread-self")
-)
-"""Entries of /proc that stay as they are: links to a process's own, the triggers of pressure, which
-any user may set (proc(5)), and what bubblewrap covers by itself."""
-
 _LIBRARIES: Final = ("/lib", "/lib32", "/lib64", "/usr/lib", "/usr/lib32", "/usr/lib64")
-"""Where the interpreter's shared libraries are."""
-
-
-class Confinement:
-    """What one confined program is started through, and what it needs as long as it lives."""
-
-    def __init__(self, view: View, *, runs_program: bool = True) -> None:
-        """Raises OSError for lack of resources, InvalidRequest if the view cannot be kept."""
-        self.descriptors: list[int] = []
-        self.go_ahead = -1
-        self._places: Places | None = None
-        self._held, self.impossible = PLACEHOLDERS.hold(view)
-        self.unsettled = GRANTS.unsettled(view)
-        self._granted: View | None = view
-        GRANTS.add(view)
-        try:
-            self._places = LIVE_VIEWS.enter(view, self.impossible, runs_program=runs_program)
-        except BaseException:
-            self.close()
-            raise
-
-    def passed_on(self) -> None:
-        """The program has been started; see spawn.Confinement."""
-        descriptors, self.descriptors = self.descriptors, []
-        for descriptor in set(descriptors):
-            os.close(descriptor)
-
-    def close(self) -> None:
-        """Let go of everything; idempotent."""
-        self.passed_on()
-        if self.go_ahead >= 0:
-            os.close(self.go_ahead)
-            self.go_ahead = -1
-        if self._places is not None:
-            LIVE_VIEWS.leave(self._places)
-            self._places = None
-        held, self._held = self._held, ()
-        PLACEHOLDERS.release(held)
-        granted, self._granted = self._granted, None
-        if granted is not None:
-            GRANTS.remove(granted)
+"""Directories of the interpreter's shared libraries."""
 
 
 class Bubblewrap:
-    """Bubblewrap, as it was found to work here."""
+    """An installed bubblewrap that has passed a test run."""
 
     def __init__(self, program: str) -> None:
         self._program = program
@@ -133,31 +83,31 @@ class Bubblewrap:
     def plan(
         self, policy: SandboxPolicy, needs: Iterable[str] = (), *, purpose: Purpose = "run"
     ) -> View:
-        """The view of a policy at this moment; for a thread, because it looks at any files.
+        """Return the view of a policy; to be called in a thread, because it accesses many files.
 
-        ``needs`` are paths that a program needs besides the interpreter. Raises InvalidRequest if
-        the policy cannot be kept.
+        ``needs`` are paths that the program needs besides the interpreter. Raises InvalidRequest if
+        the policy cannot be enforced.
         """
-        needs = (*_interpreter_paths(), *needs)
-        return plan_view(policy, needs, purpose=purpose)
+        return plan_view(policy, (*_interpreter_paths(), *needs), purpose=purpose)
 
-    def confine(self, spec: SpawnSpec, view: View, *, allows_network: bool) -> SpawnSpec:
-        """What to start instead of ``spec`` to have it confined.
+    def wrap_spec(self, spec: SpawnSpec, view: View, *, allows_network: bool) -> SpawnSpec:
+        """Return a spec that starts the program of ``spec`` in a sandbox.
 
-        Whoever does not start it closes its confinement. Raises as ``spawn`` does, and
-        InvalidRequest for too large a view.
+        If it is not started, its ``confinement`` must be closed. Raises as ``spawn`` does, and
+        InvalidRequest for a view that is too large.
         """
         check_program(spec)
-        description = _describe(spec)
-        argv = [*INTERPRETER, "-c", _RUN_ENTRY]
-        confinement = Confinement(view)
+        command = _encode_command(spec)
+        resources = SandboxResources(view)
         try:
-            confinement.descriptors.append(memory_file("command", _entry_code() + description))
-            confinement.go_ahead, told = os.pipe()
-            confinement.descriptors.append(told)
-            argv = self.wrap(argv, view, confinement, allows_network=allows_network)
+            resources.descriptors.append(memory_file("command", _entry_code() + command))
+            resources.go_ahead, write_end = os.pipe()
+            resources.descriptors.append(write_end)
+            argv = self.wrap_argv(
+                [*INTERPRETER, "-c", _RUN_ENTRY], view, resources, allows_network=allows_network
+            )
         except BaseException:
-            confinement.close()
+            resources.close()
             raise
         return SpawnSpec(
             argv=argv,
@@ -167,80 +117,84 @@ class Bubblewrap:
             pipe_stdin=spec.pipe_stdin,
             rows=spec.rows,
             cols=spec.cols,
-            confinement=confinement,
+            confinement=resources,
             asked_argv=spec.argv,
         )
 
-    def wrap(
-        self, argv: Sequence[str], view: View, confinement: Confinement, *, allows_network: bool
+    def wrap_argv(
+        self, argv: Sequence[str], view: View, resources: SandboxResources, *, allows_network: bool
     ) -> list[str]:
-        """The command line that runs ``argv`` confined; it keeps the descriptors from 3 on that
-        ``confinement`` has until now, and gets two more, for ``sandbox_entry.check_view``. Those
-        that bubblewrap needs are added. Raises OSError for lack of resources, InvalidRequest if
-        the view cannot be kept.
+        """Return the command line that runs ``argv`` in a sandbox.
+
+        The program inherits the descriptors that ``resources`` has so far, from 3 on, and two more
+        for ``entry.check_view``. Those that bubblewrap needs are added. Raises OSError for lack of
+        resources, InvalidRequest if the view cannot be enforced.
         """
         seccomp = build_filter(allows_network=allows_network)
-        assert seccomp is not None  # or else _probe says so
-        own = len(confinement.descriptors)
-        arguments_fd = _FIRST_DESCRIPTOR + own + 2
-        steps = _Steps(arguments_fd + 2, confinement.descriptors)
+        assert seccomp is not None  # checked by _probe
+        own = len(resources.descriptors)
+        options_fd = _FIRST_DESCRIPTOR + own + 2
+        filter_fd = options_fd + 1
+        mounts = MountOptions(filter_fd + 1, resources.descriptors)
         for mount in view.mounts:
-            if mount.path not in confinement.impossible:
-                steps.add(mount)
-        options = [*steps.options(), "--seccomp", str(arguments_fd + 1)]
+            if mount.path not in resources.skipped:
+                mounts.add(mount)
+        options = [*mounts.options(), "--seccomp", str(filter_fd)]
         if not allows_network:
             options.append("--unshare-net")
         if len(options) > MAX_ARGUMENTS:
-            raise InvalidRequest("sandbox: it has too many rules for bubblewrap")
+            raise InvalidRequest("sandbox: too many rules for bubblewrap")
         text = b"".join(os.fsencode(option) + b"\0" for option in options)
-        insert = confinement.descriptors.insert
-        insert(own, memory_file("view", bytes(steps.expected)))
+        insert = resources.descriptors.insert
+        insert(own, memory_file("view", bytes(mounts.expected)))
         insert(own + 1, os.open("/proc", os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC))
         insert(own + 2, memory_file("options", text))
         insert(own + 3, memory_file("filter", seccomp))
-        outside: list[str] = []
-        if confinement.unsettled and not _leaves_all_writable(view):
-            outside = [self._program, *_surroundings(view, confinement.unsettled), "--"]
-        return [*outside, self._program, "--args", str(arguments_fd), "--", *argv]
+        outer: list[str] = []
+        if resources.contested and view.mounts[0].kind != "device":
+            outer = [self._program, *outer_options(view, resources.contested), "--"]
+        return [*outer, self._program, "--args", str(options_fd), "--", *argv]
 
 
 def is_available() -> bool:
-    """Whether anything can be confined here. The first call of this or ``require`` tries it out,
-    which takes some 10 ms."""
+    """Return True if sandboxes are available.
+
+    The first call of this function or ``require`` runs a test, which takes about 10 ms.
+    """
     return isinstance(_probe(), Bubblewrap)
 
 
 def require() -> Bubblewrap:
-    """Bubblewrap. Raises InvalidRequest, saying why, if it does not work here."""
+    """Return the installed bubblewrap. Raises InvalidRequest if it cannot be used."""
     found = _probe()
     if isinstance(found, str):
-        raise InvalidRequest(f"sandbox: nothing can be confined here, because {found}")
+        raise InvalidRequest(f"sandbox: not available on this host: {found}")
     return found
 
 
 @functools.cache
 def _probe() -> Bubblewrap | str:
-    """Bubblewrap, or why there is none."""
+    """Return the installed bubblewrap, or the reason why it cannot be used."""
     if build_filter(allows_network=False) is None:
         return f"the system calls of {os.uname().machine} are not known"
     program = _find_program()
     if program is None:
         return f"bubblewrap ({PROGRAM}) is not installed"
     found = Bubblewrap(program)
-    confinement = Confinement(_PROBE_VIEW)
+    resources = SandboxResources(_PROBE_VIEW)
     try:
-        argv = found.wrap([program, "--version"], _PROBE_VIEW, confinement, allows_network=False)
-        child = spawn(SpawnSpec(argv=argv, cwd="/", env={}, confinement=confinement))
+        argv = found.wrap_argv([program, "--version"], _PROBE_VIEW, resources, allows_network=False)
+        child = spawn(SpawnSpec(argv=argv, cwd="/", env={}, confinement=resources))
     except (OSError, OperationFailed) as error:
         return f"bubblewrap cannot be run: {error}"
     finally:
-        confinement.close()
-    code, complaint = _outcome(child)
-    return f"bubblewrap does not work: {complaint}" if code else found
+        resources.close()
+    code, message = _wait(child)
+    return f"bubblewrap does not work: {message}" if code else found
 
 
-def _outcome(child: Child) -> tuple[int, str]:
-    """Exit code of a short-lived child, and the last line of what it says on standard error."""
+def _wait(child: Child) -> tuple[int, str]:
+    """Return the exit code of a short-lived child and the last line of its standard error."""
     try:
         poll = select.poll()
         poll.register(child.pidfd, select.POLLIN)
@@ -248,18 +202,18 @@ def _outcome(child: Child) -> tuple[int, str]:
             os.killpg(child.pid, signal.SIGKILL)
         _, status = os.waitpid(child.pid, 0)
         try:
-            said = os.read(child.stderr, 4096).decode(errors="replace").splitlines()
+            lines = os.read(child.stderr, 4096).decode(errors="replace").splitlines()
         except BlockingIOError:
-            said = []
+            lines = []
     finally:
         for descriptor in (child.pidfd, child.stdout, child.stderr):
             os.close(descriptor)
     code = os.waitstatus_to_exitcode(status)
-    return code, said[-1] if said else f"it ends with {code}"
+    return code, lines[-1] if lines else f"exit code {code}"
 
 
 def _find_program() -> str | None:
-    """As found by this server, not by what it confines."""
+    """Look up bubblewrap along this server's PATH."""
     for directory in os.get_exec_path():
         candidate = os.path.join(directory, PROGRAM)
         if os.path.isabs(candidate) and os.access(candidate, os.X_OK):
@@ -267,120 +221,8 @@ def _find_program() -> str | None:
     return None
 
 
-def _leaves_all_writable(view: View) -> bool:
-    return view.mounts[0].kind == "device"
-
-
-def _surroundings(view: View, unsettled: Iterable[str]) -> list[str]:
-    """Options for bubblewrap around bubblewrap, while others may exchange mount points.
-
-    A mount point that does not exist is created by bubblewrap, through links and in the file system
-    outside. So that one has to be read-only, except where the view or the others may write.
-    """
-    options = ["--unshare-user", "--die-with-parent", "--ro-bind", "/", "/"]
-    for place in ("/dev", "/proc"):
-        options += ("--dev-bind", place, place)
-    places = {*unsettled, *(mount.path for mount in view.mounts if mount.kind == "write")}
-    for place in sorted(places):
-        if not any(place.startswith(f"{other}/") for other in places):
-            options += ("--bind", place, place)
-    return options
-
-
-class _Steps:
-    """Makes a view: options for bubblewrap, the descriptors they name, and the result expected."""
-
-    def __init__(self, next_descriptor: int, descriptors: list[int]) -> None:
-        """``descriptors`` gets what bubblewrap is to have from the number given."""
-        self.expected = bytearray()
-        self._options = ["--unshare-user", "--unshare-pid", "--unshare-ipc", "--die-with-parent"]
-        self._options += ("--disable-userns", "--cap-drop", "ALL")
-        self._read_only: list[str] = []
-        self._descriptors = descriptors
-        self._next_descriptor = next_descriptor
-        self._nothing: int | None = None
-
-    def options(self) -> list[str]:
-        """The options for everything added."""
-        remounts = (option for path in self._read_only for option in ("--remount-ro", path))
-        return [*self._options, *remounts]
-
-    def add(self, mount: Mount) -> None:
-        """Mount something over what was added before."""
-        path = mount.path
-        source: int | None = None
-        match mount.kind:
-            case "read":
-                source = open_source(path)
-                self._options += ("--ro-bind-fd", self._pass_on(source), path)
-            case "write":
-                source = open_source(path)
-                self._options += ("--bind-fd", self._pass_on(source), path)
-            case "device":
-                # bubblewrap takes no descriptor for it; the comparison inside does without.
-                source = open_source(path)
-                self._options += ("--dev-bind", path, path)
-            case "hidden":
-                self._options += ("--tmpfs", path)
-                self._read_only.append(path)
-            case "denied_directory":
-                mode = "111" if mount.is_passable else "000"
-                self._options += ("--perms", mode, "--tmpfs", path)
-                self._read_only.append(path)
-            case "denied_file":
-                self._options += ("--perms", "000", "--ro-bind-data", self._pass_on_nothing(), path)
-            case "link":
-                self._options += ("--symlink", mount.content, path)
-            case "dev":
-                self._options += ("--dev", path)
-            case "proc":
-                self._options += ("--proc", path)
-                for name in _kernel_settings():
-                    self._options += ("--ro-bind-try", f"/proc/{name}", f"{path}/{name}")
-        self.expected += expectation(mount, source)
-        if mount.kind == "device" and source is not None:
-            os.close(source)
-
-    def _pass_on(self, descriptor: int) -> str:
-        self._descriptors.append(descriptor)
-        self._next_descriptor += 1
-        return str(self._next_descriptor - 1)
-
-    def _pass_on_nothing(self) -> str:
-        if self._nothing is None:
-            self._nothing = os.open("/dev/null", os.O_RDONLY | os.O_CLOEXEC)
-        return self._pass_on(self._nothing)
-
-
-@functools.cache
-def _kernel_settings() -> tuple[str, ...]:
-    """Entries of /proc through which the kernel is configured; found once, in some milliseconds.
-
-    They belong to root, and for most of them the kernel asks for no capability, so a confined
-    process of root could write them. bubblewrap covers some, but not /proc/sys.
-    """
-    if os.geteuid():
-        return ("sys",)
-    names = (name for name in os.listdir("/proc") if not name.isdecimal())
-    others = sorted(name for name in names if name not in _SAFE_IN_PROC | {"sys"})
-    return ("sys", *(name for name in others if _has_writable_files(f"/proc/{name}")))
-
-
-def _has_writable_files(path: str) -> bool:
-    """True for a file that its owner may write, and for a directory with one below it."""
-    files = [path]
-    for directory, _, names in os.walk(path):
-        files += (os.path.join(directory, name) for name in names)
-    for file in files:
-        with contextlib.suppress(FileNotFoundError):
-            mode = os.lstat(file).st_mode
-            if stat.S_ISREG(mode) and mode & stat.S_IWUSR:
-                return True
-    return False
-
-
-def _describe(spec: SpawnSpec) -> bytes:
-    """A command as ``sandbox_entry`` reads it."""
+def _encode_command(spec: SpawnSpec) -> bytes:
+    """Return the description of a command that ``entry`` reads."""
     argv = list(spec.argv)
     program = argv[0]
     if spec.arg0 is not None:
@@ -402,14 +244,14 @@ def _describe(spec: SpawnSpec) -> bytes:
 
 @functools.cache
 def _entry_code() -> bytes:
-    """Return ``entry``, compiled: every sandboxed start would have to wait for the compiler."""
-    loader: Any = sandbox_entry.__loader__
-    return marshal.dumps(loader.get_code(sandbox_entry.__name__))
+    """Return the compiled ``entry``, so that sandboxed programs need not wait for the compiler."""
+    loader: Any = entry.__loader__
+    return marshal.dumps(loader.get_code(entry.__name__))
 
 
 @functools.cache
 def _interpreter_paths() -> tuple[str, ...]:
-    """What the interpreter needs to be run, as far as it exists."""
+    """Return the existing paths that the interpreter needs."""
     paths = [INTERPRETER[0], *_LIBRARIES, "/etc/ld.so.cache"]
     paths += (sysconfig.get_path(name) for name in ("stdlib", "platstdlib"))
     library_directory = sysconfig.get_config_var("LIBDIR")

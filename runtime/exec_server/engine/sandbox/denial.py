@@ -1,4 +1,4 @@
-"""Guessing whether a confined command failed because of its sandbox (v2, ``sandboxDenied``)."""
+"""Heuristic for commands that failed because of their sandbox (v2, ``sandboxDenied``)."""
 
 from __future__ import annotations
 
@@ -18,14 +18,17 @@ DENIAL_TEXTS: Final = (
     b"landlock",
     b"failed to write file",
 )
-"""What commands say, in any case of letters, when something was refused them."""
+"""Messages, in lower case, of commands that were denied access."""
 
 _KILLED_BY_FILTER: Final = 128 + 31
-"""Exit code of a command that SIGSYS has ended."""
+"""Exit code of a shell whose command was killed by SIGSYS."""
 
 
 def looks_denied(exit_code: int, output: Iterable[OutputChunk]) -> bool:
-    """Whether an exit code and the retained output, each stream and all in order, look so."""
+    """Return True if exit code and retained output suggest that the sandbox denied access.
+
+    Messages are searched in each stream, and in all output in the order of its arrival.
+    """
     if exit_code == 0:
         return False
     if exit_code == _KILLED_BY_FILTER:
@@ -35,6 +38,6 @@ def looks_denied(exit_code: int, output: Iterable[OutputChunk]) -> bool:
     for chunk in output:
         in_order.append(chunk.data)
         streams.setdefault(chunk.stream, []).append(chunk.data)
-    views = [*streams.values(), in_order] if len(streams) > 1 else streams.values()
-    said = (b"".join(pieces).lower() for pieces in views)
-    return any(text in view for view in said for text in DENIAL_TEXTS)
+    candidates = [*streams.values(), in_order] if len(streams) > 1 else streams.values()
+    texts = (b"".join(chunks).lower() for chunks in candidates)
+    return any(message in text for text in texts for message in DENIAL_TEXTS)

@@ -1,7 +1,7 @@
-"""Packets between this server and a confined worker of it: bytes, and open files beside them.
+"""Messages over a Unix socket between this server and a sandboxed worker: bytes and descriptors.
 
-What comes from a worker is decoded into plain values, never into code: whoever has taken a worker
-over has no more than what its sandbox gives him.
+Messages are decoded into plain values, never into code, so a compromised worker gains no more than
+the access that its sandbox gives it.
 """
 
 from __future__ import annotations
@@ -19,9 +19,11 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
 INLINE_BYTES: Final = 32 * 1024
-"""What a packet holds itself, well below any socket's buffer; more goes into a file beside it."""
+"""Maximum content of a packet, well below the buffer size of any socket; longer content is passed
+in a memory file."""
 
 MAX_DESCRIPTORS: Final = 2
+"""Descriptors of one packet: the memory file and one open file."""
 
 _INLINE: Final = b"i"
 _IN_FILE: Final = b"f"
@@ -38,15 +40,15 @@ _ERRORS: Final = {
 
 
 class Packet(msgspec.Struct, frozen=True):
-    """One message."""
+    """A received message."""
 
     content: bytes
     descriptors: Sequence[int]
-    """Open files, which now belong to the receiver."""
+    """Open files, to be closed by the receiver."""
 
 
 class Failure(msgspec.Struct, frozen=True):
-    """An error on its way."""
+    """An exception as part of a message."""
 
     kind: str = ""
     text: str = ""
@@ -55,7 +57,7 @@ class Failure(msgspec.Struct, frozen=True):
 
     @classmethod
     def of(cls, error: Exception) -> Failure:
-        """What is told of an error."""
+        """Return the failure that represents an exception."""
         if isinstance(error, OSError) and error.errno is not None:
             return cls(errno=error.errno)
         if type(error).__name__ in _ERRORS:
@@ -63,14 +65,14 @@ class Failure(msgspec.Struct, frozen=True):
         return cls("OperationFailed", f"{type(error).__name__}: {error}")
 
     def error(self) -> Exception:
-        """The error again."""
+        """Return the exception that this failure represents."""
         if self.errno is not None:
             return OSError(self.errno, os.strerror(self.errno))
         return _ERRORS.get(self.kind, errors.OperationFailed)(self.text)
 
 
 def send_packet(channel: socket.socket, content: bytes, descriptors: Sequence[int] = ()) -> None:
-    """Send a message and copies of open files. Raises OSError."""
+    """Send a message with duplicates of descriptors. Raises OSError."""
     if len(content) <= INLINE_BYTES:
         socket.send_fds(channel, [_INLINE, content], list(descriptors))
         return
@@ -82,7 +84,7 @@ def send_packet(channel: socket.socket, content: bytes, descriptors: Sequence[in
 
 
 def receive_packet(channel: socket.socket) -> Packet | None:
-    """The next message, None when the other side has closed. Raises OSError."""
+    """Receive the next message; None at the end of the connection. Raises OSError."""
     data, descriptors, _, _ = socket.recv_fds(channel, INLINE_BYTES + 1, MAX_DESCRIPTORS)
     for descriptor in descriptors:
         os.set_inheritable(descriptor, False)
@@ -91,6 +93,6 @@ def receive_packet(channel: socket.socket) -> Packet | None:
     if not data.startswith(_IN_FILE):
         return Packet(data[1:], descriptors)
     if not descriptors:
-        raise OSError("a packet lacks its file")
+        raise OSError("received a packet without its memory file")
     with open(descriptors[0], "rb") as file:
         return Packet(file.read(), descriptors[1:])

@@ -1,252 +1,156 @@
-"""Files that running sandboxes depend on, and what must not be done to them from outside.
+"""Views in use, and the directories that sandboxed programs can write or could write earlier.
 
-The kernel ties a mount to the directory entry below it. If that entry is removed, or another file
-is renamed over it, outside of the sandbox, the mount is gone inside, and what it denied or kept
-read-only is open to a program that already runs. The server cannot keep other programs from doing
-that, but its own file operations ask here first: a file below a mount is overwritten in place, and
-what would undo a rule is refused as long as a program runs under it.
-
-A confined worker for file operations has its own copy, which the server sends it.
+A program that can write a directory can replace its entries. While such a program runs, another
+view with mount points in that directory must be set up with additional protection; and symbolic
+links found there later may have been planted, so they must not affect the meaning of a rule.
 """
 
 from __future__ import annotations
 
 import os
 from collections import Counter
-from typing import TYPE_CHECKING, AnyStr, Final, TypeAlias, TypeVar
+from typing import TYPE_CHECKING, Final
 
-import msgspec
-
-from exec_server.engine.paths import displayable, from_native, to_native
-from exec_server.engine.sandbox.sources import changed
+from exec_server.engine.files.path_guard import NO_FILE, PATH_GUARD, ProtectedPaths, identify
+from exec_server.engine.paths import ancestors, to_native
+from exec_server.engine.sandbox.sources import replaced
+from exec_server.engine.sandbox.view import DENYING, EXPOSING, WRITABLE
 from exec_server.errors import InvalidRequest
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Container, Iterator
 
+    from exec_server.engine.files.path_guard import Identity, PathGuard
     from exec_server.engine.sandbox.view import View
 
 MAX_PLACES: Final = 8_192
-"""Protected places of all running sandboxes together, each counted once. A usual sandbox has ten;
-describing so many to a worker takes some 7 ms of the event loop."""
+"""Protected paths of all running sandboxes together, each counted once. A typical sandbox has ten;
+sending this many to a worker takes about 7 ms of the event loop."""
 
-T = TypeVar("T")
-
-Identity: TypeAlias = tuple[int, int, int]
-"""Device, inode and birth time: a file that is made anew often gets the inode of the old one."""
-
-NOTHING: Final[Identity] = (0, 0, 0)
-"""No file at all."""
-
-_DENYING: Final = frozenset(("denied_directory", "denied_file"))
-_WRITABLE: Final = frozenset(("write", "device"))
-_SHOWING: Final = _WRITABLE | {"read"}
-
-
-class Places(msgspec.Struct, frozen=True):
-    """What sandboxes depend on. Paths are native, without links."""
-
-    files: tuple[tuple[int, int], ...] = ()
-    """Device and inode of every file with a mount on it."""
-    denied: tuple[tuple[bytes, Identity], ...] = ()
-    """Paths that are denied, and what was there when that began."""
-    kept: tuple[bytes, ...] = ()
-    """What is read-only in a writable directory, and the directories on the way to it."""
+MAX_REMEMBERED: Final = 1024
+"""Writable directories that are remembered, most recent first to stay: far more than clients have
+projects."""
 
 
 class LiveViews:
-    """The places of all views in use."""
+    """Registry of the views in use."""
 
-    def __init__(self) -> None:
-        self.generation = 0
-        """Another number whenever the places have changed."""
-        self._files: Counter[tuple[int, int]] = Counter()
-        self._denied: dict[bytes, Counter[Identity]] = {}
-        self._above_denied: Counter[bytes] = Counter()
-        self._kept: Counter[bytes] = Counter()
+    def __init__(self, guard: PathGuard = PATH_GUARD) -> None:
+        self._guard = guard
+        self._views: Counter[View] = Counter()
+        self._writable_history: dict[str, None] = {}
 
-    def enter(self, view: View, left_out: Iterable[str], *, runs_program: bool) -> Places:
-        """Protect what a view depends on until ``leave``: files alone if no program runs under it.
+    def enter(self, view: View, skipped: Container[str], *, runs_program: bool) -> ProtectedPaths:
+        """Register a view and protect the paths on which it depends.
 
-        ``left_out`` are mounts of the view that are not made. Raises InvalidRequest if there are
-        too many places, or if a path has come to exist that was missing when the view was planned.
+        ``skipped`` are the paths of mounts that are not made. If no program runs under the view,
+        only its mount points are protected. The result is to be passed to ``leave``. Raises
+        InvalidRequest for too many protected paths, or if a path has been created that was missing
+        when the view was planned; nothing is registered then.
         """
-        places = _places_of(view, frozenset(left_out), runs_program=runs_program)
-        self._add(places)
+        protected = _protected_paths(view, skipped, runs_program=runs_program)
+        self._guard.add(protected)
+        try:
+            self._check(view)
+        except BaseException:
+            self._guard.remove(protected)
+            raise
+        self._views[view] += 1
+        self._remember(view)
+        return protected
+
+    def leave(self, view: View, protected: ProtectedPaths) -> None:
+        """Undo ``enter``."""
+        self._guard.remove(protected)
+        self._views[view] -= 1
+        if not self._views[view]:
+            del self._views[view]
+
+    def could_write(self, path: str) -> bool:
+        """Return True if a sandboxed program may have created the entry at a path."""
+        return any(directory in self._writable_history for directory in ancestors(path))
+
+    def contested_directories(self, view: View) -> list[str]:
+        """Return the directories in which a running program can move mount points of a view.
+
+        It cannot move its own mount points.
+        """
+        paths = {mount.path for mount in view.mounts}
+        contested: set[str] = set()
+        for live in self._views:
+            if live == view or not (writable := set(_writable_directories(live))):
+                continue
+            movable = paths - {mount.path for mount in live.mounts}
+            for path in movable:
+                contested.update(above for above in ancestors(path) if above in writable)
+        return [path for path in contested if contested.isdisjoint(ancestors(path))]
+
+    def _check(self, view: View) -> None:
         for path in view.absent:
             if os.path.lexists(to_native(path)):
-                self.leave(places)
-                raise changed(path)
-        if len(self._files) + len(self._denied) + len(self._kept) > MAX_PLACES:
-            self.leave(places)
+                raise replaced(path)
+        if len(self._guard) > MAX_PLACES:
             raise InvalidRequest(
-                f"sandbox: at most {MAX_PLACES} places can be protected for running sandboxes at a "
-                "time; try again when some have ended, or use fewer rules and matches of patterns"
-            )
-        return places
-
-    def leave(self, places: Places) -> None:
-        """End what ``enter`` began."""
-        _subtract(self._files, places.files)
-        for path, identity in places.denied:
-            _subtract(self._denied[path], (identity,))
-            if not self._denied[path]:
-                del self._denied[path]
-            _subtract(self._above_denied, _ancestors(path))
-        _subtract(self._kept, places.kept)
-        self.generation += 1
-
-    def snapshot(self, view: View) -> Places:
-        """Everything protected now, for a process with a view of its own to ``load``.
-
-        Paths that are closed to it are left out: the kernel gives the better answer there.
-        """
-        closed = frozenset(
-            to_native(mount.path) for mount in view.mounts if mount.kind in _DENYING | {"read"}
-        )
-        return Places(
-            tuple(self._files),
-            tuple(
-                (path, identity)
-                for path, identities in self._denied.items()
-                if path not in closed
-                for identity in identities
-            ),
-            tuple(path for path in self._kept if path not in closed),
-        )
-
-    def load(self, places: Places) -> None:
-        """Replace everything by a snapshot."""
-        for counts in (self._files, self._denied, self._above_denied, self._kept):
-            counts.clear()
-        self._add(places)
-
-    def _add(self, places: Places) -> None:
-        self._files.update(places.files)
-        for path, identity in places.denied:
-            self._denied.setdefault(path, Counter())[identity] += 1
-            self._above_denied.update(_ancestors(path))
-        self._kept.update(places.kept)
-        self.generation += 1
-
-    def has_mount_on(self, status: os.stat_result) -> bool:
-        """True if a file must stay the file it is."""
-        return (status.st_dev, status.st_ino) in self._files
-
-    def check_writing(self, path: bytes, descriptor: int, name: bytes = b"") -> None:
-        """Raise InvalidRequest if an open file, or ``name`` in an open directory, is denied to a
-        running program, but no longer closed to it.
-
-        ``path`` is the way to it, for a process to which /proc is closed.
-        """
-        if not self._denied:
-            return
-        try:
-            opened = os.readlink(b"/proc/self/fd/%d" % descriptor)
-        except OSError:
-            self._check_writing(os.path.realpath(path))
-        else:
-            self._check_writing(os.path.join(opened, name) if name else opened)
-
-    def check_creating(self, path: bytes, *, is_link: bool = False) -> None:
-        """The same for a path, before something is created there."""
-        if not self._denied:
-            return
-        path = _resolved(path) if is_link else os.path.realpath(path)
-        self._check_writing(path)
-        if is_link and path in self._above_denied:
-            raise _refused(path)
-
-    def check_removing(self, path: bytes) -> None:
-        """Raise InvalidRequest if a running program may not write a path, but could create it."""
-        if self._kept and (resolved := _resolved(path)) in self._kept:
-            raise InvalidRequest(
-                f"{displayable(from_native(resolved))} is read-only for a sandboxed process that "
-                "still runs, which could create it anew; remove it when the process has ended"
+                f"sandbox: at most {MAX_PLACES} paths can be protected for running sandboxes at a "
+                "time; try again after some have exited, or use fewer rules and glob patterns"
             )
 
-    def _check_writing(self, path: bytes) -> None:
-        for above in (path, *_ancestors(path)):
-            known = self._denied.get(above)
-            if known and (NOTHING in known or known.keys() != {_identity(above)}):
-                raise _refused(above)
+    def _remember(self, view: View) -> None:
+        for path in _writable_directories(view):
+            self._writable_history.pop(path, None)
+            self._writable_history[path] = None
+        while len(self._writable_history) > MAX_REMEMBERED:
+            del self._writable_history[next(iter(self._writable_history))]
 
 
 LIVE_VIEWS: Final = LiveViews()
-"""Those of this process."""
+"""The registry of this process."""
 
 
-def _places_of(view: View, left_out: frozenset[str], *, runs_program: bool) -> Places:
-    kinds = {mount.path: mount.kind for mount in view.mounts if mount.path not in left_out}
+def _writable_directories(view: View) -> Iterator[str]:
+    """Yield the writable mounts of a view, except the root.
 
-    def kind_at(path: str) -> str:
-        return next(kinds[above] for above in (path, *_ancestors(path)) if above in kinds)
+    A program that can write everything has no need to plant links.
+    """
+    return (mount.path for mount in view.mounts if mount.kind in WRITABLE and mount.path != "/")
 
-    files: list[tuple[int, int]] = []
+
+def _protected_paths(view: View, skipped: Container[str], *, runs_program: bool) -> ProtectedPaths:
+    kinds = {mount.path: mount.kind for mount in view.mounts if mount.path not in skipped}
+
+    def effective_kind(path: str) -> str:
+        return next(kinds[above] for above in (path, *ancestors(path)) if above in kinds)
+
+    mounted: list[tuple[int, int]] = []
     denied: list[tuple[bytes, Identity]] = []
-    kept: list[bytes] = []
+    read_only: list[bytes] = []
     for path, kind in kinds.items():
-        if path == "/" or kind not in _SHOWING | _DENYING:
+        if path == "/" or kind not in EXPOSING | DENYING:
             continue
-        parent_kind = kind_at(os.path.dirname(path))
-        if parent_kind not in _SHOWING:
-            continue  # on a file system of the sandbox itself
+        parent_kind = effective_kind(os.path.dirname(path))
+        if parent_kind not in EXPOSING:
+            continue  # below a file system of the sandbox itself
         native = to_native(path)
-        if kind in _DENYING:
-            identity = _identity(native)
+        if kind in DENYING:
+            identity = identify(native)
             denied.append((native, identity))
-            files.append(identity[:2])
+            mounted.append(identity[:2])
         elif not os.path.isdir(native):
-            files.append(_identity(native)[:2])
-        if kind == "read" and parent_kind in _WRITABLE:
-            kept.append(native)
-            for above in _ancestors(path):
-                if above == "/" or kind_at(os.path.dirname(above)) not in _WRITABLE:
+            mounted.append(identify(native)[:2])
+        if kind == "read" and parent_kind in WRITABLE:
+            read_only.append(native)
+            for above in ancestors(path):
+                if above == "/" or effective_kind(os.path.dirname(above)) not in WRITABLE:
                     break
-                kept.append(to_native(above))
+                read_only.append(to_native(above))
     if not runs_program:
-        return Places(tuple(files))
-    denied += ((to_native(path), NOTHING) for path in view.absent)
-    return Places(tuple(files), tuple(denied), tuple(kept))
+        return ProtectedPaths(tuple(mounted))
+    denied += ((to_native(path), NO_FILE) for path in view.absent)
+    return ProtectedPaths(tuple(mounted), tuple(denied), tuple(read_only))
 
 
-def _ancestors(path: AnyStr) -> Iterator[AnyStr]:
-    """The directories above a path, the nearest first."""
-    while (above := os.path.dirname(path)) != path:
-        path = above
-        yield path
-
-
-def _resolved(path: bytes) -> bytes:
-    """A path without links, but the last component as it is."""
-    return os.path.join(os.path.realpath(os.path.dirname(path)), os.path.basename(path))
-
-
-def _identity(path: bytes) -> Identity:
-    # Loads ctypes, which few sandboxes need.
-    from exec_server.engine.files.birth_time import birth_time_ns  # noqa: PLC0415
-
-    try:
-        descriptor = os.open(path, os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC)
-    except OSError:
-        return NOTHING
-    try:
-        status = os.fstat(descriptor)
-        return status.st_dev, status.st_ino, birth_time_ns(descriptor)
-    finally:
-        os.close(descriptor)
-
-
-def _subtract(counts: Counter[T], items: Iterable[T]) -> None:
-    """Take items away, and those with them of which none is left."""
-    for item in items:
-        counts[item] -= 1
-        if not counts[item]:
-            del counts[item]
-
-
-def _refused(path: bytes) -> InvalidRequest:
-    return InvalidRequest(
-        f"{displayable(from_native(path))} is denied to a sandboxed process that still runs, but "
-        "was replaced or missing; it can be created or written when the process has ended"
+def closed_paths(view: View) -> frozenset[bytes]:
+    """Return the native paths that cannot be written from within a view."""
+    return frozenset(
+        to_native(mount.path) for mount in view.mounts if mount.kind in DENYING | {"read"}
     )

@@ -1,11 +1,10 @@
-"""Empty files and directories that stand where nothing may come to exist, while something confined
-runs.
+"""Placeholders: empty files and directories at paths that a sandbox must not create.
 
-They are made and removed in the directories that a view's paths name, never by way of a link. They
-are real, so everybody sees them, and whoever is not confined may use them. Whoever needs one
-holds a shared lock on it, this server once for all, and the last one removes it: removing what is
-mounted upon somewhere would take away the mount. They are known by the time at which they seem to
-have been changed, so those of other servers, living or dead, are treated alike.
+They are created and removed in the directories named by a view's paths, never through a symbolic
+link. They exist on disk, so they are visible to all programs, and programs outside of the sandbox
+may use them. Each server that needs a placeholder holds a shared lock on it; the last one removes
+it, because removing the entry below a mount would remove the mount. Placeholders are recognized by
+their modification time, so those of other servers, running or not, are treated alike.
 """
 
 from __future__ import annotations
@@ -29,22 +28,22 @@ if TYPE_CHECKING:
     from exec_server.engine.sandbox.view import Placeholder, View
 
 _MARK_NS: Final = 0
-"""When they were last changed, they claim: in 1970. Any use of them takes that mark away."""
+"""Modification time of placeholders: the epoch. Any use of a placeholder changes it."""
 
 _OPEN_FLAGS: Final = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
 
-_NOBODY_CAN: Final = frozenset((errno.EPERM, errno.EROFS))
-"""Reasons why a placeholder cannot be made, which are the same for what is confined: an immutable
-directory, a file system that is read-only."""
+_IMPOSSIBLE: Final = frozenset((errno.EPERM, errno.EROFS))
+"""Errors that creation gives within the sandbox as well: for an immutable directory, and for a
+read-only file system."""
 
-_CHANGED: Final = frozenset((errno.EACCES, errno.ELOOP, errno.ENOENT, errno.ENOTDIR))
-"""Failures of what could be done when the view was planned."""
+_REPLACED: Final = frozenset((errno.EACCES, errno.ELOOP, errno.ENOENT, errno.ENOTDIR))
+"""Errors of an operation that was possible when the view was planned."""
 
 _ATTEMPTS: Final = 10
-"""At a placeholder that somebody else removes again and again."""
+"""Attempts at a placeholder that another process keeps removing."""
 
 
-class Held(msgspec.Struct, eq=False):
+class HeldPlaceholder(msgspec.Struct, eq=False):
     """A placeholder that this process holds."""
 
     path: str
@@ -53,37 +52,37 @@ class Held(msgspec.Struct, eq=False):
 
 
 def is_placeholder(status: os.stat_result) -> bool:
-    """Whether this is one; a directory has to be empty, too."""
+    """Return True if a file is a placeholder; directories must in addition be empty."""
     if status.st_uid != os.geteuid() or status.st_mtime_ns != _MARK_NS:
         return False
     return stat.S_ISDIR(status.st_mode) or (stat.S_ISREG(status.st_mode) and not status.st_size)
 
 
 class Placeholders:
-    """Those that this process holds, counted."""
+    """The placeholders that this process holds, with reference counts."""
 
     def __init__(self) -> None:
-        self._held: dict[str, Held] = {}
+        self._held: dict[str, HeldPlaceholder] = {}
 
-    def hold(self, view: View) -> tuple[tuple[Held, ...], frozenset[str]]:
-        """Make and hold what a view needs; to be released later.
+    def acquire(self, view: View) -> tuple[tuple[HeldPlaceholder, ...], frozenset[str]]:
+        """Create and hold the placeholders of a view until they are released.
 
-        Also returned are the paths of those that cannot be made, so that nobody else can make them
-        either. Raises OSError for lack of resources, InvalidRequest if it cannot be seen to that
-        nobody makes one; nothing is held then.
+        Also return the paths that cannot be created, and therefore need no placeholder. Raises
+        OSError for lack of resources, InvalidRequest if the creation of a path cannot be prevented;
+        no placeholder is held then.
         """
-        wanted = {placeholder.path: placeholder for placeholder in view.placeholders}
-        held: list[Held] = []
+        wanted = {placeholder.path for placeholder in view.placeholders}
+        held: list[HeldPlaceholder] = []
         impossible: set[str] = set()
         try:
             for placeholder in view.placeholders:
-                one = self._hold(placeholder)
+                one = self._acquire(placeholder)
                 if one is None:
                     impossible.add(placeholder.path)
                 else:
                     held.append(one)
             for mount in view.mounts:
-                # One that was there already when the view was planned.
+                # A placeholder of another view that was taken for an ordinary file in planning.
                 known = self._held.get(mount.path)
                 if known is not None and mount.path not in wanted:
                     known.holders += 1
@@ -93,19 +92,19 @@ class Placeholders:
             raise
         return tuple(held), frozenset(impossible)
 
-    def release(self, held: Iterable[Held]) -> None:
-        """Let go of what ``hold`` returned."""
+    def release(self, held: Iterable[HeldPlaceholder]) -> None:
+        """Release placeholders; those without other holders are removed."""
         for one in held:
             one.holders -= 1
             if not one.holders:
                 if self._held.get(one.path) is one:
                     del self._held[one.path]
-                _let_go(one)
+                _remove(one)
 
-    def _hold(self, placeholder: Placeholder) -> Held | None:
+    def _acquire(self, placeholder: Placeholder) -> HeldPlaceholder | None:
         held = self._held.get(placeholder.path)
         if held is None or not _is_in_place(held):
-            held = _acquire(placeholder)
+            held = _create_and_lock(placeholder)
             if held is None:
                 return None
             self._held[placeholder.path] = held
@@ -114,45 +113,38 @@ class Placeholders:
 
 
 PLACEHOLDERS: Final = Placeholders()
-"""The ones of this process."""
+"""The placeholders of this process."""
 
 
-def _acquire(placeholder: Placeholder) -> Held | None:
-    """Make a placeholder or find it there, and lock it; None where nobody can make one."""
+def _create_and_lock(placeholder: Placeholder) -> HeldPlaceholder | None:
+    """Create a placeholder unless it exists, and lock it; None where creation is impossible."""
     try:
         with no_follow.opened_parent(to_native(placeholder.path)) as (directory, name):
             for _ in range(_ATTEMPTS):
                 try:
-                    _make(directory, name, placeholder.is_directory)
+                    _create(directory, name, placeholder.is_directory)
                 except OSError as error:
-                    if error.errno in _NOBODY_CAN or _is_closed(directory, error):
+                    if error.errno in _IMPOSSIBLE or _is_not_writable(directory, error):
                         return None
                     raise
-                with contextlib.suppress(FileNotFoundError, BlockingIOError):
-                    descriptor = os.open(name, _OPEN_FLAGS, dir_fd=directory)
-                    try:
-                        fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
-                    except BaseException:
-                        os.close(descriptor)
-                        raise
-                    if _is_there(descriptor, directory, name):
-                        return Held(placeholder.path, descriptor)
-                    os.close(descriptor)
+                descriptor = _lock(directory, name)
+                if descriptor is not None:
+                    return HeldPlaceholder(placeholder.path, descriptor)
     except OSError as error:
-        if error.errno not in _CHANGED:
+        if error.errno not in _REPLACED:
             raise
     raise InvalidRequest(
         f"sandbox: {displayable(placeholder.path)} cannot be kept from being created, because it, "
-        "or a directory above it, was changed meanwhile or may not be written"
+        "or a directory above it, was replaced or is not writable"
     )
 
 
-def _is_closed(directory: int, error: OSError) -> bool:
-    """True if a directory may not be written, and is not one's own to change that."""
+def _is_not_writable(directory: int, error: OSError) -> bool:
+    """Return True if a directory is not writable and its mode cannot be changed."""
     return error.errno == errno.EACCES and os.fstat(directory).st_uid != os.geteuid()
 
 
-def _make(directory: int, name: bytes, is_directory: bool) -> None:
+def _create(directory: int, name: bytes, is_directory: bool) -> None:
     with contextlib.suppress(FileExistsError):
         if is_directory:
             os.mkdir(name, dir_fd=directory)
@@ -162,7 +154,26 @@ def _make(directory: int, name: bytes, is_directory: bool) -> None:
         os.utime(name, ns=(_MARK_NS, _MARK_NS), dir_fd=directory, follow_symlinks=False)
 
 
-def _is_there(descriptor: int, directory: int, name: bytes) -> bool:
+def _lock(directory: int, name: bytes) -> int | None:
+    """Open and lock a placeholder; None if another process is removing it."""
+    try:
+        descriptor = os.open(name, _OPEN_FLAGS, dir_fd=directory)
+    except (FileNotFoundError, BlockingIOError):
+        return None
+    with contextlib.ExitStack() as stack:
+        stack.callback(os.close, descriptor)
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return None
+        if not _names(directory, name, descriptor):
+            return None
+        stack.pop_all()
+    return descriptor
+
+
+def _names(directory: int, name: bytes, descriptor: int) -> bool:
+    """Return True if a directory entry refers to an open file."""
     try:
         status = os.stat(name, dir_fd=directory, follow_symlinks=False)
     except OSError:
@@ -170,16 +181,16 @@ def _is_there(descriptor: int, directory: int, name: bytes) -> bool:
     return os.path.samestat(status, os.fstat(descriptor))
 
 
-def _is_in_place(held: Held) -> bool:
+def _is_in_place(held: HeldPlaceholder) -> bool:
     try:
         with no_follow.opened_parent(to_native(held.path)) as (directory, name):
-            return _is_there(held.descriptor, directory, name)
+            return _names(directory, name, held.descriptor)
     except OSError:
         return False
 
 
-def _let_go(held: Held) -> None:
-    """Remove what is still empty and needed by nobody; leave everything else."""
+def _remove(held: HeldPlaceholder) -> None:
+    """Unlock a placeholder; remove it if it is still empty and has no other holder."""
     try:
         with (
             contextlib.suppress(OSError),
@@ -187,7 +198,7 @@ def _let_go(held: Held) -> None:
         ):
             fcntl.flock(held.descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
             status = os.fstat(held.descriptor)
-            if is_placeholder(status) and _is_there(held.descriptor, directory, name):
+            if is_placeholder(status) and _names(directory, name, held.descriptor):
                 remove = os.rmdir if stat.S_ISDIR(status.st_mode) else os.unlink
                 remove(name, dir_fd=directory)
     finally:

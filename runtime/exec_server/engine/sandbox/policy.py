@@ -1,8 +1,8 @@
-"""What a confined process or file operation may touch, in terms of no revision and no mechanism.
+"""Sandbox policies, independent of protocol revisions and of their enforcement.
 
-A policy is a list of rules about paths. Where several concern a file, the rule of the longest path
-counts; of two rules for one path, ``deny`` counts before ``write``, and that before ``read``. What
-no rule concerns is hidden. (v2, ``sandbox`` of process/start and of fs/*.)
+A policy is a list of rules for paths. If several match a file, the rule with the longest path
+applies; of two rules for the same path, ``deny`` takes precedence over ``write``, and ``write``
+over ``read``. Files that match no rule are hidden. (v2, ``sandbox`` of process/start and of fs/*.)
 """
 
 from __future__ import annotations
@@ -19,42 +19,42 @@ if TYPE_CHECKING:
 
 Access = Literal["read", "write", "deny"]
 
-PlaceKind = Literal[
+SpecialPathKind = Literal[
     "root", "minimal", "tmpdir", "slash_tmp", "project_roots", "current_working_directory"
 ]
-"""A place that a rule may name by the part it plays."""
+"""Kinds of directories that a rule can name by their purpose."""
 
 MINIMAL_PATHS: Final = ("/bin", "/etc", "/lib", "/lib32", "/lib64", "/nix/store", "/sbin", "/usr")
-"""What programs need to run."""
-
+"""System directories that programs need."""
 
 MAX_RULES: Final = 512
-"""Rules of one policy, each place that a rule names counted; each costs a mount, and a descriptor
-of the usual 1,024."""
+"""Rules of one policy, with one counted for each directory of a special path. Each takes a mount,
+and a descriptor out of the usual 1,024."""
 
 MAX_LEVELS: Final = 256
-"""Levels of a rule's path; far more than anybody's directories have."""
+"""Levels of a rule's path; far more than directory trees have in practice."""
 
 MAX_TOTAL_LEVELS: Final = 8192
-"""Levels of all rules' paths: what the effort for a view grows with. 512 rules may have 16."""
+"""Levels of all rules' paths together, because planning time grows with them: 16 for each of 512
+rules."""
 
 MAX_PATTERNS: Final = 1024
-"""Patterns of one policy, each alternative of ``{…,…}`` counted; more than anybody writes."""
+"""Glob patterns of one policy, with each alternative of ``{…,…}`` counted; more than are used."""
 
 
 class Rule(msgspec.Struct, frozen=True):
-    """What may be done with one file, or with one directory and everything below it."""
+    """Access to a file, or to a directory and everything below it."""
 
     path: str
-    """Absolute and normalised; ``/`` is everything."""
+    """Absolute and normalized."""
     access: Access
     skips_missing: bool = False
-    """Whether a path that does not exist may come to exist; else nobody confined can create it,
-    unless the rule itself allows writing."""
+    """True if a missing path may be created. Otherwise sandboxed programs cannot create it, unless
+    the rule itself allows writing."""
 
 
 def bounded(rules: Iterable[Rule]) -> tuple[Rule, ...]:
-    """Return the rules. Raises InvalidRequest for more than a view can be made of."""
+    """Return the rules. Raises InvalidRequest if they exceed the limits of a policy."""
     kept: list[Rule] = []
     levels = 0
     for rule in rules:
@@ -71,26 +71,26 @@ def bounded(rules: Iterable[Rule]) -> tuple[Rule, ...]:
     return tuple(kept)
 
 
-def check_number(what: str, count: int, maximum: int) -> None:
-    """Raise InvalidRequest for more of something than a sandbox may have."""
+def check_number(items: str, count: int, maximum: int) -> None:
+    """Raise InvalidRequest if a policy has too many items of a kind."""
     if count > maximum:
-        raise InvalidRequest(f"sandbox: at most {maximum} {what} are supported, got {count}")
+        raise InvalidRequest(f"sandbox: at most {maximum} {items} are supported, got {count}")
 
 
 class SandboxPolicy(msgspec.Struct, frozen=True):
-    """What is allowed."""
+    """Access rights of a sandboxed process or file operation."""
 
     rules: tuple[Rule, ...]
     denied_patterns: tuple[str, ...] = ()
-    """Absolute globs of what is denied: ``*``, ``?``, ``[…]``, ``{…,…}``, ``**`` for any number of
-    directories. What they match is found when something is confined; see ``sandbox_globs``."""
+    """Absolute glob patterns of denied paths: ``*``, ``?``, ``[…]``, ``{…,…}``, and ``**`` for any
+    number of directories. They are matched when a sandbox is set up; see ``globs``."""
     scan_depth: int | None = None
-    """How many levels below the fixed part of a pattern matches are looked for; None is all."""
+    """Levels below the fixed part of a pattern that are searched; None for all."""
     allows_network: bool = False
 
     @property
     def leaves_files_open(self) -> bool:
-        """Whether everything may be written."""
+        """True if the whole file system is writable."""
         return (
             not self.denied_patterns
             and any(rule.path == "/" for rule in self.rules)
@@ -98,17 +98,17 @@ class SandboxPolicy(msgspec.Struct, frozen=True):
         )
 
 
-class Places(msgspec.Struct, frozen=True):
-    """The directories that places stand for; each absolute."""
+class SpecialPaths(msgspec.Struct, frozen=True):
+    """The absolute paths of special directories."""
 
     cwd: str | None = None
     project_roots: tuple[str, ...] = ()
     temporary: tuple[str, ...] = ()
 
-    def find(self, kind: PlaceKind, subpath: str | None = None) -> list[str]:
-        """The paths of a place, or of a part of it.
+    def find(self, kind: SpecialPathKind, subpath: str | None = None) -> list[str]:
+        """Return the directories of a kind, or a subpath of each.
 
-        Raises InvalidArgument for a part that is not a relative path below the place.
+        Raises InvalidArgument for a subpath that is not relative or leaves the directory.
         """
         match kind:
             case "root":
@@ -116,7 +116,7 @@ class Places(msgspec.Struct, frozen=True):
             case "minimal":
                 found = MINIMAL_PATHS
             case "slash_tmp":
-                found = ("/tmp",)  # noqa: S108  # is the place itself
+                found = ("/tmp",)  # noqa: S108  # the directory itself, not a temporary file
             case "tmpdir":
                 found = self.temporary
             case "project_roots":

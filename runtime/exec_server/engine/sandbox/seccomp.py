@@ -1,7 +1,7 @@
-"""The system calls that a confined program does not get: a filter for the kernel (seccomp(2)).
+"""System call filter of sandboxed programs (seccomp(2)), in classic BPF, as bubblewrap takes it.
 
-Classic BPF, as bubblewrap takes it. What is refused fails with EPERM, as if the right were missing;
-calls of a foreign architecture, which have other numbers, end the process (SIGSYS).
+Denied calls fail with EPERM. Calls of a foreign architecture, which have other numbers, kill the
+process (SIGSYS).
 """
 
 from __future__ import annotations
@@ -28,28 +28,28 @@ _JUMP_IF_AT_LEAST: Final = 0x35
 _RETURN: Final = 0x06
 """BPF_RET | BPF_K"""
 
-# Where struct seccomp_data has what (linux/seccomp.h); of an argument the low half.
+# Offsets in struct seccomp_data (linux/seccomp.h); for arguments, of the low half.
 _NUMBER: Final = 0
 _ARCHITECTURE: Final = 4
 _FIRST_ARGUMENT: Final = 16
 _SECOND_ARGUMENT: Final = 24
 
 _X32_NUMBERS: Final = 0x40000000
-"""From here on numbers of x86-64 mean its x32 variants."""
+"""Lowest number of the x32 variants of x86-64 system calls."""
 
 _AF_UNIX: Final = 1
 _AF_VSOCK: Final = 40
-"""To the host of a virtual machine, past every network."""
+"""Sockets between a virtual machine and its host, independent of any network namespace."""
 
 _SOCKET_TYPE_MASK: Final = 0xF
 """SOCK_TYPE_MASK; the other bits are SOCK_CLOEXEC and SOCK_NONBLOCK."""
 _CONNECTED_TYPES: Final = (1, 5)
-"""SOCK_STREAM, SOCK_SEQPACKET. A socket of any other type sends to the address in a message
-(sendmsg(2)), which this filter cannot see, even if it is one of a pair; SOCK_RAW is SOCK_DGRAM
-where it is a Unix socket."""
+"""SOCK_STREAM, SOCK_SEQPACKET. Sockets of other types, even those of a pair, can send to the
+address in a message (sendmsg(2)), which a filter cannot read. Unix sockets treat SOCK_RAW as
+SOCK_DGRAM."""
 
 _ALWAYS_DENIED: Final = ("io_uring_setup", "io_uring_enter", "io_uring_register")
-"""A way past this filter: requests in a ring are no system calls."""
+"""Requests in a ring would bypass this filter, because they are not system calls."""
 
 _DENIED_WITHOUT_NETWORK: Final = (
     "ptrace",
@@ -72,15 +72,17 @@ _DENIED_WITHOUT_NETWORK: Final = (
     "request_key",
     "keyctl",
 )
-"""Also on Unix sockets, at whose other end an unconfined program may listen. Connected sockets that
-are inherited or made by socketpair can be read and written (v2 sandbox). Keyrings are inherited
-from this server, so what is put into one can be read outside."""
+"""They are denied on Unix sockets, too, because programs outside of the sandbox may listen on
+these. Connected sockets, inherited or created by socketpair, can be read and written (v2 sandbox).
+Keyrings are inherited from this server, so their contents can be read outside."""
 
-_TAKING_A_FAMILY: Final = ("socket", "socketpair")
-"""Calls whose first argument is the family of a socket, and the second its type."""
+_SOCKET_CALLS: Final = ("socket", "socketpair")
+"""Calls whose first argument is the family of a socket, and whose second is its type."""
 
 
 class _Architecture(msgspec.Struct, frozen=True):
+    """Numbers of system calls on one architecture."""
+
     audit: int
     """linux/audit.h"""
     numbers: dict[str, int]
@@ -148,9 +150,9 @@ _ARCHITECTURES: Final = {
 
 
 def build_filter(*, allows_network: bool, machine: str | None = None) -> bytes | None:
-    """The filter as an array of struct sock_filter; None for a machine whose calls are unknown.
+    """Return the filter as an array of struct sock_filter; None for an unsupported machine.
 
-    ``machine`` is a name as of uname(2), by default this machine's.
+    ``machine`` is a hardware name as in uname(2), by default that of this machine.
     """
     architecture = _ARCHITECTURES.get(machine or os.uname().machine)
     if architecture is None:
@@ -170,7 +172,7 @@ def build_filter(*, allows_network: bool, machine: str | None = None) -> bytes |
             _instruction(_RETURN, _RETURN_ERRNO),
         )
     check_socket = _check_any_socket() if allows_network else _check_unix_socket()
-    for name in _TAKING_A_FAMILY:
+    for name in _SOCKET_CALLS:
         program += (
             _instruction(_JUMP_IF_EQUAL, architecture.numbers[name], if_false=len(check_socket)),
             *check_socket,
@@ -180,7 +182,7 @@ def build_filter(*, allows_network: bool, machine: str | None = None) -> bytes |
 
 
 def _check_any_socket() -> list[bytes]:
-    """Allow every family of sockets but AF_VSOCK."""
+    """Return the instructions that allow all families of sockets but AF_VSOCK."""
     return [
         _instruction(_LOAD, _FIRST_ARGUMENT),
         _instruction(_JUMP_IF_EQUAL, _AF_VSOCK, if_true=1),
@@ -190,7 +192,7 @@ def _check_any_socket() -> list[bytes]:
 
 
 def _check_unix_socket() -> list[bytes]:
-    """Allow nothing but Unix sockets that have to be connected."""
+    """Return the instructions that allow only connection-oriented Unix sockets."""
     stream, sequence = _CONNECTED_TYPES
     return [
         _instruction(_LOAD, _FIRST_ARGUMENT),
@@ -205,5 +207,5 @@ def _check_unix_socket() -> list[bytes]:
 
 
 def _instruction(code: int, operand: int, *, if_true: int = 0, if_false: int = 0) -> bytes:
-    """One struct sock_filter (linux/filter.h); jumps are relative to the next instruction."""
+    """Return a struct sock_filter (linux/filter.h); jumps are relative to the next instruction."""
     return struct.pack("=HBBI", code, if_true, if_false, operand)

@@ -1,8 +1,8 @@
-"""Files as a view is planned and made from, while others may exchange them.
+"""Files that a view exposes, examined and opened while other programs may replace them.
 
-A path of a view passes through no link. One that does when it is opened has been exchanged since
-its links were followed, so the view is refused. bubblewrap mounts what was opened, and
-``entry`` finds out inside that it is mounted where it belongs.
+The paths of a view contain no symbolic links. If there is one when a file is opened, the path has
+been changed since it was resolved, and the view is refused. bubblewrap mounts the opened files, and
+``entry`` verifies from within the sandbox that each is mounted in the right place.
 """
 
 from __future__ import annotations
@@ -14,35 +14,33 @@ from collections import deque
 from typing import TYPE_CHECKING, Final
 
 from exec_server.engine.paths import displayable, from_native, to_native
+from exec_server.engine.sandbox.view import DENYING
 from exec_server.errors import InvalidRequest
 
 if TYPE_CHECKING:
     from exec_server.engine.sandbox.view import Mount
 
-SHOWING: Final = frozenset(("read", "write", "device"))
-"""Kinds of mounts that show what is there."""
-
 _OUT_OF_RESOURCES: Final = frozenset((errno.EMFILE, errno.ENFILE, errno.ENOMEM))
 
 _MAX_LINKS: Final = 40
-"""On one path; as the kernel has it."""
+"""Symbolic links followed on one path, as in the kernel."""
 
 _FLAGS: Final = os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC
-"""Opening waits for nobody, whatever it is, and has no effect on it."""
+"""Opening never blocks, whatever the type of the file, and has no effect on it."""
 
 
 class Snapshot:
-    """Files as each of them was when it was first looked at."""
+    """State of files, each recorded when it is first examined."""
 
     def __init__(self) -> None:
         self._found: dict[str, os.stat_result | None] = {}
         self._contents: dict[str, str] = {}
 
     def resolve(self, path: str) -> tuple[str, dict[str, str]]:
-        """Follow every link of an absolute path; returns what it leads to, and the links.
+        """Resolve an absolute path; return the result, and the links on the way with their targets.
 
-        What does not exist is taken as it is written. Raises InvalidRequest if there is no end to
-        it, or if something is exchanged meanwhile.
+        Missing components are kept as they are. Raises InvalidRequest for too many links, or if a
+        file is replaced meanwhile.
         """
         links: dict[str, str] = {}
         followed = 0
@@ -70,12 +68,12 @@ class Snapshot:
         return real or "/", links
 
     def status(self, path: str) -> os.stat_result | None:
-        """Look at a path without links; None if there is nothing that can be seen.
+        """Return the status of a resolved path; None if it does not exist or is not accessible.
 
-        Raises InvalidRequest if it is exchanged meanwhile.
+        Raises InvalidRequest if it is replaced meanwhile.
         """
         if path not in self._found:
-            self._found[path] = self._look(path)
+            self._found[path] = self._examine(path)
         return self._found[path]
 
     def is_directory(self, path: str) -> bool:
@@ -84,11 +82,11 @@ class Snapshot:
         return status is not None and stat.S_ISDIR(status.st_mode)
 
     def identity(self, path: str) -> tuple[int, int]:
-        """Return device and inode, or zeros."""
+        """Return device and inode; zeros if the path does not exist."""
         status = self.status(path)
         return (0, 0) if status is None else (status.st_dev, status.st_ino)
 
-    def _look(self, path: str) -> os.stat_result | None:
+    def _examine(self, path: str) -> os.stat_result | None:
         if path == "/":
             return os.stat("/")
         above, _, name = path.rpartition("/")
@@ -101,8 +99,8 @@ class Snapshot:
             if stat.S_ISLNK(status.st_mode):
                 self._contents[path] = from_native(os.readlink(native, dir_fd=directory))
         except OSError as error:
-            if error.errno == errno.EINVAL:  # it was a link
-                raise changed(path) from error
+            if error.errno == errno.EINVAL:  # no longer a link
+                raise replaced(path) from error
             return None
         finally:
             os.close(directory)
@@ -110,10 +108,10 @@ class Snapshot:
 
 
 def open_source(path: str) -> int:
-    """Open what a view shows at a path; the descriptor is for mounting and looking only.
+    """Open the file that a view exposes at a path; the descriptor can be mounted, but not read.
 
-    Raises InvalidRequest if it is not there any more, or only by way of a link, and OSError for
-    lack of resources.
+    Raises InvalidRequest if the file is missing or its path contains a symbolic link, and OSError
+    for lack of resources.
     """
     native = to_native(path)
     try:
@@ -121,39 +119,39 @@ def open_source(path: str) -> int:
     except OSError as error:
         if error.errno in _OUT_OF_RESOURCES:
             raise
-        raise changed(path) from error
+        raise replaced(path) from error
     if is_reached_without_links(descriptor, native) and not stat.S_ISLNK(
         os.fstat(descriptor).st_mode
     ):
         return descriptor
     os.close(descriptor)
-    raise changed(path)
+    raise replaced(path)
 
 
 def is_reached_without_links(descriptor: int, path: bytes) -> bool:
-    """Return True if what was opened is what a native path names, with no link on the way."""
-    return os.readlink(b"/proc/self/fd/%d" % descriptor) == path  # the kernel's own name for it
+    """Return True if a file was opened by a native path without symbolic links."""
+    return os.readlink(b"/proc/self/fd/%d" % descriptor) == path  # the kernel's name for the file
 
 
 def expectation(mount: Mount, source: int | None) -> bytes:
-    """Describe what ``entry`` has to find at a mount; nothing for what cannot go wrong.
+    """Return the description of a mount that ``entry`` verifies; empty if it needs no check.
 
-    The parts are what is mounted (``read``, ``write`` or ``empty``), device and inode or the mode
-    and nothing, and the path, each ended by a zero byte.
+    It consists of the type (``read``, ``write`` or ``empty``), device and inode, or the mode and an
+    empty field, and the path, each terminated by a zero byte.
     """
     if source is not None:
         status = os.fstat(source)
         kind = "read" if mount.kind == "read" else "write"
         parts = kind, str(status.st_dev), str(status.st_ino)
-    elif mount.kind in ("denied_directory", "denied_file"):
+    elif mount.kind in DENYING:
         parts = "empty", "111" if mount.is_passable else "0", ""
     else:
         return b""
     return b"\0".join((*map(str.encode, parts), to_native(mount.path), b""))
 
 
-def changed(path: str) -> InvalidRequest:
-    """Return the refusal of a view whose files were exchanged meanwhile."""
+def replaced(path: str) -> InvalidRequest:
+    """Return the error for a file that was replaced while a sandbox was being set up."""
     return InvalidRequest(
-        f"sandbox: {displayable(path)} was exchanged while the sandbox was prepared; try again"
+        f"sandbox: {displayable(path)} was replaced while the sandbox was being set up; try again"
     )

@@ -14,7 +14,7 @@ from exec_server_protocol.draft.environment import (
 )
 
 if TYPE_CHECKING:
-    from exec_server.server.connection import Connection
+    from exec_server.revisions.interface import ConnectionContext
     from exec_server.settings import Settings
     from exec_server_protocol.draft.environment import EnvironmentInfoParams
 
@@ -47,7 +47,7 @@ def describe_environment(settings: Settings) -> EnvironmentInfoResult:
 class EnvironmentDraft(v2.EnvironmentV2):
     """environment/*."""
 
-    def __init__(self, connection: Connection) -> None:
+    def __init__(self, connection: ConnectionContext) -> None:
         self._connection = connection
 
     async def info(self, params: EnvironmentInfoParams) -> EnvironmentInfoResult:

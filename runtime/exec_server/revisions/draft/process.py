@@ -5,6 +5,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Final
 
 from exec_server import jsonrpc
+from exec_server.jsonrpc import INTERNAL_ERROR
+from exec_server.revisions.failures import describe_failure
 from exec_server.revisions.process_events import exit_code_of_signals
 from exec_server.revisions.v2.process import (
     ProcessContext,
@@ -12,7 +14,6 @@ from exec_server.revisions.v2.process import (
     sandbox_type,
     spawn_spec,
 )
-from exec_server.server.connection import INTERNAL_ERROR, describe_failure
 from exec_server_protocol.draft import errors
 from exec_server_protocol.draft.process import (
     GracefulTermination,
@@ -47,32 +48,33 @@ class ProcessDraft(ProcessesV2):
     """process/*."""
 
     async def start(self, params: ProcessStartParams) -> ProcessStartResult:
-        """Start a process; its notifications follow this answer."""
-        try:
-            spec = await spawn_spec(params, params.rows, params.cols)
-            process = self._connection.session.processes.start(
-                params.process_id,
-                spec,
-                execution=params.execution,
-                context=ProcessContext(spec, REVISION),
+        """Start a process; its notifications follow the response."""
+        spec = await spawn_spec(params, params.rows, params.cols)
+        self._connection.session.processes.start(
+            params.process_id,
+            spec,
+            execution=params.execution,
+            context=ProcessContext(spec, REVISION),
+        )
+        return ProcessStartResult(process_id=params.process_id, sandbox_type=sandbox_type(spec))
+
+    def start_follow_up(self, params: ProcessStartParams, outcome: object) -> bytes | None:
+        """Encode process/started or process/failed, if the client asked for them."""
+        if not params.notify_start:
+            return None
+        if isinstance(outcome, BaseException):
+            code, text = describe_failure(outcome, "exec", errors.NOT_FOUND)
+            failed = ProcessFailedParams(
+                process_id=params.process_id,
+                code=INTERNAL_ERROR if code is None else code,
+                message=text,
             )
-        except Exception as error:
-            if params.notify_start:
-                code, text = describe_failure(error, "exec", errors.NOT_FOUND)
-                failed = ProcessFailedParams(
-                    process_id=params.process_id,
-                    code=INTERNAL_ERROR if code is None else code,
-                    message=text,
-                )
-                message = jsonrpc.notification("process/failed", failed)
-                self._connection.notify_after(error, (message,))
-            raise
-        result = ProcessStartResult(process_id=params.process_id, sandbox_type=sandbox_type(spec))
-        if params.notify_start:
-            started = ProcessStartedParams(process_id=params.process_id, pid=process.pid)
-            message = jsonrpc.notification("process/started", started)
-            self._connection.notify_after(result, (message,))
-        return result
+            return jsonrpc.notification("process/failed", failed)
+        process = self._find(params.process_id)
+        if process is None:
+            return None
+        started = ProcessStartedParams(process_id=params.process_id, pid=process.pid)
+        return jsonrpc.notification("process/started", started)
 
     async def resize(self, params: ProcessResizeParams) -> ProcessResizeResult:
         """Give the terminal another size."""

@@ -21,7 +21,7 @@ from exec_server_protocol.draft.methods import METHODS
 from exec_server_protocol.draft.session import InitializeResult
 
 if TYPE_CHECKING:
-    from exec_server.server.connection import BoundRevision, Connection
+    from exec_server.revisions.interface import BoundRevision, ConnectionContext
     from exec_server_protocol.draft.server import Handlers
     from exec_server_protocol.draft.session import InitializeParams
 
@@ -73,7 +73,7 @@ class Draft:
 
     name = "draft"
 
-    def bind(self, connection: Connection) -> BoundRevision:
+    def bind(self, connection: ConnectionContext) -> BoundRevision:
         """The handlers of one connection; see Revision."""
         handlers = HandlersDraft(connection)
         served: Handlers = handlers

@@ -39,7 +39,7 @@ if TYPE_CHECKING:
 
     from exec_server.engine.files.operations import DirectoryEntry as FoundEntry
     from exec_server.engine.files.requests import Operation
-    from exec_server.server.connection import Connection
+    from exec_server.revisions.interface import ConnectionContext
 
 R = TypeVar("R")
 
@@ -47,7 +47,7 @@ R = TypeVar("R")
 class FilesystemV1:
     """fs/*."""
 
-    def __init__(self, connection: Connection) -> None:
+    def __init__(self, connection: ConnectionContext) -> None:
         self._connection = connection
         self._access = FileAccess()
 

@@ -16,13 +16,13 @@ from exec_server_protocol.v1.http import (
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from exec_server.server.connection import Connection
+    from exec_server.revisions.interface import ConnectionContext
 
 
 class HttpV1:
     """http/request."""
 
-    def __init__(self, connection: Connection) -> None:
+    def __init__(self, connection: ConnectionContext) -> None:
         self._requests = HttpRequests(connection, _result, HttpRequestBodyDeltaParams)
 
     async def request(self, params: HttpRequestParams) -> HttpRequestResult:

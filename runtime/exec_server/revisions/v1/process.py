@@ -30,11 +30,10 @@ from exec_server_protocol.v1.process import (
 if TYPE_CHECKING:
     from exec_server.engine.processes.process import Process
     from exec_server.engine.processes.process_state import ExitStatus
-    from exec_server.server.connection import Connection
-    from exec_server.server.session import Announcer
+    from exec_server.revisions.interface import ConnectionContext, NotificationEncoder
 
 
-class V1Announcer(NumberedEvents):
+class V1NotificationEncoder(NumberedEvents):
     """Process events in v1's shapes."""
 
     revision = "v1"
@@ -49,16 +48,16 @@ class V1Announcer(NumberedEvents):
         return jsonrpc.notification("process/exited", params)
 
 
-_ANNOUNCER: Final = V1Announcer()
+_ENCODER: Final = V1NotificationEncoder()
 
 
 class ProcessV1:
     """process/*."""
 
-    def __init__(self, connection: Connection) -> None:
+    def __init__(self, connection: ConnectionContext) -> None:
         self._connection = connection
 
-    def _find(self, process_id: str) -> Process[Announcer]:
+    def _find(self, process_id: str) -> Process[NotificationEncoder]:
         process = self._connection.session.processes.get(process_id)
         if process is None:
             raise InvalidRequest(f"unknown process id {process_id}")
@@ -74,7 +73,7 @@ class ProcessV1:
             pipe_stdin=params.pipe_stdin,
             arg0=params.arg0,
         )
-        self._connection.session.processes.start(params.process_id, spec, context=_ANNOUNCER)
+        self._connection.session.processes.start(params.process_id, spec, context=_ENCODER)
         return ProcessStartResult(process_id=params.process_id)
 
     async def read(self, params: ProcessReadParams) -> ProcessReadResult:

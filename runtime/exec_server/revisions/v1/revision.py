@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, Any, Final
 import msgspec
 
 from exec_server.engine.discovery.shell import login_shell
-from exec_server.revisions.binding import BoundMethods, Decoders, LateHandlers
+from exec_server.revisions.binding import BoundMethods, Decoders, LazyHandlers
+from exec_server.revisions.interface import BoundRevision
 from exec_server.revisions.v1 import filesystem, http, process
-from exec_server.server.connection import BoundRevision
 from exec_server_protocol.v1.environment import (
     EnvironmentInfoParams,
     EnvironmentInfoResult,
@@ -27,7 +27,7 @@ from exec_server_protocol.v1.session import (
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
-    from exec_server.server.connection import Connection
+    from exec_server.revisions.interface import ConnectionContext
     from exec_server_protocol.table import Method
     from exec_server_protocol.v1.process import ProcessStartParams, ProcessWriteParams
     from exec_server_protocol.v1.server import Handlers
@@ -36,7 +36,7 @@ if TYPE_CHECKING:
 class LifecycleV1:
     """The handshake."""
 
-    def __init__(self, connection: Connection) -> None:
+    def __init__(self, connection: ConnectionContext) -> None:
         self._connection = connection
 
     async def initialize(self, params: InitializeParams) -> InitializeResult:
@@ -57,7 +57,7 @@ class EnvironmentV1:
         return EnvironmentInfoResult(shell=Shell(name=shell.name, path=shell.path))
 
 
-class HandlersV1(LateHandlers):
+class HandlersV1(LazyHandlers):
     """The handlers of one connection."""
 
     @cached_property
@@ -117,7 +117,7 @@ class V1:
         """``beside_newer``: v2 is served too, and what can only be meant for it is left to it."""
         self._beside_newer = beside_newer
 
-    def bind(self, connection: Connection) -> BoundRevision:
+    def bind(self, connection: ConnectionContext) -> BoundRevision:
         """The handlers of one connection; see Revision."""
         handlers = HandlersV1(connection)
         served: Handlers = handlers

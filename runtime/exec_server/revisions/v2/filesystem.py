@@ -56,7 +56,7 @@ if TYPE_CHECKING:
     from exec_server.engine.files.missing_watch import MissingWatch
     from exec_server.engine.files.operations import DirectoryEntry as FoundEntry
     from exec_server.engine.files.requests import Operation
-    from exec_server.server.connection import Connection
+    from exec_server.revisions.interface import ConnectionContext
     from exec_server_protocol.v2.sandbox import Sandbox
 
 R = TypeVar("R")
@@ -65,7 +65,7 @@ R = TypeVar("R")
 class FilesystemV2:
     """fs/*."""
 
-    def __init__(self, connection: Connection) -> None:
+    def __init__(self, connection: ConnectionContext) -> None:
         self._connection = connection
         self._access = FileAccess()
         self._handles = FileHandles(connection.settings.max_file_handles)
@@ -214,7 +214,7 @@ class FilesystemV2:
 
     def _tell_changed(self, watch_id: int) -> None:
         params = FsMissingChangedParams(watch_id=watch_id)
-        self._connection.notify((jsonrpc.notification("fs/missingChanged", params),))
+        self._connection.notify(jsonrpc.notification("fs/missingChanged", params))
 
     async def aclose(self) -> None:
         """Let go of every file and of the watch."""

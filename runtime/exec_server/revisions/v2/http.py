@@ -16,14 +16,14 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from exec_server.engine.http.request import GivenHeader
-    from exec_server.server.connection import Connection
+    from exec_server.revisions.interface import ConnectionContext
     from exec_server_protocol.v2.http import HttpRequestHeader, HttpRequestParams
 
 
 class HttpV2:
     """http/request."""
 
-    def __init__(self, connection: Connection) -> None:
+    def __init__(self, connection: ConnectionContext) -> None:
         self._requests = HttpRequests(
             connection, _result, HttpRequestBodyDeltaParams, route_aware=True
         )

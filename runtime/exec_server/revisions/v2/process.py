@@ -19,7 +19,7 @@ from exec_server.engine.sandbox.denial import looks_denied
 from exec_server.errors import InvalidArgument, InvalidRequest, OperationFailed
 from exec_server.revisions.process_events import NumberedEvents, exit_code_of_signals
 from exec_server.revisions.v2 import sandbox as sandboxes
-from exec_server.tasks import run_until_blocked
+from exec_server.tasks import start_eagerly
 from exec_server_protocol.v2.process import (
     OutputChunk as ProtocolChunk,
 )
@@ -42,8 +42,8 @@ from exec_server_protocol.v2.process import (
 if TYPE_CHECKING:
     from exec_server.engine.processes.process import Process
     from exec_server.engine.processes.process_state import ExitStatus, WriteStatus
-    from exec_server.server.connection import Connection
-    from exec_server.server.session import AcceptedWrites, Announcer
+    from exec_server.revisions.accepted_writes import AcceptedWrites
+    from exec_server.revisions.interface import ConnectionContext, NotificationEncoder
     from exec_server_protocol.v2.sandbox import SandboxType
 
 _LONG_NAME: Final = 64
@@ -106,7 +106,7 @@ class ProcessContext(NumberedEvents):
         if task is None:
             if process.tty and process.exited:
                 raise OperationFailed("failed to write to process stdin")
-            outcome = run_until_blocked(process.write(data))
+            outcome = start_eagerly(process.write(data))
             if not isinstance(outcome, asyncio.Task):
                 return self._note(write_id, outcome, accepted)
             task = self._under_way[write_id] = outcome
@@ -173,7 +173,7 @@ async def spawn_spec(params: ProcessStartParams, rows: int = 24, cols: int = 80)
         raise InvalidRequest("enforceManagedNetwork: this server does not manage networks")
     wrapper = bubblewrap.require()
     view = await run_in_thread(partial(wrapper.plan, policy))
-    return wrapper.confine(spec, view, allows_network=policy.allows_network)
+    return wrapper.wrap_spec(spec, view, allows_network=policy.allows_network)
 
 
 def sandbox_type(spec: SpawnSpec) -> SandboxType:
@@ -184,13 +184,13 @@ def sandbox_type(spec: SpawnSpec) -> SandboxType:
 class ProcessesV2:
     """process/*, as far as revisions that extend v2 have it as well."""
 
-    def __init__(self, connection: Connection) -> None:
+    def __init__(self, connection: ConnectionContext) -> None:
         self._connection = connection
 
-    def _find(self, process_id: str) -> Process[Announcer] | None:
+    def _find(self, process_id: str) -> Process[NotificationEncoder] | None:
         return self._connection.session.processes.get(process_id)
 
-    def _known(self, process_id: str) -> Process[Announcer]:
+    def _known(self, process_id: str) -> Process[NotificationEncoder]:
         process = self._find(process_id)
         if process is None:
             raise InvalidRequest(f"unknown process id {process_id}")

@@ -7,10 +7,10 @@ from typing import TYPE_CHECKING, Final
 
 from msgspec import UNSET, UnsetType
 
-from exec_server.revisions.binding import BoundMethods, Decoders, LateHandlers
+from exec_server.revisions.binding import BoundMethods, Decoders, LazyHandlers
+from exec_server.revisions.interface import BoundRevision
 from exec_server.revisions.v2 import capabilities, config, filesystem, http, process
 from exec_server.revisions.v2.environment import EnvironmentV2, describe_environment
-from exec_server.server.connection import BoundRevision
 from exec_server_protocol.v2.errors import ERRORS
 from exec_server_protocol.v2.methods import METHODS
 from exec_server_protocol.v2.session import InitializedParams, InitializeParams, InitializeResult
@@ -18,7 +18,7 @@ from exec_server_protocol.v2.session import InitializedParams, InitializeParams,
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Mapping
 
-    from exec_server.server.connection import Connection
+    from exec_server.revisions.interface import ConnectionContext
     from exec_server_protocol.table import ErrorKind, Method
     from exec_server_protocol.v2.server import Handlers
 
@@ -33,7 +33,7 @@ class EveryRevisionInitializeResult(InitializeResult, frozen=True, kw_only=True)
 class LifecycleV2:
     """The handshake."""
 
-    def __init__(self, connection: Connection) -> None:
+    def __init__(self, connection: ConnectionContext) -> None:
         self._connection = connection
 
     async def initialize(self, params: InitializeParams) -> InitializeResult:
@@ -49,12 +49,12 @@ class LifecycleV2:
         """The connection itself notes that the handshake is over."""
 
 
-def v0_version(connection: Connection) -> str | UnsetType:
+def v0_version(connection: ConnectionContext) -> str | UnsetType:
     """What a client of v0 looks for in the answer to initialize, if the server speaks v0."""
     return "exec-server.v0" if "v0" in connection.revisions else UNSET
 
 
-class ExtensibleHandlers(LateHandlers):
+class ExtensibleHandlers(LazyHandlers):
     """The handlers of one connection, as far as revisions that extend v2 have the same."""
 
     @cached_property
@@ -123,7 +123,7 @@ class V2:
 
     name = "v2"
 
-    def bind(self, connection: Connection) -> BoundRevision:
+    def bind(self, connection: ConnectionContext) -> BoundRevision:
         """The handlers of one connection; see Revision."""
         handlers = HandlersV2(connection)
         served: Handlers = handlers

@@ -11,7 +11,13 @@ from typing import TYPE_CHECKING, Final
 
 from exec_server.engine import path_uri
 from exec_server.engine.paths import normalize
-from exec_server.engine.sandbox.policy import MAX_RULES, Places, Rule, SandboxPolicy, check_number
+from exec_server.engine.sandbox.policy import (
+    MAX_RULES,
+    Rule,
+    SandboxPolicy,
+    SpecialPaths,
+    check_number,
+)
 from exec_server.errors import InvalidArgument, InvalidRequest
 from exec_server.revisions.file_rules import EntryReader
 from exec_server_protocol.v2.sandbox import (
@@ -77,14 +83,14 @@ def _policy(
     return SandboxPolicy(rules, patterns, file_system.glob_scan_max_depth, allows_network)
 
 
-def _places(sandbox: Sandbox, cwd: str | None, tmpdir: str | None) -> Places:
+def _places(sandbox: Sandbox, cwd: str | None, tmpdir: str | None) -> SpecialPaths:
     context = sandbox if sandbox.policy_context is None else sandbox.policy_context
     check_number("workspace roots", len(context.workspace_roots), MAX_RULES)
     check_number("temporary directories", len(sandbox.temporary_directories or ()), MAX_RULES)
     temporary = [path_uri.parse(uri) for uri in sandbox.temporary_directories or ()]
     if tmpdir is not None and tmpdir.startswith("/"):
         temporary.append(normalize(tmpdir))
-    return Places(
+    return SpecialPaths(
         cwd=cwd if context.cwd is None else path_uri.parse(context.cwd),
         project_roots=tuple(map(path_uri.parse, context.workspace_roots)),
         temporary=tuple(dict.fromkeys(temporary)),
