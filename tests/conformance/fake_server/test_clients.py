@@ -11,7 +11,6 @@ import sys
 from pathlib import Path
 
 import pytest
-from tests.support.waiting import wait_until
 
 from tests.support.checkout import ROOT
 from tests.support.suite_runs import PROGRAM, run
