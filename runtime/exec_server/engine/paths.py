@@ -91,8 +91,7 @@ def parent(path: str) -> str | None:
 def ancestors(path: AnyStr) -> Iterator[AnyStr]:
     """Yield the directories above an absolute path, the nearest first."""
     while (above := os.path.dirname(path)) != path:
-        path = above
-        yield path
+        yield (path := above)
 
 
 def to_native(path: str) -> bytes:

@@ -5,8 +5,6 @@ from __future__ import annotations
 import os
 from typing import TYPE_CHECKING, Final
 
-from exec_server.engine.paths import ancestors
-
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
@@ -55,17 +53,20 @@ class AccessMap:
 
     def effective(self, path: str) -> Access | None:
         """Return the access that applies to a path; None if it is hidden."""
+        # Called for every step of every path, so without the generator ``ancestors``.
         rules = self._rules
-        if path in rules:
-            return rules[path]
-        for above in ancestors(path):
-            if above in rules:
-                return rules[above]
-        return None
+        while (access := rules.get(path)) is None and path != "/":
+            path = path[: path.rindex("/")] or "/"
+        return access
 
     def inherited(self, path: str) -> Access | None:
         """Return the access that applies to the parent of a path."""
         return self.effective(os.path.dirname(path))
+
+    @property
+    def exposes_everything(self) -> bool:
+        """True if no path is hidden or denied."""
+        return "/" in self._rules and "deny" not in self._rules.values()
 
     def allows_below(self, path: str) -> bool:
         """Return True if a rule makes anything below a path accessible."""

@@ -42,6 +42,7 @@ class Snapshot:
         Missing components are kept as they are. Raises InvalidRequest for too many links, or if a
         file is replaced meanwhile.
         """
+        to_native(path)  # checks for a NUL, which no file name contains
         links: dict[str, str] = {}
         followed = 0
         real = ""
@@ -92,7 +93,7 @@ class Snapshot:
         above, _, name = path.rpartition("/")
         if not self.is_directory(above or "/"):
             return None
-        native = to_native(f"/{name}")[1:]
+        native = _encode(name)
         directory = open_source(above or "/")
         try:
             status = os.stat(native, dir_fd=directory, follow_symlinks=False)
@@ -113,7 +114,7 @@ def open_source(path: str) -> int:
     Raises InvalidRequest if the file is missing or its path contains a symbolic link, and OSError
     for lack of resources.
     """
-    native = to_native(path)
+    native = _encode(path)
     try:
         descriptor = os.open(native, _FLAGS)
     except OSError as error:
@@ -126,6 +127,11 @@ def open_source(path: str) -> int:
         return descriptor
     os.close(descriptor)
     raise replaced(path)
+
+
+def _encode(path: str) -> bytes:
+    """Return a resolved path, or a name in it, as bytes: ``to_native`` without its checks."""
+    return path.encode("utf-8", "surrogateescape")
 
 
 def is_reached_without_links(descriptor: int, path: bytes) -> bool:

@@ -278,6 +278,8 @@ class _ViewPlanner:
     # Paths exposed for the sandbox itself
 
     def _expose(self, needs: Iterable[str]) -> None:
+        if self._access.exposes_everything:
+            return
         hidden: list[str] = []
         for need in needs:
             path, links = self._files.resolve(need)
