@@ -7,6 +7,7 @@ process (SIGSYS).
 from __future__ import annotations
 
 import errno
+import functools
 import os
 import struct
 from typing import Final
@@ -149,6 +150,7 @@ _ARCHITECTURES: Final = {
 }
 
 
+@functools.cache
 def build_filter(*, allows_network: bool, machine: str | None = None) -> bytes | None:
     """Return the filter as an array of struct sock_filter; None for an unsupported machine.
 
