@@ -35,6 +35,9 @@ class Settings(msgspec.Struct, frozen=True):
     """Chunks retained for process/read, per process: each costs memory besides its bytes."""
     max_retained_bytes: int = 128 * MEBIBYTE
     """Memory for the retained output of all processes of a session."""
+    max_detached_bytes: int = 224 * MEBIBYTE
+    """Memory that all detached sessions may hold together: what the limits above and below allow a
+    single one, so that one alone is never ended early."""
     remembered_writes: int = 65_536
     """Names of accepted writes that are known again, per session (v2 process/write)."""
     write_queue_bytes: int = 8 * MEBIBYTE

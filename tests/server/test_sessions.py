@@ -20,7 +20,7 @@ def pid_of(client: peer.Client, process_id: str) -> int:
             (one for one in client.events(process_id) if one["method"] == "process/output"), None
         )
     )
-    return int(base64.b64decode(event["params"]["chunk"]))
+    return int(base64.b64decode(event["params"]["chunk"]).partition(b"\n")[0])
 
 
 def test_a_session_is_resumed_with_nothing_lost() -> None:
@@ -37,6 +37,53 @@ def test_a_session_is_resumed_with_nothing_lost() -> None:
         second.wait(lambda: second.events("p"))
         result = second.call("process/read", {"processId": "p"})
         assert b"".join(base64.b64decode(one["chunk"]) for one in result["chunks"]) == b"one\ntwo\n"
+
+
+class TestManyDetachedSessions:
+    """They hold a bounded amount of memory together."""
+
+    LIMIT = ("--max-detached-bytes", "3000000")
+
+    @staticmethod
+    def detached(server: peer.Listening, *argv: str) -> tuple[str, int]:
+        """Leave a session behind that runs a program which writes its pid first."""
+        client = server.client()
+        session_id = client.initialize()
+        client.start("p", "sh", "-c", f"echo $$; {' '.join(argv)}")
+        pid = pid_of(client, "p")
+        client.close()
+        return session_id, pid
+
+    @staticmethod
+    def resumes(server: peer.Listening, session_id: str) -> bool:
+        client = server.client()
+        answer = client.answer(
+            client.request("initialize", {"clientName": "x", "resumeSessionId": session_id})
+        )
+        return "result" in answer
+
+    def test_the_oldest_end_early_when_output_is_retained(self) -> None:
+        with peer.listening(*self.LIMIT) as server:
+            flood = ("head", "-c", "2000000", "/dev/zero;", "sleep", "100")
+            sessions = [self.detached(server, *flood) for _ in range(4)]
+            idle = self.detached(server, "sleep", "100")
+            assert peer.wait_until(lambda: peer.is_gone(sessions[0][1]))
+            assert not self.resumes(server, sessions[0][0])
+            assert not peer.is_gone(sessions[-1][1])
+            assert self.resumes(server, sessions[-1][0])
+            assert self.resumes(server, idle[0])
+
+    def test_a_session_that_is_attached_does_not_count(self) -> None:
+        with peer.listening("--max-detached-bytes", "1") as server:
+            client = server.client()
+            client.initialize()
+            client.start("p", "sh", "-c", "echo $$; head -c 3000000 /dev/zero; sleep 100")
+            pid = pid_of(client, "p")
+            client.wait(lambda: len(client.events("p")) > 30)
+            _, other = self.detached(server, "sleep", "100")
+            assert peer.wait_until(lambda: peer.is_gone(other))
+            assert not peer.is_gone(pid)
+            assert client.is_alive()
 
 
 def test_a_session_has_one_connection_and_its_own_process_ids() -> None:

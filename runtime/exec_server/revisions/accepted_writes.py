@@ -20,6 +20,10 @@ class AcceptedWrites:
         """Return True if the write was accepted and is still remembered."""
         return write in self._known
 
+    def __len__(self) -> int:
+        """Return the number of writes remembered."""
+        return len(self._known)
+
     def add(self, write: tuple[object, str | bytes]) -> None:
         """Remember a write; beyond the limit the oldest one is forgotten."""
         self._known.add(write)

@@ -8,23 +8,35 @@ output is retained, and it can be resumed until its time is over; then its proce
 from __future__ import annotations
 
 import asyncio
+import logging
 import uuid
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Final, Protocol
 
 from exec_server.engine.memory_budget import MemoryBudget
 from exec_server.engine.processes.orphan_reaper import END_SECONDS, OrphanReaper
+from exec_server.engine.processes.output_log import CHUNK_COST
 from exec_server.engine.processes.table import REAP_SECONDS, ProcessTable
 from exec_server.errors import InvalidRequest, SessionAttached
 from exec_server.revisions.accepted_writes import AcceptedWrites
 from exec_server.server.memory import UnusedMemory
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from exec_server.engine.processes.output_log import OutputChunk
     from exec_server.engine.processes.process import Process
     from exec_server.engine.processes.process_state import ExitStatus
     from exec_server.engine.processes.watchdog import Watchdog
     from exec_server.revisions.interface import NotificationEncoder
     from exec_server.settings import Settings
+
+log = logging.getLogger("exec_server")
+
+_WRITE_BYTES: Final = 256
+"""Approximate memory of one remembered write: a tuple, a short name, and two entries for it."""
+
+_CHECK_BYTES: Final = 1024 * 1024
+"""Output of detached sessions between two checks of their limit; each check reads all sizes."""
 
 
 class Attachment(Protocol):
@@ -45,23 +57,25 @@ class Session:
 
     def __init__(
         self,
-        loop: asyncio.AbstractEventLoop,
         watchdog: Watchdog | None,
         reaper: OrphanReaper | None,
         settings: Settings,
         revision: str,
+        on_retained: Callable[[int], None],
     ) -> None:
+        """``on_retained`` is called with the size of each chunk that only the session gets."""
         self.id = str(uuid.uuid4())
         self.revision = revision
         """Revision that the client used last."""
         self.attachment: Attachment | None = None
         self._reaper = reaper
+        self._on_retained = on_retained
         self._tag: int | None = None
         self.memory = MemoryBudget(settings.max_held_bytes, self._count_unsent)
         self.accepted_writes = AcceptedWrites(settings.remembered_writes)
         self.processes: ProcessTable[NotificationEncoder] = ProcessTable(
             self,
-            loop=loop,
+            loop=asyncio.get_running_loop(),
             memory=self.memory,
             watchdog=watchdog,
             tag=self._take_tag,
@@ -77,10 +91,18 @@ class Session:
     def _count_unsent(self) -> int:
         return 0 if self.attachment is None else self.attachment.unsent_bytes
 
+    @property
+    def held_bytes(self) -> int:
+        """Approximate memory that the session takes."""
+        writes = len(self.accepted_writes) * _WRITE_BYTES
+        return self.processes.retained_bytes + self.memory.held_bytes + writes
+
     def on_output(self, process: Process[NotificationEncoder], chunk: OutputChunk) -> None:
-        """Tell the attached connection; see ProcessEvents."""
+        """Tell the attached connection, or else the registry; see ProcessEvents."""
         if self.attachment is not None:
             self.attachment.notify(process.context.output(process, chunk))
+        else:
+            self._on_retained(len(chunk.data))
 
     def on_exited(
         self, process: Process[NotificationEncoder], seq: int, status: ExitStatus
@@ -127,6 +149,7 @@ class SessionRegistry:
         self._settings = settings
         self._sessions: dict[str, Session] = {}
         self._expiries: dict[str, asyncio.TimerHandle] = {}
+        self._retained_since_check = 0
         self._ending: set[asyncio.Task[None]] = set()
 
     def create(self, attachment: Attachment, revision: str) -> Session:
@@ -138,7 +161,13 @@ class SessionRegistry:
             raise InvalidRequest(
                 f"this server keeps at most {self._settings.max_sessions} sessions at a time"
             )
-        session = Session(self._loop, self._watchdog, self._reaper, self._settings, revision)
+        session = Session(
+            self._watchdog,
+            self._reaper,
+            self._settings,
+            revision,
+            self._count_retained,
+        )
         session.attachment = attachment
         self._sessions[session.id] = session
         return session
@@ -166,6 +195,32 @@ class SessionRegistry:
             self._expiries[session.id] = self._loop.call_later(
                 self._settings.detached_seconds, self.end, session
             )
+            self._bound_detached()
+
+    def _count_retained(self, size: int) -> None:
+        """Count output of detached sessions, and look at the limit every now and then."""
+        self._retained_since_check += size + CHUNK_COST
+        if self._retained_since_check > _CHECK_BYTES:
+            self._bound_detached()
+
+    def _bound_detached(self) -> None:
+        """End the sessions that were detached first while all together hold too much."""
+        self._retained_since_check = 0
+        # They are in the order in which they were detached.
+        held = {session_id: self._sessions[session_id].held_bytes for session_id in self._expiries}
+        excess = sum(held.values()) - self._settings.max_detached_bytes
+        for session_id, size in held.items():
+            if excess <= 0:
+                break
+            if size:
+                excess -= size
+                # Not at once: a process of the session may be delivering output.
+                self._loop.call_soon(self._end_early, self._sessions[session_id])
+
+    def _end_early(self, session: Session) -> None:
+        if session.attachment is None and session.id in self._sessions:
+            log.info("a detached session ends early: too much memory is held for such sessions")
+            self.end(session)
 
     def end(self, session: Session) -> None:
         """Forget a session and kill its processes."""

@@ -101,6 +101,13 @@ _OPTIONS: Final = (
         "of the process that writes is dropped",
     ),
     _Option(
+        "--max-detached-bytes",
+        "max_detached_bytes",
+        option_types.count,
+        "bytes of memory that all detached sessions may hold, output and queued input included; "
+        "beyond it the session that was detached first ends early and its processes are killed",
+    ),
+    _Option(
         "--remembered-writes",
         "remembered_writes",
         option_types.count,

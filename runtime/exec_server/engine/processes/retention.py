@@ -59,6 +59,11 @@ class Retention:
         self._closed: deque[tuple[float, Retained]] = deque()
         self._timer: asyncio.TimerHandle | None = None
 
+    @property
+    def held_bytes(self) -> int:
+        """Approximate memory of all retained output, and of the closed processes."""
+        return self._bytes
+
     def count_output(self, process: Retained) -> None:
         """Count new output of a process, and free memory beyond the limit.
 

@@ -109,6 +109,11 @@ class ProcessTable(Generic[C]):
         """Number of running processes."""
         return len(self._running)
 
+    @property
+    def retained_bytes(self) -> int:
+        """Approximate memory of the retained output, and of the closed processes."""
+        return self._retention.held_bytes
+
     def get(self, process_id: str) -> Process[C] | None:
         """Return the process with this id, running or retained."""
         return self._processes.get(process_id)
