@@ -256,3 +256,18 @@ def test_help_explains_every_command(capsys: pytest.CaptureFixture[str]) -> None
     text = capsys.readouterr().out
     for word in ("generate", "check", "lint", "exit codes"):
         assert word in text
+
+
+@pytest.mark.parametrize("package", ["datamodel_code_generator", "jinja2", "jsonschema"])
+def test_a_missing_package_is_named_in_one_line(package: str) -> None:
+    script = (
+        f"import sys; sys.modules[{package!r}] = None; "
+        "from exec_server_codegen.program import main; sys.exit(main())"
+    )
+    command = [sys.executable, "-W", "error", "-c", script, "lint"]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=60)
+    assert (done.returncode, done.stdout) == (1, "")
+    assert done.stderr == (
+        f"exec-server-codegen: the package {package} is not installed; install "
+        "exec-server-codegen with its dependencies\n"
+    )

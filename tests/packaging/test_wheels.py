@@ -101,3 +101,23 @@ def test_the_distributions_share_one_version() -> None:
             if name in names:
                 assert pinned == version
     assert f'__version__ = "{version}"' in (ROOT / "runtime/exec_server/__init__.py").read_text()
+
+
+def test_the_code_generator_works_from_its_wheel(wheels: Path, tmp_path: Path) -> None:
+    """It generates this repository's files, with the dependencies that it declares alone."""
+    home = tmp_path / "venv"
+    subprocess.run([sys.executable, "-m", "venv", str(home)], check=True, timeout=120)
+    pip = [str(home / "bin" / "python"), "-m", "pip", "--disable-pip-version-check"]
+    install = [*pip, "install", "--quiet", "--find-links", str(wheels), "exec-server-codegen"]
+    subprocess.run(install, check=True, timeout=600)
+    shutil.copytree(ROOT / "schema", tmp_path / "schema")
+    done = subprocess.run(
+        [str(home / "bin" / "exec-server-codegen"), "generate"],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+    assert (done.returncode, done.stderr) == (0, "")
+    for path in (tmp_path / "generated").rglob("*.py"):
+        assert path.read_bytes() == (ROOT / path.relative_to(tmp_path)).read_bytes()
