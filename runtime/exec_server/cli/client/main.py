@@ -12,7 +12,7 @@ import sys
 import traceback
 from typing import TYPE_CHECKING, Final, NoReturn
 
-from exec_server.cli.client import files, info, printing, run, sessions, terminal
+from exec_server.cli.client import copying, files, info, printing, run, sessions, terminal
 from exec_server.cli.client.exit_codes import (
     FAILED,
     SIGNALLED,
@@ -98,10 +98,29 @@ def _parser() -> argparse.ArgumentParser:
     command.set_defaults(do=sessions.kill)
 
     command = commands.add_parser("cp", parents=[server], help="copy files, either way")
-    command.add_argument("-r", "--recursive", action="store_true", help="directories too")
-    command.add_argument("source", help="path here, or :PATH there")
-    command.add_argument("destination", help="path there, as :PATH, or here")
-    command.set_defaults(do=files.copy)
+    command.add_argument(
+        "-r", "-R", "--recursive", action="store_true", help="copy directories and their content"
+    )
+    command.add_argument(
+        "-p",
+        "--preserve",
+        action="store_true",
+        help="fail with exit code 1 where modes and times cannot be kept (default: a warning for "
+        "private files alone)",
+    )
+    command.add_argument(
+        "-a",
+        "--archive",
+        action="store_true",
+        help="copy directories, and fail where modes and times cannot be kept: the same as -rp",
+    )
+    command.add_argument(
+        "paths",
+        nargs="+",
+        metavar="SOURCE... DESTINATION",
+        help="local path, remote path as :PATH or :~/PATH, or '-' for the standard streams",
+    )
+    command.set_defaults(do=copying.copy)
 
     command = commands.add_parser("ls", parents=[server, as_json], help="list a directory")
     command.add_argument("-l", "--long", action="store_true", help="with sizes and times")
@@ -172,6 +191,11 @@ def _options(argv: Sequence[str] | None) -> argparse.Namespace:
             del options.argv[0]
         if not options.argv:
             parser.error("run: there is no program to run")
+    if options.do is copying.copy:
+        if len(options.paths) < 2:
+            parser.error("cp: a source and a destination are expected")
+        options.recursive = options.recursive or options.archive
+        options.preserve = options.preserve or options.archive
     return options
 
 
