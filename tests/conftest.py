@@ -24,7 +24,7 @@ _REMEDIES: Final = (
     (r"CGROUP", "run where cgroups (version 2) can be made"),
     (r"chosen releases", "choose other releases in PEER_VERSIONS"),
 )
-"""What makes skipped tests run, by a pattern of the reason that they were skipped for."""
+"""Ways to have skipped tests run, by a pattern of the reason for the skip."""
 
 
 def pytest_terminal_summary(terminalreporter: TerminalReporter) -> None:

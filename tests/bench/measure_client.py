@@ -1,4 +1,4 @@
-"""What the client costs: printed, not judged.
+"""Cost of the client library: printed, not judged.
 
     python tests/bench/measure_client.py [imports] [echo] [output] [processes]
 

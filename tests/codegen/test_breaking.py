@@ -1,4 +1,4 @@
-"""What breaks between two contracts: every rule, by a small pair of schemas, through the command.
+"""Breaking changes between two contracts: every rule, with a small pair of schemas.
 
 The contract of the tests has a type of its own for each side, so that a change of one shows what
 follows from who sends the value.

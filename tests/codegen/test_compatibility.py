@@ -24,7 +24,7 @@ def headings(text: str) -> list[str]:
 
 
 def section(heading: str) -> str:
-    """What stands below a heading, up to the next of its level."""
+    """Return the text below a heading, up to the next of its level."""
     level = re.escape(heading.split(" ", maxsplit=1)[0])
     found = re.search(
         rf"^{re.escape(heading)}\n(.*?)(?=^{level} |\Z)", PAGE, re.MULTILINE | re.DOTALL

@@ -21,7 +21,7 @@ COMMAND = "import sys; from exec_server_codegen.cli import main; sys.exit(main()
 
 
 OTHERS = ("v0", "v2", "draft", "v0.json", "v2.json")
-"""What of the schema is left out where one revision shows all."""
+"""Parts of the schema left out where one revision shows all."""
 
 
 @pytest.fixture

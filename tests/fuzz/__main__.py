@@ -29,6 +29,7 @@ from tests.fuzz.server import (
     random_frames,
     running,
 )
+from tests.support.waiting import wait_until
 
 if TYPE_CHECKING:
     import subprocess
@@ -50,12 +51,12 @@ WARM: Final = 10_000
 GROWTH: Final = 1.1
 
 PROGRESS: Final = 50_000
-"""Messages between two signs of life."""
+"""Messages between two lines of progress."""
 
 
 @dataclass
 class Result:
-    """What came of it."""
+    """Counts and faults of a run."""
 
     sent: int = 0
     valid: int = 0
@@ -66,7 +67,7 @@ class Result:
     faults: list[str] = field(default_factory=list)
 
     def fault(self, words: str) -> None:
-        """Note what should not have happened, and tell it at once."""
+        """Note a fault and print it at once."""
         print(f"WRONG: {words}", file=sys.stderr, flush=True)
         self.faults.append(words)
 
@@ -85,7 +86,7 @@ class Fuzzer:
         self._count = 0
 
     def is_done(self, share: float) -> bool:
-        """Whether a share of the messages was sent, or of the time has passed."""
+        """Return True once a share of the messages was sent, or of the time has passed."""
         passed = time.monotonic() - self._begin
         return self.result.sent >= share * self._messages or passed > share * self._seconds
 
@@ -174,18 +175,14 @@ class Fuzzer:
                 self._end(process)
 
     def _look_after(self, process: subprocess.Popen[bytes], fds: int) -> int:
-        """What is left when all clients have gone."""
+        """Report processes and descriptors left after all clients; return the memory used."""
         if process.poll() is not None:
             return 0
-        deadline = time.monotonic() + PATIENCE
-        while children(process.pid) or descriptors(process.pid) > fds:
-            if time.monotonic() > deadline:
-                self.result.fault(
-                    f"left: {children(process.pid)} processes, "
-                    f"{descriptors(process.pid) - fds} descriptors"
-                )
-                break
-            time.sleep(0.05)
+        if not wait_until(lambda: not children(process.pid) and descriptors(process.pid) <= fds):
+            self.result.fault(
+                f"left: {children(process.pid)} processes, "
+                f"{descriptors(process.pid) - fds} descriptors"
+            )
         return memory_bytes(process.pid)
 
     def _end(self, process: subprocess.Popen[bytes]) -> None:

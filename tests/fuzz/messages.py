@@ -109,7 +109,7 @@ class Generator:
         return data
 
     def is_safe(self, data: bytes) -> bool:
-        """Whether all effects that the message could have stay inside the folder."""
+        """Return True if all effects that the message could have stay inside the folder."""
         try:
             message = json.loads(data, strict=False)
         except (ValueError, RecursionError):
@@ -142,8 +142,10 @@ class Generator:
 
     @staticmethod
     def is_violation(data: bytes) -> bool:
-        """Whether the message ends the connection by contract: no text, or well-formed but no
-        request."""
+        """Return True if the message ends the connection by contract.
+
+        It is no text, or well-formed but no request.
+        """
         try:
             message = json.loads(data.decode())
         except UnicodeDecodeError:
@@ -253,7 +255,7 @@ class _Maker:
         self._paths = [prefix, *(f"{prefix}/{name}" for name in ("f", "g", "d", "d/x", "no/such"))]
 
     def of(self, schema: dict[str, Any], name: str, depth: int) -> Make:
-        """What makes values of a schema; ``name`` is the member that they are for."""
+        """Return the strategy for values of a schema; ``name`` is the member that they are for."""
         if depth > 2 * _MAX_DEPTH:
             return lambda: None
         special = self._special(name)

@@ -14,13 +14,12 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
+from tests.support.waiting import PATIENCE
+
 if TYPE_CHECKING:
     import random
     from collections.abc import Iterator, Sequence
     from collections.abc import Set as AbstractSet
-
-PATIENCE: Final = 60.0
-"""Seconds after which a server that does not answer counts as hung."""
 
 PROGRAM: Final = str(Path(sys.executable).with_name("codex-exec-server"))
 
@@ -72,12 +71,12 @@ def memory_bytes(pid: int) -> int:
 
 
 def descriptors(pid: int) -> int:
-    """How many descriptors a server has open, that to its watchdog left out."""
+    """Return the number of open descriptors of a server, without that to its watchdog."""
     return len(os.listdir(f"/proc/{pid}/fd")) - min(1, _children(pid))
 
 
 def children(pid: int) -> int:
-    """How many children a server has, zombies included and its watchdog left out.
+    """Return the number of children of a server, zombies included, without its watchdog.
 
     It has that from the first process on that it starts.
     """

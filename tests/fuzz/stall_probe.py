@@ -1,4 +1,4 @@
-"""Longest time that a server served nobody, as a second client of it measures.
+"""Longest time without an answer, as a second client of the server measures it.
 
 A process of its own (``python -m tests.fuzz.stall_probe URL PID``). It sends small requests one
 after the other, and for each line on its standard input prints the longest stall since the last,

@@ -84,7 +84,7 @@ def method_cases(revision: str, folder: str) -> Iterator[Case]:
 
 
 def envelope_cases() -> Iterator[Case]:
-    """What belongs to no method."""
+    """Cases that belong to no method."""
     start = b'{"id":1,"method":"x","params":'
     for name, unit in (
         ("empty lists", b"[],"),
@@ -305,7 +305,7 @@ class Watch:
         return total / 1e9
 
     def faults_of(self, case: Case, sizes: Sequence[int]) -> list[str]:
-        """What is wrong with a case."""
+        """Return the faults of a case."""
         faults = []
         before = 0.0
         for size in sizes:

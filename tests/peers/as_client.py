@@ -35,7 +35,7 @@ if TYPE_CHECKING:
 NO_EXIT_CODE: Final = 125
 
 MOST_TURNS: Final = 6
-"""How often the model asks whether the program has ended."""
+"""Number of times that the model asks if the program has exited."""
 
 _WAIT: Final = {"yield_time_ms": 20_000}
 """The longest that a tool call may wait for a program."""

@@ -74,22 +74,22 @@ class Release:
         return self.version
 
     def is_since(self, version: str) -> bool:
-        """Whether this release is that one or a later one."""
+        """Return True for that release and later ones."""
         return codex_binaries.parse_version(self.version) >= codex_binaries.parse_version(version)
 
     @property
     def speaks_v2(self) -> bool:
-        """Whether the release speaks revision v2 of the protocol, v1 before."""
+        """True for revision v2 of the protocol, false for v1."""
         return self.is_since("0.140.0")
 
     @property
     def transports(self) -> tuple[Transport, ...]:
-        """How the client can reach an exec-server."""
+        """Transports over which the client can reach an exec-server."""
         return ("ws", "stdio") if self.reads_environments else ("ws",)
 
     @property
     def reads_environments(self) -> bool:
-        """Whether ``environments.toml`` names its exec-servers; a variable does before."""
+        """True if ``environments.toml`` names its exec-servers; a variable does before."""
         return self.is_since("0.133.0")
 
     @property
@@ -105,7 +105,7 @@ class Release:
 
 @dataclass(frozen=True, slots=True)
 class Connection:
-    """How a client reaches its exec-server: a WebSocket URL, or a program to run."""
+    """Way to an exec-server: a WebSocket URL, or a program to run."""
 
     url: str | None = None
     command: Sequence[str] = ()
@@ -125,7 +125,7 @@ class CodexClient:
     """Settings over the configuration file, by dotted name."""
 
     include_local: bool = False
-    """Whether the model may also work where the client is, in an environment ``local``."""
+    """True if the model may also work where the client is, in an environment ``local``."""
 
     process: subprocess.Popen[bytes] = field(init=False)
 
@@ -159,7 +159,7 @@ class CodexClient:
         assert code == 0, f"codex {self.release} ended with {code}:\n{self.said()}"
 
     def said(self) -> str:
-        """What the client printed, for people."""
+        """Printed output of the client, for people."""
         return "\n".join((self.home / name).read_text() for name in ("stdout", "stderr"))
 
     def _environments(self) -> str:

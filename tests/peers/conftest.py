@@ -83,7 +83,7 @@ def stage(
 
 @cache
 def _obstacle(version: str) -> str | None:
-    """Why a release cannot be had, asked once: npm may take long to find out."""
+    """Return the reason that a release cannot be fetched; cached, since npm may take long."""
     try:
         codex_binaries.fetch(version)
     except codex_binaries.NpmUnavailable as error:

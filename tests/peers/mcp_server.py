@@ -14,12 +14,12 @@ if TYPE_CHECKING:
     from types import TracebackType
 
 TOKEN = "speak-friend"
-"""What the HTTP server wants as bearer token."""
+"""Bearer token that the HTTP server requires."""
 
 _TOOLS = [
     {
         "name": "greet",
-        "description": "Greets somebody.",
+        "description": "Returns a greeting.",
         "inputSchema": {
             "type": "object",
             "properties": {"name": {"type": "string"}},
@@ -98,7 +98,7 @@ class HttpMcpServer:
 
     @property
     def url(self) -> str:
-        """Where clients call it."""
+        """URL for clients."""
         return f"http://127.0.0.1:{self._server.server_address[1]}/mcp"
 
     def _handler_class(self) -> type[BaseHTTPRequestHandler]:

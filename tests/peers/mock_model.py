@@ -51,14 +51,14 @@ class ModelRequest:
         return names
 
     def result(self, call_id: str) -> Any:
-        """What a tool call gave: a text, or a list of content parts."""
+        """Return the output of a tool call: a text, or a list of content parts."""
         for item in self.body["input"]:
             if item["type"].endswith("_call_output") and item["call_id"] == call_id:
                 return item["output"]
         raise AssertionError(f"the model was told nothing of the call {call_id!r}")
 
     def text_result(self, call_id: str) -> str:
-        """What a tool call gave, as text."""
+        """Return the output of a tool call as text."""
         result = self.result(call_id)
         if isinstance(result, str):
             return result
@@ -109,7 +109,7 @@ class MockModel:
     turns: Sequence[Turn]
     requests: list[ModelRequest] = field(default_factory=list)
     failures: list[BaseException] = field(default_factory=list)
-    """What went wrong in the script itself."""
+    """Error of the script itself."""
 
     _server: ThreadingHTTPServer = field(init=False)
     _thread: threading.Thread = field(init=False)
@@ -134,7 +134,7 @@ class MockModel:
 
     @property
     def base_url(self) -> str:
-        """What a client has as the provider's base URL."""
+        """Base URL of the provider, for clients."""
         return f"http://127.0.0.1:{self._server.server_address[1]}/v1"
 
     def told(self) -> ModelRequest:

@@ -27,7 +27,7 @@ class _Link:
     client: socket.socket
     server: socket.socket
     muted: bool = False
-    """Whether what the server sends is recorded but not passed on."""
+    """True if messages of the server are recorded but not passed on."""
 
     awaited: Any = None
     """The id of the request whose answer is lost."""
@@ -76,7 +76,7 @@ class Proxy:
 
     @property
     def url(self) -> str:
-        """Where clients connect to."""
+        """URL for clients."""
         return f"ws://127.0.0.1:{self._listener.getsockname()[1]}"
 
     def cut(self) -> None:
@@ -86,7 +86,7 @@ class Proxy:
                 link.cut()
 
     def take_down(self) -> None:
-        """Cut, and let nobody connect until it is up again."""
+        """Cut all connections, and refuse new ones until the proxy is up again."""
         with self._lock:
             self._down = True
         self.cut()
@@ -99,7 +99,7 @@ class Proxy:
     def wait_refused(self, times: int) -> None:
         """Wait until clients came that often in vain."""
         for _ in range(times):
-            assert self._refused.acquire(timeout=PATIENCE), "nobody tried to connect"
+            assert self._refused.acquire(timeout=PATIENCE), "no client tried to connect"
 
     def lose_answer(self, method: str) -> None:
         """Pass on the next request of a method, lose its answer, and cut then."""

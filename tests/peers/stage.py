@@ -60,7 +60,7 @@ def apply_patch(call_id: str, *lines: str) -> Item:
 
 @dataclass(frozen=True, slots=True)
 class CommandResult:
-    """What the model is told of a command."""
+    """Result of a command as the model receives it."""
 
     seconds: float
     exit_code: int | None
@@ -97,7 +97,7 @@ def running(request: ModelRequest, call_id: str) -> int:
 
 @dataclass(slots=True)
 class Stage:
-    """Where a scenario takes place; everything it started is gone when the context ends."""
+    """Set-up of a scenario; everything it started is gone when the context ends."""
 
     release: Release
     transport: Transport
@@ -107,7 +107,7 @@ class Stage:
     """Variables of the server's environment, over pipes also of its parent's, the client."""
 
     watched: bool = True
-    """Whether a proxy stands between the client and a listening server."""
+    """True if a proxy stands between the client and a listening server."""
 
     directory: Path = field(init=False)
     proxy: Proxy | None = field(init=False, default=None)
@@ -162,7 +162,7 @@ class Stage:
 
     @property
     def wire(self) -> Wire | None:
-        """What went over the wire; None where it cannot be seen, as on pipes."""
+        """Recorded messages; None where they cannot be seen, as on pipes."""
         return None if self.proxy is None else self.proxy.wire
 
     @contextmanager

@@ -13,10 +13,10 @@ if TYPE_CHECKING:
 
 _HERE = Path(__file__).parent
 _CASE_SECONDS = 70
-"""How long a case may take: clients try 45 seconds to resume a session."""
+"""Time limit of a case: clients try 45 seconds to resume a session."""
 
 _SECONDS = 280
-"""How long all cases may take."""
+"""Time limit of all cases."""
 
 
 def test_a_real_client_keeps_the_contract(fetched: Release, transport: Transport) -> None:

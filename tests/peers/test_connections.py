@@ -101,7 +101,7 @@ def test_lost_while_running(stage: Stage) -> None:
 @pytest.mark.over("ws")
 @resumes
 def test_cut_while_writing(stage: Stage) -> None:
-    """What was written when the connection broke is written again, and applied once."""
+    """A write in flight when the connection broke is sent again, and applied once."""
 
     def lose(request: ModelRequest) -> Sequence[Item]:
         session_id = running(request, "run")
@@ -142,7 +142,7 @@ def test_cut_while_starting(stage: Stage) -> None:
 @pytest.mark.over("ws")
 @pytest.mark.server("--detached-seconds", "1")
 def test_killed_client(stage: Stage) -> None:
-    """The commands of a client that was killed are killed when nobody resumes its session."""
+    """The commands of a client that was killed are killed when its session is not resumed."""
     _end_client(stage, signal.SIGKILL)
 
 
@@ -160,7 +160,7 @@ def test_interrupted_client(stage: Stage) -> None:
 
 @keeps_sessions
 def test_unfinished_command(stage: Stage) -> None:
-    """What still runs when the client is done ends with it."""
+    """Processes that still run when the client is done are ended."""
     told = stage.play([run_command("run", "exec sleep 600", yield_time_ms=250)])
     running(told, "run")
 

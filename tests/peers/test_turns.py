@@ -71,7 +71,7 @@ def test_skills_that_appear(stage: Stage) -> None:
         assert wire.notifications("fs/missingChanged") == []
         (stage.directory / "prepared").rename(stage.workspace / ".agents")
         assert wait_until(lambda: wire.notifications("fs/missingChanged") != [])
-        # Whoever has the answers to this command has read the notification before them.
+        # A client with the answers to this command has read the notification before them.
         return [run_command("between", "true")]
 
     turns: list[Turn] = [

@@ -1,4 +1,4 @@
-"""How long a model waits for a short command, through our server and through codex's own.
+"""Latency of a short command for a model, through our server and through codex's own.
 
 Command line::
 

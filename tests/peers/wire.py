@@ -1,4 +1,4 @@
-"""What went over the wire between a client and an exec-server, and the rules it must keep."""
+"""Messages between a client and an exec-server, and the rules they must keep."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ _NOTIFICATION_MEMBERS: dict[str, dict[str, type]] = {
     "http/request/bodyDelta": {"requestId": str, "seq": int, "deltaBase64": str, "done": bool},
     "fs/missingChanged": {"watchId": int},
 }
-"""What a client cannot do without: one that lacks a member of these drops the connection."""
+"""Members that a client requires: it drops the connection if one is missing."""
 
 _STREAMS = {"stdout", "stderr", "pty"}
 
@@ -48,13 +48,13 @@ class Wire:
 
     records: list[Record] = field(default_factory=list)
     violations: list[str] = field(default_factory=list)
-    """What was not a WebSocket frame, or not a JSON object."""
+    """Data that was not a WebSocket frame, or not a JSON object."""
 
     changed: threading.Condition = field(default_factory=threading.Condition)
     """Notified after each message."""
 
     def add(self, record: Record) -> None:
-        """Record a message and wake whoever waits for one."""
+        """Record a message and wake the threads that wait for one."""
         with self.changed:
             self.records.append(record)
             self.changed.notify_all()
@@ -88,9 +88,9 @@ class Wire:
         """Every rule that the server broke, in words; empty when it broke none.
 
         The rules are what released clients depend on: a known method is never answered with
-        "method not found", notifications parse, nobody asks the client anything, and the ``seq`` of
-        a process or a response body runs without a gap: from 1 on the connection that started it,
-        from anywhere on one that took it over.
+        "method not found", notifications parse, the server sends no requests, and the
+        ``seq`` of a process or a response body has no gap: it starts at 1 on the connection that
+        started it, and anywhere on one that took it over.
         """
         faults = list(self.violations)
         methods: dict[tuple[int, Any], str] = {}
@@ -126,7 +126,7 @@ class Wire:
 
 
 def _subject(params: dict[str, Any]) -> str:
-    """What a ``seq`` counts for."""
+    """Kind of message that a ``seq`` numbers."""
     if "processId" in params:
         return f"process {params['processId']}"
     return f"request {params['requestId']}"

@@ -286,7 +286,7 @@ CAPABILITIES = {
 
 
 def in_release(schema: JsonObject, release: str) -> bool:
-    """Whether a release has a member."""
+    """Return True if a release has a member."""
     since, until = schema.get("x-since", release), schema.get("x-until", release)
     return release_key(since) <= release_key(release) <= release_key(until)
 

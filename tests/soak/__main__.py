@@ -24,22 +24,22 @@ WORKERS: Final = 4
 SLOW_READERS: Final = 4
 ROUNDS: Final = 5
 WINDOW_SECONDS: Final = 1.0
-"""How often, and for how long at a time, a server at rest is compared with one whose client does
-not read: by turns, so that whatever else the machine does hits both."""
+"""Number and length of the windows in which a server at rest is compared with one whose client does
+not read: by turns, so that other load of the machine hits both."""
 MAX_SLOWDOWN: Final = 2.0
-"""What a client that does not read may add to the slowest answers to another (99th percentile)."""
+"""Limit of the slowdown of other clients by one that does not read (99th percentile)."""
 SLACK_SECONDS: Final = 0.001
-"""Less than this is not told from chance, however fast the server at rest is."""
+"""Differences below this are noise, however fast the server at rest is."""
 LAP_SECONDS: Final = 60.0
-"""How long everything goes on at a time; then the server comes to rest, and is looked at."""
+"""Duration of a lap under load; memory at rest is measured after each."""
 GROWTH: Final = 1.25
-"""What the memory of a server at rest may grow by between the first lap and the last."""
+"""Limit of the growth of memory at rest between the first lap and the last."""
 REST_SECONDS: Final = 8.0
-"""How long memory may take to be given back."""
+"""Time limit for memory to be given back."""
 
 
 class Measured:
-    """What was seen of one server under load."""
+    """Measurements of one server under load."""
 
     def __init__(self) -> None:
         self.unloaded: list[float] = []
@@ -111,7 +111,7 @@ async def everything(
 
 
 async def memory_at_rest(server: Server, before: Sequence[int]) -> int:
-    """What the server takes when it has had time to give back what it no longer uses."""
+    """Return the server's memory after it had time to give back what it no longer uses."""
     enough = before[0] if before else 0
     end = time.monotonic() + REST_SECONDS
     least = server.memory_bytes
@@ -122,7 +122,7 @@ async def memory_at_rest(server: Server, before: Sequence[int]) -> int:
 
 
 async def cost_of_never_readers(server: Server, tally: Tally) -> int:
-    """What a client that never reads costs the server at most, in bytes."""
+    """Return the most memory that a client that never reads costs the server, in bytes."""
     before = server.memory_bytes
     end = time.monotonic() + 3
 
@@ -137,7 +137,7 @@ async def cost_of_never_readers(server: Server, tally: Tally) -> int:
 
 
 async def compare_with_never_reader(server: Server, tally: Tally, found: Measured) -> None:
-    """How fast answers come when nothing else happens, and when one other client does not read."""
+    """Compare latencies at rest with those while another client does not read."""
     descriptors = server.descriptors
     for _ in range(ROUNDS):
         # What is left of the ones before must not count.

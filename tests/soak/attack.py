@@ -31,10 +31,10 @@ MAX_BYTES: Final = 512 * 1024 * 1024
 """Memory that the server may take."""
 
 TURN_SECONDS: Final = 4.0
-"""How long one attack goes on."""
+"""Duration of one attack."""
 
 ATTACK_SECONDS: Final = 60.0
-"""How long attacks go on unless told otherwise: each has its turn."""
+"""Default duration of all attacks: each has its turn."""
 
 MEBIBYTE: Final = 1024 * 1024
 TREE_FILES: Final = 20_000
@@ -200,7 +200,7 @@ ATTACKS: Final = (
 
 
 class Suffered:
-    """What another client felt of the attacks, and what they cost."""
+    """Latencies of another client under attack, and the memory that attacks cost."""
 
     def __init__(self) -> None:
         self.peak_bytes = 0

@@ -11,7 +11,6 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -19,18 +18,17 @@ from typing import TYPE_CHECKING, Any
 from websockets.asyncio.client import connect
 from websockets.exceptions import ConnectionClosed
 
+from tests.support.waiting import PATIENCE, eventually
+
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Iterator, Sequence
-
-PATIENCE = 60.0
-"""Seconds after which an answer counts as lost."""
 
 PROGRAM = str(Path(sys.executable).with_name("codex-exec-server"))
 
 
 @dataclass
 class Tally:
-    """What was done, and what came of it."""
+    """Counts of requests, answers and processes, and the faults found."""
 
     sent: int = 0
     answered: int = 0
@@ -40,7 +38,7 @@ class Tally:
     processes: int = 0
     output_bytes: int = 0
     faults: list[str] = field(default_factory=list)
-    """What should not have happened, in words."""
+    """Descriptions of what should not have happened."""
 
     def expect(self, holds: bool, fault: str) -> None:
         """Note a fault unless something holds."""
@@ -174,26 +172,21 @@ class Server:
 
     @property
     def descriptors(self) -> int:
-        """How many it has open, that to its watchdog left out."""
+        """Number of open descriptors, without the one to its watchdog."""
         processes = descendants(self.process.pid)
         return len(os.listdir(f"/proc/{self.process.pid}/fd")) - min(1, len(processes))
 
     @property
     def children(self) -> int:
-        """How many processes are below it, zombies included and its watchdog left out.
+        """Number of descendants, zombies included, without its watchdog.
 
         It has that from the first process on that it starts.
         """
         return max(0, len(descendants(self.process.pid)) - 1)
 
     async def settles(self, descriptors: int) -> bool:
-        """Whether no process and no more descriptors than given are left in time."""
-        deadline = time.monotonic() + PATIENCE
-        while self.children or self.descriptors > descriptors:
-            if time.monotonic() > deadline:
-                return False
-            await asyncio.sleep(0.1)
-        return True
+        """Return True once no process and no more descriptors than given are left."""
+        return await eventually(lambda: not self.children and self.descriptors <= descriptors)
 
 
 def descendants(pid: int) -> list[int]:

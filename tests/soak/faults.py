@@ -1,4 +1,4 @@
-"""What the system does to a server: it has no space, descriptors, processes or terminals left, or
+"""Faults of the system that a server meets: no space, descriptors, processes or terminals left, or
 its clock jumps, or strangers take what it has.
 
 Each fault has a server of its own. It must refuse what it cannot do with a reason, go on, and
@@ -40,7 +40,7 @@ _AS_NOBODY = (
 
 
 def _limited(which: int, value: int) -> Callable[[], None]:
-    """What a server's process does to itself before it becomes the server."""
+    """Code that a process runs before it becomes the server."""
     return lambda: resource.setrlimit(which, (value, value))
 
 
@@ -101,7 +101,7 @@ async def _try_to_connect(server: Server, tally: Tally) -> bool:
 
 
 async def no_processes(tally: Tally, folder: Path) -> str:
-    """EAGAIN from fork. Root is never refused, so the server runs as somebody else then."""
+    """EAGAIN from fork. Root is never refused, so the server runs as another user then."""
     user, prefix = (_NOBODY, _AS_NOBODY) if os.geteuid() == 0 else (os.geteuid(), ())
     limit = _limited(resource.RLIMIT_NPROC, threads_of(user) + 20)
     with running(prefix=prefix, preexec_fn=limit) as server:
@@ -115,7 +115,7 @@ async def no_processes(tally: Tally, folder: Path) -> str:
 
 
 def threads_of(user: int) -> int:
-    """How many threads a user has, which is what the limit counts."""
+    """Return the number of a user's threads, which is what the limit counts."""
     total = 0
     for process in Path("/proc").glob("[0-9]*"):
         with contextlib.suppress(OSError):

@@ -2,8 +2,8 @@
 
     python -m tests.soak.kills --kills N --seed N --jobs N
 
-Each job is a process of its own and a subreaper, so whatever a killed server leaves is reparented
-to it, wherever it has gone. As root, every other server runs as an ordinary user, if that user can
+Each job is a process of its own and a subreaper, so every process that a killed server leaves is
+reparented to it. As root, every other server runs as an ordinary user, if that user can
 run this interpreter. Exits 1 if anything was left.
 """
 
@@ -94,7 +94,7 @@ class Result:
     """By user and transport."""
     starts: int = 0
     answered: int = 0
-    """How many of them were answered before the server died."""
+    """Number of starts answered before the server died."""
     slowest_seconds: float = 0.0
     """The longest time until nothing was left."""
     left: list[str] = field(default_factory=list)

@@ -1,4 +1,4 @@
-"""What clients do to a server: work, and everything that badly behaved ones do."""
+"""Load of a server: clients that work, and clients that behave badly."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 Task: TypeAlias = "Callable[[], Awaitable[None]]"
-"""Something that can be done over and over."""
+"""A job that can be repeated."""
 
 CONNECTIONS = 500
 PROCESSES = 1000
@@ -28,7 +28,7 @@ NEVER_READERS = 8
 
 
 async def work(server: Server, tally: Tally, chance: random.Random, folder: Path) -> None:
-    """One client's day: processes whose every byte must come, files that must be what they were."""
+    """Start processes and copy files; every byte of both must arrive."""
     async with connected(server.url, tally) as client:
         for turn in range(20):
             name = f"p{turn}"

@@ -1,4 +1,4 @@
-"""What another client feels: small requests, one after the other, and how long each answer took.
+"""Latency of small requests, one after the other, as another client of the server measures it.
 
 A process of its own (``python -m tests.soak.probe URL``), because the one that makes the load is
 busy itself. It goes on until its standard input ends, and prints what it measured as JSON.

@@ -37,7 +37,7 @@ HANDSHAKE: Final = (
 
 
 class RawClient:
-    """A socket, and whoever misuses it."""
+    """A client socket that is used badly on purpose."""
 
     def __init__(self, sock: socket.socket) -> None:
         self.socket = sock
@@ -48,7 +48,7 @@ class RawClient:
         """Connect and shake hands, with both protocols."""
         host, port = server.url.removeprefix("ws://").split(":")
         sock = socket.socket()
-        # Small, so that the server soon feels that nobody reads.
+        # Small, so that the server soon notices that its output is not read.
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 16_384)
         sock.setblocking(False)
         raw = cls(sock)
@@ -71,7 +71,7 @@ class RawClient:
         await self._loop.sock_sendall(self.socket, data)
 
     async def read(self, size: int) -> bytes:
-        """What has come, b"" at the end."""
+        """Return the bytes received so far, b"" at the end."""
         return await self._loop.sock_recv(self.socket, size)
 
     async def aclose(self) -> None:

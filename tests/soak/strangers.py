@@ -41,17 +41,17 @@ HELD: Final = 2 * PENDING
 """Connections that each kind of stranger keeps open: more than the server does."""
 
 TRIES: Final = 10
-"""How often a client tries to connect: like anybody else's, its attempt can be dropped."""
+"""Number of attempts of a client to connect: each can be dropped."""
 
 MAX_STRANGER_BYTES: Final = 128 * 1024
-"""What a stranger may cost the server while it is connected."""
+"""Limit of the server's memory per connected stranger."""
 
 SLACK_BYTES: Final = 24 * 1024 * 1024
 """Below this the server does not give memory back to the system."""
 
 MAX_WAIT_SECONDS: Final = 0.1
-"""What they may add to the slowest answers to another client (99th percentile). The processor time
-of a turn of the server's event loop is far less, but strangers need processors as well."""
+"""Limit of the delay that they add for another client (99th percentile). The processor time of a
+turn of the server's event loop is far less, but strangers need processors as well."""
 
 _ROOT: Final = Path(__file__).parents[2]
 _UNVERIFIED: Final = ssl._create_unverified_context()

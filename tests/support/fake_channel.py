@@ -18,7 +18,7 @@ GREETINGS: dict[str, dict[str, Any]] = {
     "v1": {"sessionId": "s"},
     "v2": {"sessionId": "s", "environmentInfo": {"shell": SHELL, "cwd": "file:///"}},
 }
-"""What initialize is answered with."""
+"""Answer to initialize."""
 
 
 class Peer:

@@ -187,7 +187,7 @@ def exchange(
 
 
 def sent(method: str, path: str, *headers: GivenHeader, **more: Any) -> Seen:
-    """What a request looks like on the wire."""
+    """A request as it is on the wire."""
     peer = answering(answer())
     exchange(peer, method, path, *headers, **more)
     assert len(peer.requests) == 1

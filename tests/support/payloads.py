@@ -60,7 +60,7 @@ class Payloads:
         return self._validators[name]
 
     def receives(self, name: str, value: Any) -> bool:
-        """Whether a value is valid for a receiver, which ignores members that it does not know."""
+        """Return True if a value is valid for a receiver, which ignores unknown members."""
         if self._receiver is None:
             self._receiver = _opened(self.schema)
         root = {**self._receiver, "$ref": f"#/$defs/{name}"}
@@ -117,7 +117,7 @@ class Payloads:
         )
 
     def invalid(self, name: str, value: JsonObject) -> Iterator[tuple[str, Any]]:
-        """What breaks a valid object of a definition, with a word about how."""
+        """Yield invalid variants of a valid object of a definition, each with its fault."""
         schema = self.definitions[name]
         for wrong in WRONG:
             if not isinstance(wrong, dict):
@@ -161,7 +161,7 @@ def _opened(schema: Any) -> Any:
 
 
 def holds(whole: Any, part: Any) -> bool:
-    """Whether ``whole`` is ``part``, with or without more members in its objects."""
+    """Return True if ``whole`` is ``part``, with or without more members in its objects."""
     if isinstance(part, dict) and isinstance(whole, dict):
         return all(name in whole and holds(whole[name], item) for name, item in part.items())
     if isinstance(part, list) and isinstance(whole, list):

@@ -33,7 +33,7 @@ class Ended(Exception):
 
 
 class Client:
-    """Sends messages and sorts what comes back: answers by id, notifications in order."""
+    """Client that sorts received messages: answers by id, notifications in order."""
 
     def __init__(self) -> None:
         self.answers: dict[Any, list[dict[str, Any]]] = {}
@@ -120,7 +120,7 @@ class Client:
         return self.events(process_id)
 
     def is_alive(self) -> bool:
-        """Whether the connection still serves requests."""
+        """Return True if the connection still serves requests."""
         result = self.call("process/terminate", {"processId": "nobody"})
         return bool(result == {"running": False})
 

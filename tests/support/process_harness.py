@@ -40,7 +40,7 @@ def asynchronous(test: Callable[P, Coroutine[Any, Any, None]]) -> Callable[P, No
 
 
 def open_fds() -> set[str]:
-    """What descriptors of this process stand for."""
+    """Return the open descriptors of this process with what they refer to."""
     fds = set()
     for fd in os.listdir("/proc/self/fd"):
         try:
@@ -59,7 +59,7 @@ def children() -> set[str]:
 
 
 def is_running(pid: int) -> bool:
-    """Whether a process runs: exists and is no zombie."""
+    """Return True if a process exists and is no zombie."""
     try:
         stat = Path(f"/proc/{pid}/stat").read_text()
     except (FileNotFoundError, ProcessLookupError):
@@ -68,7 +68,7 @@ def is_running(pid: int) -> bool:
 
 
 class Told:
-    """What the listener was told of one process."""
+    """Events of one process that the listener received."""
 
     def __init__(self) -> None:
         self.chunks: list[OutputChunk] = []
@@ -84,7 +84,7 @@ class Told:
 
 
 class Gate:
-    """Where a shell script waits, with ``read x <{gate}``, until a test lets it go on."""
+    """FIFO at which a shell script waits, with ``read x <{gate}``, until the test opens it."""
 
     def __init__(self, path: str) -> None:
         os.mkfifo(path)
@@ -206,7 +206,7 @@ class Bench:
         return self._resources.enter_context(contextlib.closing(Gate(f"{directory}/gate")))
 
     def told(self, process: Process[object]) -> Told:
-        """What was told of a process until now."""
+        """Return the events of a process received until now."""
         return self._told.setdefault(process, Told())
 
     async def until(self, condition: Callable[[], bool]) -> None:
@@ -231,7 +231,7 @@ class Bench:
         return self.told(process)
 
     async def run(self, script: str, **spec: Any) -> bytes:
-        """What a shell script writes."""
+        """Return the output of a shell script."""
         return (await self.has_closed(self.shell(script, **spec))).text()
 
     async def turns(self, count: int = 20) -> None:

@@ -27,11 +27,11 @@ ROWS: Final = 16
 COLS: Final = 80
 
 PROGRAMS: Final = ("tmux", "vim", "less", "htop")
-"""What the scenes need."""
+"""Programs that the scenes need."""
 
 
 def missing() -> list[str]:
-    """Which of them are not installed."""
+    """Return those that are not installed."""
     return [program for program in PROGRAMS if shutil.which(program) is None]
 
 
@@ -79,7 +79,7 @@ class Window:
         self._tmux("resize-window", "-x", str(cols), "-y", str(rows))
 
     def screen(self) -> str:
-        """What is shown now, without blanks at the ends of lines and empty lines at the end."""
+        """Return the screen, without blanks at the ends of lines and empty lines at the end."""
         lines = self._tmux("capture-pane", "-p").splitlines()
         return "\n".join(line.rstrip() for line in lines).rstrip("\n")
 

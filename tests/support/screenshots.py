@@ -42,7 +42,7 @@ def main() -> None:
             for name, width in WIDTHS.items():
                 view = browser.new_page(viewport={"width": width, "height": 1000})
                 view.goto(page.as_uri())
-                # Whoever made the pictures is nobody's business.
+                # The pictures must not show the name of their author.
                 view.evaluate(
                     "document.querySelectorAll('.target code')"
                     ".forEach((one) => (one.textContent = 'your-server'))"

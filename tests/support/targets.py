@@ -51,7 +51,7 @@ class Target:
         return f"{server}-{self.transport}"
 
     def command(self) -> list[str]:
-        """How to start the server over stdio."""
+        """Return the command line that starts the server over stdio."""
         if self.codex is None:
             return [PROGRAM, *self.arguments]
         return [*codex_binaries.command(self.codex, _PEERS), "--listen", "stdio"]
@@ -86,7 +86,7 @@ CODEX = (
 
 
 def missing(target: Target) -> str | None:
-    """Why a target cannot be tried; None if it can."""
+    """Return the reason that a target cannot be tried; None if it can."""
     if target.codex is None:
         return None
     try:
@@ -104,7 +104,7 @@ class Servers:
         self._urls: dict[Target, str] = {}
 
     def url(self, target: Target) -> str:
-        """Where the server of a target listens; it is started when it is first asked for."""
+        """Return the URL of a target's server, which is started when first asked for."""
         if target not in self._urls:
             self._urls[target] = self._exits.enter_context(listening(target))
         return self._urls[target]

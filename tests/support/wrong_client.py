@@ -193,7 +193,7 @@ class Client:
             self.start()
         except ConnectionClosed:
             self.connect()
-            raise Refused("nobody knows whether it was started") from None
+            raise Refused("it may have been started") from None
         if PASSES_INPUT:
             self.write_input()
         while not self.is_closed:

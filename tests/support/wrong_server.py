@@ -65,7 +65,7 @@ def break_down() -> None:
 
 
 def flood() -> None:
-    """What never ends, after the answer to a start."""
+    """Output without end, after the answer to a start."""
     event = {"processId": "other", "stream": "stdout", "chunk": "aGk="}
     for count in itertools.count(1):
         if FAULT == "floods-events":

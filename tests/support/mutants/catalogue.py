@@ -31,7 +31,7 @@ class Mutant:
     transport: Transport
     change: Callable[..., None]
     is_patch: bool
-    """Whether it changes the program rather than the messages."""
+    """True if it changes the program rather than the messages."""
 
     def install(self) -> None:
         """Make this process's server the mutant."""
@@ -259,7 +259,7 @@ def chunks_cut(wire: Wire) -> None:
     wire.on_event(change)
 
 
-@mutant("output is told of another process", "v1/process/multiplex")
+@mutant("output carries the id of another process", "v1/process/multiplex")
 def wrong_process(wire: Wire) -> None:
     first: list[str] = []
 
@@ -737,7 +737,7 @@ def _refusing(is_bad: Callable[[Any], bool]) -> Callable[[Wire], None]:
     return make
 
 
-@mutant("members that nobody knows are refused", "v1/envelope/extra_members")
+@mutant("unknown members are refused", "v1/envelope/extra_members")
 def extra_members_refused(wire: Wire) -> None:
     members = {"id", "method", "params", "trace", "result", "error"}
     _refusing(lambda message: not members >= set(message))(wire)
@@ -789,7 +789,7 @@ def null_resume_refused(wire: Wire) -> None:
     )
 
 
-@mutant("members of initialize that nobody knows are refused", "v2/handshake/unknown_members")
+@mutant("unknown members of initialize are refused", "v2/handshake/unknown_members")
 def unknown_members_refused(wire: Wire) -> None:
     known = {"clientName", "resumeSessionId"}
     _refusing(
@@ -1134,7 +1134,7 @@ def detached_forgotten() -> None:
     SessionRegistry.detach = SessionRegistry.end  # type: ignore[method-assign]
 
 
-@patch("an attached session is handed to whoever asks", "v2/session/attached", "ws")
+@patch("an attached session is handed to any client that asks", "v2/session/attached", "ws")
 def attached_stolen() -> None:
     from exec_server.server.session import SessionRegistry  # noqa: PLC0415
 
@@ -1320,7 +1320,7 @@ def list_closes_early(wire: Wire) -> None:
     wire.on_result("process/list", change)
 
 
-@patch("a list tells of the processes of every session", "draft/list/session", "ws")
+@patch("a list includes the processes of every session", "draft/list/session", "ws")
 def list_of_all_sessions() -> None:
     from exec_server.engine.processes.table import ProcessTable  # noqa: PLC0415
 
@@ -1449,22 +1449,22 @@ def _lost(event: str) -> Callable[[str, Message], list[Message] | None]:
     return lambda method, params: [] if method == event else None
 
 
-@mutant("a start is not told of", "draft/start/started")
+@mutant("a start is not announced", "draft/start/started")
 def started_lost(wire: Wire) -> None:
     wire.on_event(_lost("process/started"))
 
 
-@mutant("a start that fails is not told of", "draft/start/failed")
+@mutant("a start that fails is not announced", "draft/start/failed")
 def failed_lost(wire: Wire) -> None:
     wire.on_event(_lost("process/failed"))
 
 
-@mutant("starts are told of to everybody", "draft/start/not_asked")
+@mutant("starts are announced to every client", "draft/start/not_asked")
 def started_unasked(wire: Wire) -> None:
     wire.on_params("process/start", lambda params: params.update(notifyStart=True))
 
 
-@mutant("a start is told of after the output", "draft/start/before_output")
+@mutant("a start is announced after the output", "draft/start/before_output")
 def started_late(wire: Wire) -> None:
     held: list[Message] = []
 
@@ -1479,7 +1479,7 @@ def started_late(wire: Wire) -> None:
     wire.on_event(change)
 
 
-@mutant("a failed start is told of with another code", "draft/start/taken")
+@mutant("a failed start is announced with another code", "draft/start/taken")
 def failed_code_wrong(wire: Wire) -> None:
     def change(method: str, params: Message) -> None:
         if method == "process/failed":

@@ -1,4 +1,4 @@
-"""Which sessions a mutant fails, and which none does: ``python -m mutants.survey [--all]``.
+"""List the sessions that no mutant fails: ``python -m tests.support.mutants.survey [--all]``.
 
 Each mutant plays the session that its entry names, and those that no mutant before it failed; with
 ``--all`` it plays every session. One server serves all sessions of a mutant and a revision, but for
@@ -35,7 +35,7 @@ if TYPE_CHECKING:
 SHORTEST = "handshake/basic"
 
 LONGEST_SECONDS = 5.0
-"""How long a mutant may hang in a session."""
+"""Time limit of a mutant in a session."""
 
 SLOW_SECONDS = 20.0
 """Sessions that may take longer than this are about long times."""
@@ -113,7 +113,7 @@ async def _failed(
 
 
 class Survey:
-    """What has come of the mutants that have played."""
+    """Results of the mutants that have played."""
 
     def __init__(self, *, everything: bool) -> None:
         self._everything = everything

@@ -31,7 +31,7 @@ class Wire:
         self.connection = connection
         self.channel = channel
         self.requests: dict[str, Message] = {}
-        """What was asked and is not answered, by the JSON of its id."""
+        """Pending requests, by the JSON of their ids."""
         self._reads: list[Hook] = []
         self._params: dict[str, list[Hook]] = defaultdict(list)
         self._results: dict[str, list[Hook]] = defaultdict(list)
@@ -64,7 +64,7 @@ class Wire:
         self._answers.append(hook)
 
     def take_in(self, data: bytes) -> bytes | None:
-        """What the server gets in place of a message."""
+        """Return the messages that the server gets in place of one."""
         for hook in self._reads:
             changed = hook(data)
             if changed is None:
@@ -86,7 +86,7 @@ class Wire:
         return json.dumps(message).encode()
 
     def give_out(self, message: Message) -> list[Message]:
-        """What the client gets in place of a message."""
+        """Return the messages that the client gets in place of one."""
         if "method" in message:
             return self._changed(self._events, message, message["method"], message["params"])
         request = self.requests.pop(json.dumps(message.get("id")), {})
