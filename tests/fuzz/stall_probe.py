@@ -12,24 +12,14 @@ import select
 import socket
 import sys
 import time
-from pathlib import Path
 
 from tests.soak.raw import HANDSHAKE, frame
+from tests.support.scheduling import run_queue_seconds
 
 _REQUEST = frame(b'{"id":2,"method":"process/terminate","params":{"processId":"nobody"}}')
 
 
-def _waited_for_processor(pid: str) -> float:
-    """Seconds that the main thread of a process could have run and did not."""
-    return int(Path(f"/proc/{pid}/task/{pid}/schedstat").read_text().split()[1]) / 1e9
-
-
-def _lost(server: str) -> float:
-    own = str(Path("/proc/self").readlink())
-    return _waited_for_processor(server) + _waited_for_processor(own)
-
-
-def _probe(url: str, server: str) -> None:
+def _probe(url: str, server: int) -> None:
     host, port = url.removeprefix("ws://").split(":")
     with socket.create_connection((host, int(port)), timeout=120) as sock:
         sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
@@ -45,13 +35,13 @@ def _probe(url: str, server: str) -> None:
                     return
                 print(longest, flush=True)
                 longest = 0.0
-            lost, begin = _lost(server), time.perf_counter()
+            lost, begin = run_queue_seconds(server), time.perf_counter()
             sock.sendall(_REQUEST)
             sock.recv(65536)
             taken = time.perf_counter() - begin
             if taken > longest:
-                longest = max(longest, taken - (_lost(server) - lost))
+                longest = max(longest, taken - (run_queue_seconds(server) - lost))
 
 
 if __name__ == "__main__":
-    _probe(*sys.argv[1:])
+    _probe(sys.argv[1], int(sys.argv[2]))

@@ -1,7 +1,8 @@
 """Latency of small requests, one after the other, as another client of the server measures it.
 
-A process of its own (``python -m tests.soak.probe URL``), because the one that makes the load is
-busy itself. It goes on until its standard input ends, and prints what it measured as JSON.
+A process of its own (``python -m tests.soak.probe URL PID``), because the one that makes the load
+is busy itself. It goes on until its standard input ends, and prints what it measured as JSON. Time
+in which other processes had the processors does not count.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ from typing import TYPE_CHECKING, Final
 
 from tests.soak.raw import HANDSHAKE, frame
 from tests.support.checkout import ROOT
+from tests.support.scheduling import run_queue_seconds
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -33,7 +35,7 @@ async def probing(server: Server, tally: Tally) -> AsyncIterator[list[float]]:
     """Probe while it is entered; afterwards the list has the seconds that each answer took."""
     latencies: list[float] = []
     process = await asyncio.create_subprocess_exec(
-        *(sys.executable, "-m", __name__, server.url),
+        *(sys.executable, "-m", __name__, server.url, str(server.process.pid)),
         cwd=ROOT,
         stdin=asyncio.subprocess.PIPE,
         stdout=asyncio.subprocess.PIPE,
@@ -51,7 +53,7 @@ async def probing(server: Server, tally: Tally) -> AsyncIterator[list[float]]:
         tally.expect(process.returncode == 0, "a probe was not answered")
 
 
-def _probe(url: str) -> list[float]:
+def _probe(url: str, server: int) -> list[float]:
     scheme, _, address = url.partition("://")
     host, port = address.split(":")
     latencies = []
@@ -69,12 +71,13 @@ def _probe(url: str) -> list[float]:
         sock.sendall(frame(b'{"method":"initialized","params":{}}'))
         print(flush=True)
         while not select.select([sys.stdin], [], [], PAUSE_SECONDS)[0]:
-            begin = time.perf_counter()
+            delayed, begin = run_queue_seconds(server), time.perf_counter()
             sock.sendall(request)
             sock.recv(65536)  # an answer comes in one piece
-            latencies.append(time.perf_counter() - begin)
+            taken = time.perf_counter() - begin
+            latencies.append(max(0.0, taken - (run_queue_seconds(server) - delayed)))
     return latencies
 
 
 if __name__ == "__main__":
-    print(json.dumps(_probe(sys.argv[1])))
+    print(json.dumps(_probe(sys.argv[1], int(sys.argv[2]))))
