@@ -37,8 +37,9 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-DEFAULT_VERSIONS = ("0.121.0", "0.130.0", "0.139.0", "0.143.0", "0.155.0", "0.169.0")
-"""Releases that the suite is run against: the first, a middle and the last one of v1 and v2."""
+DEFAULT_VERSIONS = ("0.121.0", "0.130.0", "0.139.0", "0.143.0", "0.155.0", "0.169.0", "0.171.0")
+"""Releases that the suite is run against: the first, a middle and the last one of v1 and v2, and of
+v2 also 0.169.0, the last release before errors had data and response bodies were decoded."""
 
 DEFAULT_DIRECTORY = Path(".peers")
 """Directory of the binaries, relative to the working directory."""

@@ -7,6 +7,7 @@
     │   │   └── SessionAttached    the session to resume has a connection
     │   ├── NotFound           the thing named does not exist
     │   └── OperationFailed    everything else the operating system or a peer made fail
+    │       └── SpawnFailed        a program could not be started, for a reason without an errno
     ├── MalformedMessage       the peer sent input that is no JSON-RPC message
     ├── ProtocolViolation      the peer broke the protocol; the connection ends
     ├── UsageError             the person at the command line asked for something impossible
@@ -30,6 +31,9 @@ class ExecServerError(Exception):
 
 class EngineError(ExecServerError):
     """An operation could not be done; ``str(error)`` is the message for the client."""
+
+    kind: str | None = None
+    """Machine-readable kind, for revisions that send one (``error.data.kind``)."""
 
 
 class InvalidArgument(EngineError):
@@ -55,6 +59,10 @@ class NotFound(EngineError):
 
 class OperationFailed(EngineError):
     """The operating system or a remote peer made the operation fail."""
+
+
+class SpawnFailed(OperationFailed):
+    """A program could not be started, for a reason that is no error of the operating system."""
 
 
 class MalformedMessage(ExecServerError):

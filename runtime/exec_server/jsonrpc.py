@@ -74,8 +74,14 @@ class _ErrorObject(msgspec.Struct, gc=False):
     message: str
 
 
+class _ErrorReply(msgspec.Struct, gc=False, kw_only=True):
+    code: int
+    data: dict[str, str] | msgspec.UnsetType = msgspec.UNSET
+    message: str
+
+
 class _ErrorResponse(msgspec.Struct, gc=False):
-    error: _ErrorObject
+    error: _ErrorReply
     id: int | str
 
 
@@ -266,9 +272,16 @@ def response(identifier: RequestId, result: object) -> bytes:
     return _encode(_Response(identifier, result))
 
 
-def error_response(identifier: RequestId, code: int, message: str) -> bytes:
-    """The error answer to a request, or with MALFORMED_ID to unreadable input."""
-    return _encode(_ErrorResponse(_ErrorObject(code, message), identifier))
+def error_response(
+    identifier: RequestId, code: int, message: str, kind: str | None = None
+) -> bytes:
+    """Encode the error response to a request, or with MALFORMED_ID to unreadable input.
+
+    ``kind`` is the member ``kind`` of the error's data; None omits the data.
+    """
+    data = msgspec.UNSET if kind is None else {"kind": kind}
+    error = _ErrorReply(code=code, data=data, message=message)
+    return _encode(_ErrorResponse(error, identifier))
 
 
 def notification(method: str, params: object) -> bytes:

@@ -17,6 +17,9 @@ path                  response
 /drip                 ``start``, then nothing until the client disconnects
 /silent               nothing until the client disconnects
 /broken               a tenth of the announced body, then the connection is closed
+/encoded/CODING       the text ``hello encoded`` with that Content-Encoding: gzip, zstd or deflate
+/encoded/FAULT        a ``truncated`` or ``malformed`` body with Content-Encoding gzip
+/accepted             the Accept-Encoding header of the request
 ====================  ==========================================================================
 
 ``/echo`` repeats the headers that clients choose: ``x-…``, ``authorization``, ``cookie`` and
@@ -26,8 +29,10 @@ path                  response
 from __future__ import annotations
 
 import contextlib
+import gzip
 import select
 import threading
+import zlib
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import TYPE_CHECKING, Any, Final, Self
 
@@ -36,6 +41,16 @@ if TYPE_CHECKING:
 
 _PIECE_SECONDS: Final = 0.05
 """Pause between chunks, long enough for them to be sent separately."""
+
+_TEXT: Final = b"hello encoded"
+_GZIP: Final = gzip.compress(_TEXT, mtime=0)
+_ENCODED: Final = {
+    "gzip": _GZIP,
+    "zstd": b"(\xb5/\xfd \ri\x00\x00hello encoded",  # the standard library has zstd since 3.14
+    "deflate": zlib.compress(_TEXT),
+    "truncated": _GZIP[:-6],
+    "malformed": b"this is not gzip",
+}
 
 _REPEATED: Final = ("authorization", "cookie", "content-type")
 
@@ -115,6 +130,13 @@ class _Handler(BaseHTTPRequestHandler):
         self.end_headers()
         self.wfile.write(b"x" * 10)
         self.close_connection = True
+
+    def _get_encoded(self, form: str, _: bytes) -> None:
+        coding = form if form in ("zstd", "deflate") else "gzip"
+        self._say(200, _ENCODED[form], ("content-encoding", coding), ("x-kept", "yes"))
+
+    def _get_accepted(self, _: str, body: bytes) -> None:
+        self._say(200, self.headers.get("accept-encoding", "").encode())
 
     def _begin_chunks(self) -> None:
         self.send_response(200)

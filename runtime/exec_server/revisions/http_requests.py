@@ -40,6 +40,7 @@ class HttpRequests(Generic[R]):
         body_delta: BodyDelta,
         *,
         route_aware: bool = False,
+        decodes_content: bool = False,
     ) -> None:
         """``result`` makes an answer of a status, headers and a body.
 
@@ -49,6 +50,7 @@ class HttpRequests(Generic[R]):
         self._result = result
         self._body_delta = body_delta
         self._route_aware = route_aware
+        self._decodes_content = decodes_content
         self._streams: dict[str, asyncio.Task[None] | None] = {}
 
     @cached_property
@@ -56,6 +58,7 @@ class HttpRequests(Generic[R]):
         """Made by the first request: there is a session by then."""
         return http.HttpClient(
             route_aware=self._route_aware,
+            decodes_content=self._decodes_content,
             memory=self._connection.session.memory,
             max_seconds=self._connection.settings.max_http_seconds,
         )

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, Final
 import msgspec
 
 from exec_server import jsonrpc
-from exec_server.errors import SessionAttached
+from exec_server.errors import EngineError, SessionAttached
 from exec_server.message_scan import without_middle
 from exec_server.revisions.failures import describe_failure
 from exec_server.revisions.streamed_bytes import StreamedBytes
@@ -86,7 +86,9 @@ class ResponseWriter:
         if code is None:
             log.error("%s failed: %r", method.method, error)
             code = jsonrpc.INTERNAL_ERROR
-        self.send_error(request.id, code, text)
+        self.send_error(
+            request.id, code, text, error.kind if isinstance(error, EngineError) else None
+        )
         if method.follow_up is not None:
             self._follow_up(request, error)
 
@@ -96,10 +98,13 @@ class ResponseWriter:
         if message is not None:
             self.notify(message)
 
-    def send_error(self, identifier: jsonrpc.RequestId, code: int, text: str) -> None:
-        """Send an error response."""
+    def send_error(
+        self, identifier: jsonrpc.RequestId, code: int, text: str, kind: str | None = None
+    ) -> None:
+        """Send an error response; ``kind`` becomes ``error.data.kind``."""
         if self._state.lifetime is not _CLOSED:
-            self._channel.send_reply(jsonrpc.error_response(identifier, code, without_middle(text)))
+            text = without_middle(text)
+            self._channel.send_reply(jsonrpc.error_response(identifier, code, text, kind))
 
 
 def _with_base64(result: msgspec.Struct, attribute: str, member: str) -> msgspec.Struct:

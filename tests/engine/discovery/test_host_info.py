@@ -35,7 +35,7 @@ def test_this_machine(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.delenv("TMPDIR", raising=False)
     info = environment_info()
     assert info.shell == login_shell()
-    assert info.executor_version == metadata.version("exec-server")
+    assert info.executor_version == host_info.MATCHED_RELEASE
     assert info.cwd == str(tmp_path)
     assert info.user_home_dir == "/h/me"
     assert info.platform_os == "linux"

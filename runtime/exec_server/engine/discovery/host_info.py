@@ -22,6 +22,13 @@ from exec_server.errors import OperationFailed
 DISTRIBUTION: Final = "exec_server"
 """What this server is installed from, as its files are named."""
 
+MATCHED_RELEASE: Final = "0.171.0"
+"""The codex release whose behaviour this server matches, apart from the documented deviations.
+
+Clients compare ``executorVersion`` with codex releases: they call capabilities/discoverV2 only from
+0.164.0 on, so the version of this package would disable it.
+"""
+
 SYSTEM_DIRECTORY: Final = "/etc/codex"
 """Where the machine's administrator configures codex."""
 
@@ -33,7 +40,7 @@ class EnvironmentInfo(msgspec.Struct, frozen=True):
 
     shell: Shell
     executor_version: str
-    """This package's version."""
+    """MATCHED_RELEASE."""
     provider_id: str | None
     """``sha256:`` and 64 hexadecimal digits that differ for any two builds of this package; None
     where its files may change under it (an editable install) or it is not installed."""
@@ -54,7 +61,7 @@ def environment_info() -> EnvironmentInfo:
     temporary = [] if (given := _directory("TMPDIR", cwd)) is None else [given]
     return EnvironmentInfo(
         shell=login_shell(),
-        executor_version=exec_server.__version__,
+        executor_version=MATCHED_RELEASE,
         provider_id=_build_id(),
         cwd=cwd,
         user_home_dir=user_home_dir(),

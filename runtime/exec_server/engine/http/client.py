@@ -66,6 +66,7 @@ class HttpClient:
         route_aware: bool = False,
         memory: MemoryBudget | None = None,
         max_seconds: float | None = None,
+        decodes_content: bool = False,
     ) -> None:
         """Cheap: the HTTP library is loaded by the first request.
 
@@ -76,8 +77,12 @@ class HttpClient:
         look for a proxy anew for each (v2, codex 0.169): another origin is told in Referer which
         origin it was reached from, not the whole URL, and a failure names the URL that failed,
         not the first one.
+
+        With ``decodes_content``, bodies in gzip or zstd are decoded, and requests without an
+        Accept-Encoding header say that these are accepted (v2, codex 0.171).
         """
         self._route_aware = route_aware
+        self._decodes_content = decodes_content
         self._memory = memory or MemoryBudget()
         self._max_ms = None if max_seconds is None else int(max_seconds * 1000)
         self._exchanges: set[Exchange] = set()
@@ -94,6 +99,8 @@ class HttpClient:
         from exec_server.engine.http.request import prepare  # noqa: PLC0415
 
         prepared = prepare(request.method, request.url, request.headers, request.body, os.environ)
+        if self._decodes_content:
+            prepared = prepared.accepting_encodings()
         self._memory.charge(EXCHANGE_BYTES)
         if self._trust is None:
             self._trust = Trust()
@@ -101,8 +108,10 @@ class HttpClient:
             prepared,
             self._shorter(request.timeout_ms),
             self._trust,
+            memory=self._memory,
             follow_redirects=request.redirect_policy == "follow",
             route_aware=self._route_aware,
+            decodes_content=self._decodes_content,
         )
         self._exchanges.add(exchange)
         exchange.task.add_done_callback(lambda _: self._forget(exchange))

@@ -18,15 +18,18 @@ from typing import TYPE_CHECKING, Final
 
 import httpcore
 
+from exec_server.engine.http.content_decoding import BODY_ERROR, decoder_for
 from exec_server.engine.http.proxy import UnsupportedProxy, proxy_for
 from exec_server.engine.http.request import basic_credentials
 from exec_server.engine.http.url import HttpUrl, UnsupportedScheme, UrlError, resolve
-from exec_server.errors import OperationFailed
+from exec_server.errors import InvalidRequest, OperationFailed
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Iterable
+    from collections.abc import AsyncIterator, Iterable, Iterator
 
+    from exec_server.engine.http.content_decoding import ContentDecoder
     from exec_server.engine.http.request import PreparedRequest
+    from exec_server.engine.memory_budget import MemoryBudget
 
 PIECE_BYTES: Final = 64 * 1024
 """Largest piece of a body that is sent or handed out at once."""
@@ -34,14 +37,14 @@ PIECE_BYTES: Final = 64 * 1024
 MAX_REDIRECTS: Final = 10
 """Redirects followed for one request (v1 http/request)."""
 
-BODY_ERROR: Final = "error decoding response body"
-"""What is said of a body that broke off or came too late (v1 http/request/bodyDelta)."""
-
 _LOCATION: Final = re.compile(rb"[\x21-\x7e]*")
 _ROUTE_AWARE_LOCATION: Final = re.compile(rb"[\t\x20-\x7e]*")
 """What a Location may consist of to be followed."""
 
 _REDIRECTS: Final = frozenset({301, 302, 303, 307, 308})
+
+_ENCODING_HEADERS: Final = frozenset({"content-encoding", "content-length"})
+"""Headers that no longer hold for a decoded body."""
 
 _TRANSPORT_ERRORS: Final = (
     httpcore.NetworkError,
@@ -76,15 +79,20 @@ class Exchange:
         timeout_ms: int | None,
         trust: Trust,
         *,
+        memory: MemoryBudget,
         follow_redirects: bool,
         route_aware: bool,
+        decodes_content: bool,
     ) -> None:
-        """For HttpClient, which says what the arguments mean."""
+        """Start the request; see HttpClient for the arguments."""
         loop = asyncio.get_running_loop()
         self._url = request.url
         self._trust = trust
         self._follow_redirects = follow_redirects
         self._route_aware = route_aware
+        self._decodes_content = decodes_content
+        self._memory = memory
+        self._decoder: ContentDecoder | None = None
         self._pieces: deque[bytes] = deque()
         self._changed = asyncio.Event()
         self._failure: BaseException | None = None
@@ -118,6 +126,9 @@ class Exchange:
     def _note_end(self, task: asyncio.Task[None]) -> None:
         """Wake whoever waits; also if the task was cancelled before its first step."""
         self._ended = True
+        if self._decoder is not None:
+            self._memory.release(self._decoder.memory_bytes)
+            self._decoder = None
         self._failure = self._transport_failure() if task.cancelled() else task.exception()
         self._changed.set()
         if self._failure is not None and not self.head.done():
@@ -172,10 +183,27 @@ class Exchange:
                 return request.redirected(
                     response.status, onward, whole_referer=not self._route_aware
                 )
-            if not self.head.done():  # it is if whoever asked was cancelled a moment ago
-                self.head.set_result((response.status, _readable_headers(response)))
+            headers = self._prepare_decoder(response)
+            if not self.head.done():  # already done if the caller was cancelled
+                self.head.set_result((response.status, headers))
             await self._deliver(response)
             return None
+
+    def _prepare_decoder(self, response: httpcore.Response) -> list[tuple[str, str]]:
+        """Return the headers to hand out, with a decoder in place if the body is encoded.
+
+        Raises OperationFailed if there is no memory for the decoder.
+        """
+        headers = _readable_headers(response)
+        decoder = decoder_for(response.headers) if self._decodes_content else None
+        if decoder is None:
+            return headers
+        try:
+            self._memory.charge(decoder.memory_bytes)
+        except InvalidRequest as error:
+            raise OperationFailed(f"http/request failed: {error}") from None
+        self._decoder = decoder
+        return [(name, value) for name, value in headers if name not in _ENCODING_HEADERS]
 
     def _redirect_target(self, url: HttpUrl, response: httpcore.Response) -> HttpUrl | None:
         """Where an answer sends the client on to; None if it is to be handed out as it is.
@@ -227,11 +255,16 @@ class Exchange:
         body = response.aiter_stream()
         try:
             async for data in body:
-                for start in range(0, len(data), PIECE_BYTES):
+                for piece in self._pieces_of(data):
+                    if not piece:  # the decoder has done some work without output
+                        await asyncio.sleep(0)
+                        continue
                     while self._pieces:
                         await self._wait_for_change()
-                    self._pieces.append(data[start : start + PIECE_BYTES])
+                    self._pieces.append(piece)
                     self._changed.set()
+            if self._decoder is not None:
+                self._decoder.finish()
         except BaseException:
             # Given up between two pieces. The library's nested generators would be left for the
             # event loop to finish at some later time; reading on in a closed connection ends them.
@@ -240,6 +273,12 @@ class Exchange:
                 async for _ in body:
                     pass
             raise
+
+    def _pieces_of(self, data: bytes) -> Iterator[bytes]:
+        """Split received data into pieces to hand out, decoded if need be."""
+        if self._decoder is not None:
+            return self._decoder.decode(data, PIECE_BYTES)
+        return (data[start : start + PIECE_BYTES] for start in range(0, len(data), PIECE_BYTES))
 
 
 class _Network(httpcore.AnyIOBackend):

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Final
 
 import msgspec
 
+from exec_server.engine.http.content_decoding import ACCEPTED
 from exec_server.engine.http.url import HttpUrl, UnsupportedScheme, UrlError, parse
 from exec_server.errors import InvalidArgument
 
@@ -81,6 +82,13 @@ class PreparedRequest(msgspec.Struct, frozen=True):
         if self.body and not given & {b"content-length", b"transfer-encoding"}:
             headers.append((b"content-length", b"%d" % len(self.body)))
         return headers
+
+    def accepting_encodings(self) -> PreparedRequest:
+        """Return the request with an Accept-Encoding header, the default unless it has one."""
+        if any(name.lower() == b"accept-encoding" for name, _ in self.headers):
+            return self
+        headers = [*self.headers, (b"accept-encoding", ACCEPTED)]
+        return msgspec.structs.replace(self, headers=headers)
 
     def redirected(self, status: int, url: HttpUrl, *, whole_referer: bool) -> PreparedRequest:
         """The request to make after an answer that says to go to ``url``.

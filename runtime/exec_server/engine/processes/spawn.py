@@ -30,7 +30,7 @@ import msgspec
 
 from exec_server.engine.processes import pty
 from exec_server.engine.processes.process_tags import Tagging
-from exec_server.errors import InvalidArgument, OperationFailed
+from exec_server.errors import InvalidArgument, SpawnFailed
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
@@ -108,12 +108,12 @@ class Child(msgspec.Struct, frozen=True):
 
 
 def check_program(spec: SpawnSpec) -> None:
-    """Raise InvalidArgument or OperationFailed if a spec names no program."""
+    """Raise InvalidArgument or SpawnFailed if a spec names no program."""
     if not spec.argv:
         raise InvalidArgument("argv must not be empty")
     if not spec.argv[0]:
         kind = "PTY" if spec.tty else "pipe"
-        raise OperationFailed(f"missing program for {kind} spawn")
+        raise SpawnFailed(f"missing program for {kind} spawn")
     if spec.arg0 == "":
         raise InvalidArgument("arg0 must not be empty")
 
@@ -121,7 +121,7 @@ def check_program(spec: SpawnSpec) -> None:
 def spawn(spec: SpawnSpec, tag: int | None = None) -> Child:
     """Start a child, which carries ``tag`` (see ``process_tags``).
 
-    Raises OperationFailed or InvalidArgument for a spec that cannot be carried out, and OSError
+    Raises SpawnFailed or InvalidArgument for a spec that cannot be carried out, and OSError
     with the errno that chdir, exec or the lack of some resource gave. Nothing is left behind then.
     """
     check_program(spec)
@@ -129,9 +129,9 @@ def spawn(spec: SpawnSpec, tag: int | None = None) -> Child:
         with Tagging(tag):
             return _spawn_on_pty(spec) if spec.tty else _spawn_on_pipes(spec)
     except UnicodeEncodeError as error:
-        raise OperationFailed("text that is not valid Unicode found in provided data") from error
+        raise SpawnFailed("text that is not valid Unicode found in provided data") from error
     except ValueError as error:
-        raise OperationFailed("nul byte found in provided data") from error
+        raise SpawnFailed("nul byte found in provided data") from error
 
 
 @functools.cache

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Final
 
 from msgspec.structs import asdict
 
+import exec_server
 from exec_server.revisions.v2 import environment as v2
 from exec_server_protocol.draft.environment import (
     EnvironmentCapabilities,
@@ -40,6 +41,7 @@ def describe_environment(settings: Settings) -> EnvironmentInfoResult:
         executions=list(settings.executions),
     )
     facts = asdict(v2.describe_environment())
+    facts["server_version"] = exec_server.__version__
     facts["capabilities"] = EnvironmentCapabilities(**asdict(facts["capabilities"]), **_ADDED)
     return EnvironmentInfoResult(**facts, limits=limits)
 

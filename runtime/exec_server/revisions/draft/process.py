@@ -11,6 +11,7 @@ from exec_server.revisions.process_events import exit_code_of_signals
 from exec_server.revisions.v2.process import (
     ProcessContext,
     ProcessesV2,
+    classified_failures,
     sandbox_type,
     spawn_spec,
 )
@@ -49,13 +50,14 @@ class ProcessDraft(ProcessesV2):
 
     async def start(self, params: ProcessStartParams) -> ProcessStartResult:
         """Start a process; its notifications follow the response."""
-        spec = await spawn_spec(params, params.rows, params.cols)
-        self._connection.session.processes.start(
-            params.process_id,
-            spec,
-            execution=params.execution,
-            context=ProcessContext(spec, REVISION),
-        )
+        with classified_failures():
+            spec = await spawn_spec(params, params.rows, params.cols)
+            self._connection.session.processes.start(
+                params.process_id,
+                spec,
+                execution=params.execution,
+                context=ProcessContext(spec, REVISION),
+            )
         return ProcessStartResult(process_id=params.process_id, sandbox_type=sandbox_type(spec))
 
     def start_follow_up(self, params: ProcessStartParams, outcome: object) -> bytes | None:

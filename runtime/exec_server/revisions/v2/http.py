@@ -25,7 +25,7 @@ class HttpV2:
 
     def __init__(self, connection: ConnectionContext) -> None:
         self._requests = HttpRequests(
-            connection, _result, HttpRequestBodyDeltaParams, route_aware=True
+            connection, _result, HttpRequestBodyDeltaParams, route_aware=True, decodes_content=True
         )
 
     async def request(self, params: HttpRequestParams) -> HttpRequestResult:

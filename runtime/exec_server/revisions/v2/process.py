@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import errno
 import hashlib
 import os
 import signal
@@ -16,7 +18,7 @@ from exec_server.engine.processes.child_env import prepare_child_environment
 from exec_server.engine.processes.spawn import SpawnSpec
 from exec_server.engine.sandbox import bubblewrap
 from exec_server.engine.sandbox.denial import looks_denied
-from exec_server.errors import InvalidArgument, InvalidRequest, OperationFailed
+from exec_server.errors import InvalidArgument, InvalidRequest, SpawnFailed, system_text
 from exec_server.revisions.process_events import NumberedEvents, exit_code_of_signals
 from exec_server.revisions.v2 import sandbox as sandboxes
 from exec_server.tasks import start_eagerly
@@ -40,6 +42,8 @@ from exec_server_protocol.v2.process import (
 )
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from exec_server.engine.processes.process import Process
     from exec_server.engine.processes.process_state import ExitStatus, WriteStatus
     from exec_server.revisions.accepted_writes import AcceptedWrites
@@ -48,6 +52,9 @@ if TYPE_CHECKING:
 
 _LONG_NAME: Final = 64
 """Characters of a write's name; above, it takes more memory than its digest."""
+
+_SPAWN_KINDS: Final = {errno.ENOENT: "spawnNotFound", errno.EACCES: "spawnPermissionDenied"}
+"""Kinds of failed starts by errno; any other is ``spawnFailed`` (codex 0.171)."""
 
 SCOPE_ID_MAX_BYTES: Final = 256
 """Limit of shellSnapshot.scopeId."""
@@ -104,8 +111,6 @@ class ProcessContext(NumberedEvents):
             return "accepted"
         task = self._under_way.get(write_id)
         if task is None:
-            if process.tty and process.exited:
-                raise OperationFailed("failed to write to process stdin")
             outcome = start_eagerly(process.write(data))
             if not isinstance(outcome, asyncio.Task):
                 return self._note(write_id, outcome, accepted)
@@ -174,6 +179,22 @@ async def spawn_spec(params: ProcessStartParams, rows: int = 24, cols: int = 80)
     wrapper = bubblewrap.require()
     view = await run_in_thread(partial(wrapper.plan, policy))
     return wrapper.wrap_spec(spec, view, allows_network=policy.allows_network)
+
+
+@contextlib.contextmanager
+def classified_failures() -> Iterator[None]:
+    """Give the failures of a start their kind, which is sent as ``error.data.kind``."""
+    try:
+        yield
+    except SpawnFailed as error:
+        error.kind = "spawnFailed"
+        raise
+    except OSError as error:
+        if error.errno is None:
+            raise
+        failure = SpawnFailed(system_text(error.errno))
+        failure.kind = _SPAWN_KINDS.get(error.errno, "spawnFailed")
+        raise failure from error
 
 
 def sandbox_type(spec: SpawnSpec) -> SandboxType:
@@ -251,9 +272,10 @@ class ProcessV2(ProcessesV2):
 
     async def start(self, params: ProcessStartParams) -> ProcessStartResult:
         """Start a process; its notifications follow this answer."""
-        spec = await spawn_spec(params)
-        processes = self._connection.session.processes
-        processes.start(params.process_id, spec, context=ProcessContext(spec))
+        with classified_failures():
+            spec = await spawn_spec(params)
+            processes = self._connection.session.processes
+            processes.start(params.process_id, spec, context=ProcessContext(spec))
         return ProcessStartResult(process_id=params.process_id, sandbox_type=sandbox_type(spec))
 
     async def terminate(self, params: ProcessTerminateParams) -> ProcessTerminateResult:
