@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, Final, Literal, TypeAlias, TypeVar
 
 import msgspec
 
+from exec_server.engine.native_text import environment
 from exec_server.engine.paths import normalize
 from exec_server.engine.sandbox.policy import (
     MINIMAL_PATHS,
@@ -191,7 +192,7 @@ def _reader(cwd: object) -> EntryReader:
 
 
 def _temporary() -> tuple[str, ...]:
-    tmpdir = os.environ.get("TMPDIR", "")
+    tmpdir = environment().get("TMPDIR", "")
     return (normalize(tmpdir),) if tmpdir.startswith("/") else ()
 
 

@@ -71,6 +71,13 @@ def test_inherit() -> None:
     assert set(child_environment(policy(inherit="core"), {}, everything)) == set(CORE_NAMES)
 
 
+def test_core_ignores_case() -> None:
+    """Every spelling of a core variable is inherited under its own name."""
+    server = {"home": "1", "HOME": "2", "Path": "3", "lc_all": "4", "homes": "5"}
+    result = child_environment(policy(inherit="core"), {}, server)
+    assert result == {"home": "1", "HOME": "2", "Path": "3", "lc_all": "4"}
+
+
 def test_names_that_look_like_secrets_are_dropped_by_default() -> None:
     """Wherever in the name, in whatever case."""
     assert inherited(ignore_default_excludes=False) == {

@@ -9,12 +9,12 @@ trusted certificates from the system.
 
 from __future__ import annotations
 
-import os
 from typing import TYPE_CHECKING, Final, Literal
 
 import msgspec
 
 from exec_server.engine.memory_budget import MemoryBudget
+from exec_server.engine.native_text import environment
 from exec_server.errors import InvalidRequest, OperationFailed
 
 if TYPE_CHECKING:
@@ -98,7 +98,9 @@ class HttpClient:
         from exec_server.engine.http.exchange import Exchange, Trust  # noqa: PLC0415
         from exec_server.engine.http.request import prepare  # noqa: PLC0415
 
-        prepared = prepare(request.method, request.url, request.headers, request.body, os.environ)
+        prepared = prepare(
+            request.method, request.url, request.headers, request.body, environment()
+        )
         if self._decodes_content:
             prepared = prepared.accepting_encodings()
         self._memory.charge(EXCHANGE_BYTES)

@@ -24,20 +24,22 @@ from exec_server.errors import InvalidArgument
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
 
-CORE_NAMES: Final = (
-    "HOME",
-    "LANG",
-    "LC_ALL",
-    "LC_CTYPE",
-    "LOGNAME",
-    "PATH",
-    "SHELL",
-    "TEMP",
-    "TMP",
-    "TMPDIR",
-    "USER",
+CORE_NAMES: Final = frozenset(
+    (
+        "HOME",
+        "LANG",
+        "LC_ALL",
+        "LC_CTYPE",
+        "LOGNAME",
+        "PATH",
+        "SHELL",
+        "TEMP",
+        "TMP",
+        "TMPDIR",
+        "USER",
+    )
 )
-"""What ``core`` inherits (v1, process/start)."""
+"""The variables that ``core`` inherits, in upper or lower case (v1, process/start)."""
 
 DEFAULT_EXCLUDES: Final = ("*KEY*", "*SECRET*", "*TOKEN*")
 """Names that look like secrets (v1, process/start)."""
@@ -145,7 +147,9 @@ def child_environment(
         case "all":
             result = dict(inherited)
         case "core":
-            result = {name: inherited[name] for name in CORE_NAMES if name in inherited}
+            result = {
+                name: value for name, value in inherited.items() if name.upper() in CORE_NAMES
+            }
         case "none":
             result = {}
     excludes = tuple(policy.exclude)

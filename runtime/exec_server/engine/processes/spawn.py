@@ -28,6 +28,7 @@ from typing import TYPE_CHECKING, Final, Protocol
 
 import msgspec
 
+from exec_server.engine.native_text import encode
 from exec_server.engine.processes import pty
 from exec_server.engine.processes.process_tags import Tagging
 from exec_server.errors import InvalidArgument, SpawnFailed
@@ -229,7 +230,7 @@ def _spawn_in_directory(
     """Spawn with the child's directory as this process's own, for the time of this call."""
     home = os.open(".", os.O_PATH | os.O_DIRECTORY)
     try:
-        os.chdir(spec.cwd)
+        os.chdir(encode(spec.cwd))
         try:
             if spec.confinement is None:
                 return _spawn_first_found(spec, env, actions)
@@ -259,17 +260,17 @@ def _passed_on(confinement: Confinement) -> Iterator[Sequence[tuple[object, ...]
 def _spawn_first_found(
     spec: SpawnSpec, env: Mapping[str, str], actions: Sequence[tuple[object, ...]]
 ) -> int:
-    program = spec.argv[0]
-    argv = list(spec.argv)
+    program = encode(spec.argv[0])
+    argv = [*map(encode, spec.argv)]
     if spec.arg0 is not None:
-        argv[0] = spec.arg0
+        argv[0] = encode(spec.arg0)
     sigmask = () if spec.confinement is None else _CATCHABLE
-    if "/" in program:
+    if b"/" in program:
         return _posix_spawn(program, argv, env, actions, sigmask)
     is_forbidden = False
-    for directory in env.get("PATH", DEFAULT_PATH).split(":"):
+    for directory in encode(env.get("PATH", DEFAULT_PATH)).split(b":"):
         # An empty element is the working directory.
-        candidate = f"{directory}/{program}" if directory else f"./{program}"
+        candidate = (directory or b".") + b"/" + program
         if not os.access(candidate, os.X_OK):
             is_forbidden = is_forbidden or os.access(candidate, os.F_OK)
             continue
@@ -280,12 +281,12 @@ def _spawn_first_found(
                 raise
             is_forbidden = is_forbidden or error.errno == errno.EACCES
     number = errno.EACCES if is_forbidden else errno.ENOENT
-    raise OSError(number, os.strerror(number), program)
+    raise OSError(number, os.strerror(number), spec.argv[0])
 
 
 def _posix_spawn(
-    path: str,
-    argv: list[str],
+    path: bytes,
+    argv: list[bytes],
     env: Mapping[str, str],
     actions: Sequence[tuple[object, ...]],
     sigmask: Sequence[int],
@@ -294,7 +295,7 @@ def _posix_spawn(
         return os.posix_spawn(
             path,
             argv,
-            env,
+            {encode(name): encode(value) for name, value in env.items()},
             file_actions=actions,
             setsid=True,
             setsigmask=sigmask,

@@ -19,6 +19,7 @@ import sysconfig
 from typing import TYPE_CHECKING, Any, Final
 
 from exec_server.engine.memory_file import memory_file
+from exec_server.engine.native_text import encode
 from exec_server.engine.processes import pty
 from exec_server.engine.processes.spawn import (
     INTERPRETER,
@@ -144,7 +145,7 @@ class Bubblewrap:
             options.append("--unshare-net")
         if len(options) > MAX_ARGUMENTS:
             raise InvalidRequest("sandbox: too many rules for bubblewrap")
-        text = b"".join(os.fsencode(option) + b"\0" for option in options)
+        text = b"".join(encode(option) + b"\0" for option in options)
         insert = resources.descriptors.insert
         insert(own, memory_file("view", bytes(mounts.expected)))
         insert(own + 1, os.open("/proc", os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC))
@@ -234,7 +235,7 @@ def _encode_command(spec: SpawnSpec) -> bytes:
     texts = [spec.cwd, program, str(len(argv)), *argv]
     texts += (f"{name}={value}" for name, value in env.items())
     try:
-        fields = [os.fsencode(text) for text in texts]
+        fields = [encode(text) for text in texts]
     except UnicodeEncodeError as error:
         raise OperationFailed("text that is not valid Unicode found in provided data") from error
     if any(b"\0" in field for field in fields):

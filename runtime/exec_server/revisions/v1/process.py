@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import os
 from typing import TYPE_CHECKING, Final
 
 from exec_server import jsonrpc
+from exec_server.engine.native_text import environment
 from exec_server.engine.processes.child_env import prepare_child_environment
 from exec_server.engine.processes.spawn import SpawnSpec
 from exec_server.errors import InvalidRequest
@@ -68,7 +68,7 @@ class ProcessV1:
         spec = SpawnSpec(
             argv=params.argv,
             cwd=params.cwd,
-            env=await prepare_child_environment(params.env_policy, params.env, os.environ),
+            env=await prepare_child_environment(params.env_policy, params.env, environment()),
             tty=params.tty,
             pipe_stdin=params.pipe_stdin,
             arg0=params.arg0,

@@ -6,7 +6,6 @@ import asyncio
 import contextlib
 import errno
 import hashlib
-import os
 import signal
 from functools import partial
 from typing import TYPE_CHECKING, Final
@@ -14,6 +13,7 @@ from typing import TYPE_CHECKING, Final
 from exec_server import jsonrpc
 from exec_server.engine import path_uri
 from exec_server.engine.cancellation import run_in_thread
+from exec_server.engine.native_text import environment
 from exec_server.engine.processes.child_env import prepare_child_environment
 from exec_server.engine.processes.spawn import SpawnSpec
 from exec_server.engine.sandbox import bubblewrap
@@ -162,7 +162,7 @@ async def spawn_spec(params: ProcessStartParams, rows: int = 24, cols: int = 80)
     spec = SpawnSpec(
         argv=params.argv,
         cwd=_working_directory(params.cwd),
-        env=await prepare_child_environment(params.env_policy, params.env, os.environ),
+        env=await prepare_child_environment(params.env_policy, params.env, environment()),
         tty=params.tty,
         pipe_stdin=params.pipe_stdin,
         arg0=params.arg0,

@@ -10,6 +10,7 @@ import os
 from typing import TYPE_CHECKING, Final, TypeAlias
 
 from exec_server.engine import path_uri
+from exec_server.engine.native_text import environment
 from exec_server.engine.paths import normalize
 from exec_server.engine.sandbox.policy import (
     MAX_RULES,
@@ -46,7 +47,7 @@ def policy_for_files(sandbox: Sandbox | None) -> SandboxPolicy | None:
     if sandbox is None or isinstance(sandbox.permissions, _OPEN):
         return None
     policy = _policy(
-        sandbox, sandbox.permissions, None, os.environ.get("TMPDIR"), read_path=_path_for_files
+        sandbox, sandbox.permissions, None, environment().get("TMPDIR"), read_path=_path_for_files
     )
     return None if policy.leaves_files_open else _enforceable(sandbox, policy)
 
