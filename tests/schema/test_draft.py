@@ -51,7 +51,7 @@ ADDED = {
     "ProcessStartParams": "rows cols notifyStart execution",
     "ProcessTerminateParams": "mode?",
     "ProcessTerminateResult": "",
-    "EnvironmentInfoResult": "limits",
+    "EnvironmentInfoResult": "serverVersion limits",
     "EnvironmentCapabilities": (
         "processResize processCloseStdin processWait processSnapshot processList "
         "processTerminateMode processStartNotification processExecution"

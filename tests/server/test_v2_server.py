@@ -87,8 +87,19 @@ def test_a_write_is_done_once_per_name(client: peer.Client) -> None:
     # The terminal echoes what is typed, and cat repeats it.
     assert output(client, "p").replace(b"^D\b\b", b"") == b"xz\r\nxz\r\nend\r\n"
     assert write(client, "p", "a", b"late") == {"status": "accepted"}
-    params = {"processId": "p", "writeId": "new", "chunk": ""}
-    assert client.error("process/write", params)["code"] == -32603
+    assert write(client, "p", "new", b"late") == {"status": "accepted"}
+
+
+def test_a_failed_start_has_a_kind(client: peer.Client) -> None:
+    params = {"processId": "p", "cwd": "file:///", "env": {}, "tty": False}
+    for argv, kind in (
+        (["/no/such/program"], "spawnNotFound"),
+        (["/"], "spawnPermissionDenied"),
+        ([""], "spawnFailed"),
+    ):
+        error = client.error("process/start", {**params, "argv": argv})
+        assert (error["code"], error["data"]) == (-32603, {"kind": kind})
+    assert "data" not in client.error("process/start", {**params, "argv": []})
 
 
 def test_a_write_needs_a_name(client: peer.Client) -> None:
