@@ -165,7 +165,14 @@ class MessageScan:
         """
         position = 0
         while position < len(part) and not self._is_broken:
-            size = SLICE_BYTES if self._long is None else TEXT_SLICE_BYTES
+            if self._long is not None:
+                size = TEXT_SLICE_BYTES
+            elif self._in_text:
+                # The rest of a text has no structure.
+                end = part.find(b'"', position, position + TEXT_SLICE_BYTES)
+                size = TEXT_SLICE_BYTES if end < 0 else max(end - position, SLICE_BYTES)
+            else:
+                size = SLICE_BYTES
             piece = self._carry + part[position : position + size]
             carried = len(self._carry)
             # An escape is not cut in two.

@@ -29,6 +29,7 @@ from exec_server.server.request import Request
 from exec_server.server.request_dispatcher import RequestDispatcher
 from exec_server.server.response_writer import ResponseWriter
 from exec_server.server.revision_router import RevisionRouter, check_ids
+from exec_server.tasks import start_eagerly
 from exec_server.transports.stream import HIGH_WATER
 
 if TYPE_CHECKING:
@@ -207,28 +208,44 @@ class Connection:
                 self.settings,
                 lambda is_full: self._pause_reading(_Pause.LONG_MESSAGE, is_full),
             )
-            self._input_task = self._loop.create_task(self._take_long(self._input))
         self._input.add(part, is_last=is_last)
+        self._read_on()
 
     def refuse(self, detail: str) -> None:
         """Answer unreadable input, or end the connection; see Receiver."""
         if self._input is not None and not self._input.is_whole:
             self._input.abandon(detail)
+            self._read_on()
         else:
             self._reject(detail)
 
+    def _read_on(self) -> None:
+        """Scan what has arrived of a long message: at once, or in a task if that takes long."""
+        if self._input is not None and self._input_task is None:
+            self._input_task = start_eagerly(self._take_long(self._input))
+        if self._input is not None and self._input.is_whole:
+            # Messages behind it are read when it is done.
+            self._pause_reading(_Pause.LONG_MESSAGE, True)
+
     async def _take_long(self, long_input: LongInput) -> None:
-        """Take a message that arrives in parts. Messages behind it are read when it is done."""
+        """Take a message that arrives in parts, once it is whole."""
+        is_complete = True
         try:
-            message, params = await long_input.read()
-            self._take(message, params.outline, params)
+            content = await long_input.read()
+            if content is None:
+                is_complete = False
+            else:
+                message, params = content
+                self._take(message, params.outline, params)
         except MalformedMessage as error:
             self._reject(str(error))
         except ProtocolViolation as error:
             self._close_for(error)
         finally:
-            self._input = None
-            self._pause_reading(_Pause.LONG_MESSAGE, False)
+            self._input_task = None
+            if is_complete:
+                self._input = None
+                self._pause_reading(_Pause.LONG_MESSAGE, False)
 
     def _take(self, message: jsonrpc.Message, data: bytes, long: LongParams | None) -> None:
         if message.id is not msgspec.UNSET:
@@ -364,6 +381,8 @@ class Connection:
     def _cancel_input(self) -> None:
         if self._input_task is not None:
             self._input_task.cancel()
+        else:
+            self._input = None
 
     async def _finish(self) -> None:
         """Complete what is pending, then release what the connection holds."""

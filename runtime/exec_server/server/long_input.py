@@ -96,7 +96,6 @@ class LongInput:
         self._hold = hold
         self._parts: deque[bytes] = deque()
         self._waiting_bytes = 0
-        self._arrived = asyncio.Event()
         self._is_whole = False
         self._failure: str | None = None
         self._turn_end = 0.0
@@ -112,40 +111,37 @@ class LongInput:
             self._parts.append(part)
             self._waiting_bytes += len(part)
         self._is_whole = is_last
-        if is_last or self._waiting_bytes > _BACKLOG_BYTES:
-            # Behind its last part nothing is read until the message is dealt with.
+        if self._waiting_bytes > _BACKLOG_BYTES:
             self._hold(True)
-        self._arrived.set()
 
     def abandon(self, reason: str) -> None:
         """End the message here: the transport found it unreadable, and skips the rest."""
         self._failure = reason
         self._is_whole = True
-        self._hold(True)
-        self._arrived.set()
 
-    async def read(self) -> tuple[jsonrpc.Message, LongParams]:
-        """Return the message, decoded but for its params, once it is whole.
+    async def read(self) -> tuple[jsonrpc.Message, LongParams] | None:
+        """Scan what has arrived, and return the message, decoded but for its params, if that is all
+        of it; None otherwise.
 
         Raises MalformedMessage, also when it is whole, and ProtocolViolation; see ``jsonrpc``.
         """
+        self._turn_end = time.monotonic() + _TURN_SECONDS
         scan = self._scan
-        assert scan is not None
-        try:
-            await self._scan_parts(scan)
-        except MalformedMessage as error:
-            self._failure = str(error)
-        # Let go of what was kept of a message that is refused, and of the rest of it.
-        self._scan = None
-        self._parts.clear()
-        self._waiting_bytes = 0
-        if not self._is_whole:
-            self._hold(False)
-        while not self._is_whole:
-            self._arrived.clear()
-            await self._arrived.wait()
+        if scan is not None:
+            try:
+                await self._scan_parts(scan)
+            except MalformedMessage as error:
+                self._failure = str(error)
         if self._failure is not None:
-            raise MalformedMessage(self._failure)
+            # Let go of what was kept of the message, and of the rest of it.
+            self._scan = None
+            self._parts.clear()
+            self._waiting_bytes = 0
+            if self._is_whole:
+                raise MalformedMessage(self._failure)
+            self._hold(False)
+        if scan is None or not self._is_whole:
+            return None
         outline = scan.outline
         await self._breathe()
         message = jsonrpc.decode(outline)
@@ -154,20 +150,14 @@ class LongInput:
         return message, LongParams(outline, scan.heavy_members, texts)
 
     async def _scan_parts(self, scan: MessageScan) -> None:
-        while True:
-            while self._parts:
-                part = self._parts.popleft()
-                for _ in scan.feed(part):
-                    await self._breathe()
-                was_full = self._waiting_bytes > _BACKLOG_BYTES
-                self._waiting_bytes -= len(part)
-                if was_full and self._waiting_bytes <= _BACKLOG_BYTES and not self._is_whole:
-                    self._hold(False)
-            if self._is_whole or self._failure is not None:
-                return
-            self._arrived.clear()
-            await self._arrived.wait()
-            self._turn_end = time.monotonic() + _TURN_SECONDS
+        while self._parts:
+            part = self._parts.popleft()
+            for _ in scan.feed(part):
+                await self._breathe()
+            was_full = self._waiting_bytes > _BACKLOG_BYTES
+            self._waiting_bytes -= len(part)
+            if was_full and self._waiting_bytes <= _BACKLOG_BYTES and not self._is_whole:
+                self._hold(False)
 
     async def _breathe(self) -> None:
         """Let the others have their turn, if it is time."""
