@@ -1,1 +1,1 @@
-"""Code generator of the exec-server protocol: everything typed comes from ``schema/``."""
+"""Code generator of the exec-server protocol: typed packages from ``schema/``."""

@@ -1,4 +1,4 @@
-"""The commands ``breaking`` and ``record``: what a change of the contract breaks."""
+"""The commands ``breaking`` and ``record``: compare contracts and record releases."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ class Finding:
 
     @property
     def names(self) -> set[str]:
-        """What ``--ignore`` calls the finding."""
+        """Name of the finding for ``--ignore``."""
         return {self.change.rule.id, self.change.rule.severity}
 
     def __str__(self) -> str:
@@ -47,7 +47,7 @@ class Finding:
         return f"{where}: {rule.id} ({rule.severity}): {self.change.message}"
 
     def as_json(self) -> JsonObject:
-        """The finding as an object of the JSON report."""
+        """Finding as an object of the JSON report."""
         change = self.change
         return {
             "rule": change.rule.id,
@@ -68,7 +68,7 @@ def add_commands(commands: Any, schema: argparse.ArgumentParser) -> None:
     breaking = commands.add_parser(
         "breaking",
         parents=[schema],
-        help="tell what breaks between two contracts",
+        help="list the breaking changes between two contracts",
         usage="%(prog)s [options] [OLD NEW | [--against REF] [REVISION ...]]",
         description="Print one line per breaking change, FILE:#/POINTER: RULE (SEVERITY): "
         "MESSAGE. WIRE: peers of the two contracts misunderstand each other. SOURCE: code that "
@@ -82,10 +82,13 @@ def add_commands(commands: Any, schema: argparse.ArgumentParser) -> None:
         "revisions",
         nargs="*",
         metavar="REVISION",
-        help="such as v1 (default: every released one)",
+        help="revision, such as v1 (default: every released one)",
     )
     breaking.add_argument(
-        "--against", metavar="REF", help="a commit, in any form that git understands"
+        "--against",
+        metavar="REF",
+        help="commit to compare with, in any form that git accepts (default: the record of "
+        "the release)",
     )
     breaking.add_argument(
         "--format",
@@ -98,12 +101,12 @@ def add_commands(commands: Any, schema: argparse.ArgumentParser) -> None:
         action="append",
         default=[],
         metavar="RULE",
-        help="a rule, or a severity, to say nothing about; may be repeated",
+        help="rule or severity whose changes are ignored; may be repeated (default: none)",
     )
     record = commands.add_parser(
         "record",
         parents=[schema],
-        help="declare revisions released, or add to what they promise",
+        help="record revisions as released, or record additions to them",
         description="Write the record that `breaking` holds a released revision to. Refused when "
         "the revision breaks what its record promises.",
     )
@@ -111,12 +114,12 @@ def add_commands(commands: Any, schema: argparse.ArgumentParser) -> None:
         "revisions",
         nargs="*",
         metavar="REVISION",
-        help="a revision to release from now on (default: every released one)",
+        help="revision to record as released (default: every released one)",
     )
 
 
 def run(options: argparse.Namespace) -> int:
-    """Run one of the commands; returns the exit code."""
+    """Run one of the commands; return its exit code."""
     return (_breaking if options.command == "breaking" else _record)(options)
 
 
@@ -145,7 +148,7 @@ def _breaking(options: argparse.Namespace) -> int:
 
 
 def _ignored(names: list[str]) -> set[str]:
-    """The rules and severities to ignore."""
+    """Return the rules and severities to ignore."""
     for name in names:
         if name not in RULES and name not in (Severity.WIRE, Severity.SOURCE):
             raise UsageError(f"unknown rule: {name} (docs/compatibility.md lists them)")
@@ -153,7 +156,7 @@ def _ignored(names: list[str]) -> set[str]:
 
 
 def _pairs(options: argparse.Namespace) -> list[tuple[Contract, Contract | None]]:
-    """What the command line asks to compare; None stands for a revision that is gone."""
+    """Return the contracts to compare; None stands for a revision that was removed."""
     schema: Path = options.schema
     names = list(options.revisions)
     if options.against is None and len(names) == 2:
@@ -179,7 +182,7 @@ def _pairs(options: argparse.Namespace) -> list[tuple[Contract, Contract | None]
 
 
 def _findings(old: Contract, new: Contract | None) -> list[Finding]:
-    """Every change between two contracts, also those that break nothing."""
+    """Return every change between two contracts, compatible ones included."""
     if new is None:
         name = old.revision.name
         gone = Change(RULES["REVISION_REMOVED"], True, METHODS_FILE, (), name, "", "", None)

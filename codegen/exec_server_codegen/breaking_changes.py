@@ -1,4 +1,4 @@
-"""What differs between two contracts: every change with its place and its rule.
+"""Differences between two contracts: every change with its place and its rule.
 
 Types are compared where messages lead to them, because whether a change breaks anything depends on
 who sends the value. Definitions are compared once more by name, for the names of the generated
@@ -22,14 +22,14 @@ if TYPE_CHECKING:
 
 
 def compare(old: Revision, new: Revision) -> list[Change]:
-    """Every change from one contract to another, each once."""
+    """Return every change from one contract to another, each once."""
     return _Comparison(old, new).run()
 
 
 _OTHER: Final[Mapping[Sender, Sender]] = {"client": "server", "server": "client"}
 _SENDERS: Final[Mapping[str, Sender]] = {"clientToServer": "client", "serverToClient": "server"}
 _PRESENCE: Final = ("ignored", "optional", "required")
-"""From params that a receiver asks nothing of to those that must be there."""
+"""Presence of params, from the least strict to the strictest."""
 
 
 class _Comparison:
@@ -42,7 +42,7 @@ class _Comparison:
         self._types = TypeComparison(old, new, self._log)
 
     def run(self) -> list[Change]:
-        """Walk through everything."""
+        """Compare everything; return the changes."""
         self._errors()
         self._methods()
         self._envelope()
@@ -79,7 +79,7 @@ class _Comparison:
         new: Iterable[JsonObject],
         place: tuple[str, Where],
     ) -> None:
-        """Situations, known by their wording, that are answered with another code."""
+        """Compare the error codes of situations, which are identified by their text."""
         before, after = _answers(self._old, old), _answers(self._new, new)
         for when, codes in after.items():
             known = before.get(when, codes)
@@ -138,7 +138,7 @@ class _Comparison:
             self._log.at(rule, spot.below("paramsPresence"), "the presence of params", was, now)
 
     def _envelope(self) -> None:
-        """The messages around params and results, for the sides that send them."""
+        """Compare the envelopes, for each side that sends them."""
         old, new = self._old.definitions, self._new.definitions
         for method in self._new.methods:
             sender = _SENDERS[method.direction]
@@ -151,7 +151,7 @@ class _Comparison:
                     self._types.compare(old[name], new[name], side)
 
     def _names(self) -> None:
-        """The classes and aliases of the generated package."""
+        """Compare the names of the generated package."""
         new = {name: area for area in self._new.model_areas for name in area.definitions}
         for area in self._old.model_areas:
             for name in area.definitions:
@@ -181,7 +181,7 @@ def _role(method: Method) -> str:
 
 
 def _answers(revision: Revision, rows: Iterable[JsonObject]) -> dict[str, dict[int, str]]:
-    """The errors that answer each situation, names by code."""
+    """Return the errors of each situation, as names by code."""
     codes = {error.name: error.code for error in revision.errors}
     answers: dict[str, dict[int, str]] = {}
     for row in rows:

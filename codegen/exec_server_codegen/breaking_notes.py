@@ -21,7 +21,7 @@ class Change:
 
     rule: Rule
     is_gone: bool
-    """Whether the place is one of the old contract, because the new one has it no more."""
+    """True if the place belongs to the old contract, because the new one removed it."""
 
     file: str
     """Schema file, such as ``process.json``."""
@@ -30,25 +30,25 @@ class Change:
     """Path inside the file."""
 
     subject: str
-    """What changed: a method, an error, a definition or ``Definition.member``."""
+    """Name of a method, an error, a definition or ``Definition.member``."""
 
     aspect: str
-    """What of it changed; empty when it came or went as a whole."""
+    """Aspect that changed; empty if the subject was added or removed."""
 
     was: str | None
-    """What it was before; None when it was not there."""
+    """Value before the change; None if there was none."""
 
     now: str | None
-    """What it is now; None when it is there no more."""
+    """Value after the change; None if there is none."""
 
     @property
     def is_breaking(self) -> bool:
-        """Whether somebody has to follow the change."""
+        """True if peers or callers have to adapt to the change."""
         return self.rule.severity is not Severity.COMPATIBLE
 
     @property
     def message(self) -> str:
-        """The change in words."""
+        """Description of the change."""
         if self.was is not None and self.now is not None:
             return f"{self.subject}: {self.aspect} was {self.was}, is {self.now}"
         thing = f"{self.subject}: {self.aspect}" if self.aspect else self.subject
@@ -104,7 +104,7 @@ class ChangeLog:
     def by_sender(
         self, rule: str, spot: Spot, aspect: str, was: str | None, now: str | None
     ) -> None:
-        """Note a change whose rule has a side for each sender."""
+        """Note a change whose rule depends on the sender."""
         self.at(f"{_side(spot.sender)}_{rule}", spot, aspect, was, now)
 
 

@@ -1,4 +1,4 @@
-"""The rules of ``exec-server-codegen breaking``: every kind of change, and whom it breaks.
+"""The rules of ``exec-server-codegen breaking``: every kind of change, and its severity.
 
 A contract has two ends that are never replaced at once, so a change must hold for two pairs:
 
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 
 class Severity(StrEnum):
-    """What a change breaks."""
+    """Severity of a change."""
 
     WIRE = "WIRE"
     """Peers of the two contracts misunderstand each other."""
@@ -47,7 +47,7 @@ class Rule:
 
     severity: Severity
     description: str
-    """What changed, and what follows for whom."""
+    """Description of the change and of its effect."""
 
 
 def _rules(severity: Severity, descriptions: Mapping[str, str]) -> dict[str, Rule]:
@@ -144,4 +144,4 @@ RULES: Final[Mapping[str, Rule]] = {
         },
     ),
 }
-"""Every rule by its id, WIRE first, then SOURCE, then what breaks nothing."""
+"""Every rule by its id: WIRE, then SOURCE, then COMPATIBLE."""

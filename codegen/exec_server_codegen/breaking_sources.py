@@ -1,4 +1,4 @@
-"""Where contracts to compare come from: the schema folder, a commit, the record of a release."""
+"""Sources of contracts to compare: the schema folder, a commit, the record of a release."""
 
 from __future__ import annotations
 
@@ -21,33 +21,33 @@ RECORDS: Final = "released"
 """Folder below the schema folder with one record per released revision."""
 
 _ANNOTATIONS: Final = {"title", "description", "x-absent", "x-identifier"}
-"""Keywords that promise nothing to a program."""
+"""Keywords that are not part of the contract."""
 
 _UNPROMISED: Final = {"summary", "description", "examples", "changes", "handling"}
-"""Members of a method's row that promise nothing to a program."""
+"""Members of a method's row that are not part of the contract."""
 
 _NAMED: Final = {"$defs", "properties", "mapping"}
-"""Keywords whose objects have names for keys."""
+"""Keywords whose objects have names as keys."""
 
 
 @dataclass(frozen=True, slots=True)
 class Contract:
-    """A revision, and where its files stand."""
+    """A revision with the location of its files."""
 
     label: str
-    """What messages call it, such as ``v1 at HEAD~1``."""
+    """Name in messages, such as ``v1 at HEAD~1``."""
 
     revision: Revision
     file: str
-    """Path of a schema file, with ``{}`` for its revision and name; without, of a record."""
+    """Path of a record, or of a schema file with ``{}`` in place of revision and name."""
 
     @property
     def is_record(self) -> bool:
-        """Whether it is what a released revision promises."""
+        """True for the record of a released revision."""
         return "{}" not in self.file
 
     def place(self, file: str, where: Where) -> tuple[str, str]:
-        """The file and the JSON pointer of a place."""
+        """Return the file and the JSON pointer of a place."""
         if self.is_record:
             return self.file, json_pointer("documents", file, *where)
         name, where = self.revision.place(file, where)
@@ -55,12 +55,12 @@ class Contract:
 
 
 def present(schema: Path, name: str) -> Contract:
-    """The contract in the schema folder."""
+    """Return the contract in the schema folder."""
     return Contract(name, read_revision(schema, name), str(schema / "{}"))
 
 
 def at_commit(schema: Path, name: str, ref: str) -> Contract | None:
-    """The contract that a commit has; None when it has no revision of that name.
+    """Return the contract at a commit; None if the commit has no revision of that name.
 
     Raises UsageError when the schema folder is in no git repository, or the commit is not there.
     """
@@ -75,7 +75,7 @@ def at_commit(schema: Path, name: str, ref: str) -> Contract | None:
 
 
 def _documents_at(schema: Path, name: str, commit: str, ref: str) -> dict[str, JsonObject]:
-    """The files of a revision at a commit, by name; none if it has no such revision."""
+    """Return the files of a revision at a commit by name; empty if it has no such revision."""
     listing = _git(schema, "ls-tree", "-z", "--name-only", commit, f"{name}/")
     paths = sorted(path for path in listing.decode().split("\0") if path.endswith(".json"))
     return {
@@ -87,7 +87,7 @@ def _documents_at(schema: Path, name: str, commit: str, ref: str) -> dict[str, J
 
 
 def _commit(schema: Path, ref: str) -> str:
-    """The full name of a commit."""
+    """Return the full name of a commit."""
     if not schema.is_dir():
         raise UsageError(f"no schema folder: {schema}")
     try:
@@ -114,17 +114,17 @@ def _git(folder: Path, *arguments: str) -> bytes:
 
 
 def recorded_names(schema: Path) -> list[str]:
-    """The released revisions, in the order of their names."""
+    """Return the released revisions in alphabetical order."""
     return sorted(path.stem for path in (schema / RECORDS).glob("*.json"))
 
 
 def record_path(schema: Path, name: str) -> Path:
-    """Where the record of a released revision stands."""
+    """Return the path of the record of a released revision."""
     return schema / RECORDS / f"{name}.json"
 
 
 def recorded(schema: Path, name: str) -> Contract:
-    """The contract as it was released."""
+    """Return the contract as it was released."""
     path = record_path(schema, name)
     if not path.is_file():
         known = ", ".join(recorded_names(schema)) or "none"
@@ -136,7 +136,7 @@ def recorded(schema: Path, name: str) -> Contract:
 
 
 def record_text(revision: Revision) -> str:
-    """The record of a revision: what it promises, without the words."""
+    """Return the record of a revision: its contract without prose."""
     methods, errors = revision.methods_document, revision.errors_document
     rows = [
         {
@@ -178,7 +178,7 @@ def _situation(row: JsonObject) -> JsonObject:
 
 
 def _wordless(value: Any, *, are_names: bool = False) -> Any:
-    """A schema without its prose; ``are_names`` says that the keys are names, not keywords."""
+    """Return a schema without annotations; with ``are_names`` its keys are names, not keywords."""
     if isinstance(value, list):
         return [_wordless(item) for item in value]
     if not isinstance(value, dict):
@@ -198,7 +198,7 @@ def _revision(
     source: str,
     extended: tuple[str, dict[str, JsonObject]] | None = None,
 ) -> Revision:
-    """A revision of documents that the linter may never have seen."""
+    """Return the revision of documents that have not passed the linter."""
     try:
         revision = revision_of(name, documents, extended)
         # Reading the tables is what finds another form, as an early commit may have it.

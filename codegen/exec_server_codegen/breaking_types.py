@@ -34,10 +34,10 @@ class TypeComparison:
         self._log = log
         self._compared: set[tuple[str, str, Sender]] = set()
         self.successors: dict[str, set[str]] = {}
-        """Definitions that stand where one of another name stood."""
+        """New names by old name, where a definition with another name took its place."""
 
     def availability(self, old: JsonObject, new: JsonObject, spot: Spot) -> None:
-        """Since and until when something is there; revisions of two names have releases apart."""
+        """Compare release ranges; revisions with different names have unrelated releases."""
         if self._old.name != self._new.name:
             return
         for keyword, is_start in (
@@ -64,7 +64,7 @@ class TypeComparison:
             )
 
     def compare(self, old: Definition, new: Definition, sender: Sender) -> None:
-        """Two definitions that stand in the same place of a message."""
+        """Compare two definitions at the same place of a message."""
         if old.name != new.name:
             self.successors.setdefault(old.name, set()).add(new.name)
         if (old.name, new.name, sender) in self._compared:
@@ -85,7 +85,7 @@ class TypeComparison:
             self._members(old, new, spot)
 
     def _type(self, old: Type, new: Type, spot: Spot) -> None:
-        """Two types in the same place of a message."""
+        """Compare two types at the same place of a message."""
         is_one_name = old.name is not None and old.name == new.name
         if not is_one_name and not (old.is_object and new.is_object):
             if old.name is not None and new.name is not None:
@@ -103,7 +103,7 @@ class TypeComparison:
         )
 
     def _values(self, old: Type, new: Type, spot: Spot) -> None:
-        """The values of two types."""
+        """Compare the values of two types."""
         lost, gained = old.kinds - new.kinds, new.kinds - old.kinds
         if lost or gained:
             rule = "TYPE_NARROWED" if not gained else "TYPE_WIDENED"
@@ -169,7 +169,7 @@ class TypeComparison:
             self._log.by_sender(rule, spot, f"the {bound}", *texts)
 
     def _branches(self, old: Definition, new: Definition, spot: Spot) -> None:
-        """The objects of two unions, known by their tags."""
+        """Compare the objects of two unions by tag."""
         before, after = old.schema["discriminator"], new.schema["discriminator"]
         if before["propertyName"] != after["propertyName"]:
             was, now = before["propertyName"], after["propertyName"]
@@ -187,7 +187,7 @@ class TypeComparison:
                 self._log.by_sender("BRANCH_ADDED", spot, f"the object of `{tag}`", None, "")
 
     def _members(self, old: Definition, new: Definition, spot: Spot) -> None:
-        """The members of two objects."""
+        """Compare the members of two objects."""
         was_closed, is_closed = (has_no_members(definition) for definition in (old, new))
         if was_closed != is_closed:
             rule = "TYPE_NARROWED" if is_closed else "TYPE_WIDENED"
@@ -205,7 +205,7 @@ class TypeComparison:
                 self._member_added(schema, place, is_required=name in new.required)
 
     def _shapes(self, old: JsonObject, new: JsonObject, spot: Spot) -> None:
-        """The known shapes of two free-form objects, which any receiver takes."""
+        """Compare the known shapes of two free-form objects, which any receiver accepts."""
         before, after = (
             [shape["$ref"].rsplit("/", 1)[-1] for shape in schema.get("x-shapes", [])]
             for schema in (old, new)

@@ -26,7 +26,7 @@ DEFINITIONS: Final = "#/$defs/"
 
 
 def bundled_schema(revision: Revision, comment: str) -> JsonObject:
-    """The bundled schema of a revision; ``comment`` says where it comes from."""
+    """Return the bundled schema of a revision; ``comment`` names its source."""
     definitions = flat_definitions(revision, DEFINITIONS)
     entry_points = {}
     for method in revision.methods:
@@ -52,7 +52,7 @@ def bundled_schema(revision: Revision, comment: str) -> JsonObject:
 
 
 def flat_definitions(revision: Revision, prefix: str) -> JsonObject:
-    """Every definition of the areas by name, with references that start with ``prefix``."""
+    """Return every definition by name, with references that start with ``prefix``."""
     return {
         name: rebased(definition.schema, prefix)
         for name, definition in revision.definitions.items()
@@ -60,7 +60,7 @@ def flat_definitions(revision: Revision, prefix: str) -> JsonObject:
 
 
 def rebased(schema: Any, prefix: str) -> Any:
-    """The schema with its references led to ``prefix``."""
+    """Return the schema with its references moved to ``prefix``."""
     return relinked(schema, lambda reference: prefix + reference.rsplit("/", 1)[-1])
 
 
@@ -71,12 +71,12 @@ def _ref(name: str) -> JsonObject:
 def _add(definitions: JsonObject, more: JsonObject) -> None:
     for name, schema in more.items():
         if name in definitions:
-            raise SchemaError(f"definition {name} stands in the way of a message of that name")
+            raise SchemaError(f"the definition {name} has the name of a generated message")
         definitions[name] = schema
 
 
 def _messages(method: Method) -> dict[str, tuple[str, JsonObject]]:
-    """The messages of a method: name and schema by kind."""
+    """Return the messages of a method: name and schema by kind."""
     members: JsonObject = {
         "method": {"description": "Name of the method.", "const": method.name},
         "params": _params(method),
@@ -125,7 +125,7 @@ def _params(method: Method) -> JsonObject:
 
 
 def _unions(revision: Revision) -> JsonObject:
-    """What each side may send."""
+    """Return the unions of the messages that each side sends."""
     unions: JsonObject = {}
     for side, direction in (("Client", "clientToServer"), ("Server", "serverToClient")):
         asked = any(

@@ -1,7 +1,7 @@
 """The command ``exec-server-codegen``.
 
-Exit codes: 0 all is well · 1 the schema, a change of it, or the generated files are not as they
-should be · 2 the command line is wrong.
+Exit codes: 0 success · 1 the schema breaks a rule or a released contract, or the generated files
+are not up to date · 2 the command line is wrong.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ EXIT_USAGE: Final = 2
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the command; returns the exit code."""
+    """Run the command; return its exit code."""
     options = _parser().parse_args(arguments)
     try:
         code = _run(options)
@@ -39,7 +39,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f"exec-server-codegen: {error}", file=sys.stderr)
         return EXIT_FAILED
     except BrokenPipeError:
-        # Whoever read the output has seen enough; nothing is left to be flushed at exit.
+        # The reader closed the pipe; nothing must be flushed at exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return EXIT_FAILED
     return code
@@ -60,9 +60,9 @@ def _run(options: argparse.Namespace) -> int:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="exec-server-codegen",
-        description="Generate the Python package and the reference pages from the schema, and tell "
-        "what a change of the schema breaks.",
-        epilog="exit codes: 0 all is well; 1 the schema breaks a rule or a released contract, or "
+        description="Generate the Python package and the reference pages from the schema, and "
+        "compare contracts.",
+        epilog="exit codes: 0 success; 1 the schema breaks a rule or a released contract, or "
         "the generated files are not up to date; 2 the command line is wrong",
     )
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
@@ -80,7 +80,7 @@ def _parser() -> argparse.ArgumentParser:
         "--revision",
         action="append",
         metavar="R",
-        help="work on this revision alone, such as v1; may be repeated (default: all)",
+        help="revision to process, such as v1; may be repeated (default: all)",
     )
     targets = argparse.ArgumentParser(add_help=False)
     targets.add_argument(
@@ -135,7 +135,7 @@ def _revisions(options: argparse.Namespace) -> list[str]:
 
 
 def _lint(options: argparse.Namespace, revisions: list[str], *, quiet: bool = False) -> int:
-    """Print the findings; ``quiet`` says nothing when there are none."""
+    """Print the findings; with ``quiet`` print nothing if there are none."""
     # A revision that extends another is checked with it, and finds what is wrong there as well.
     findings = list(
         dict.fromkeys(finding for name in revisions for finding in lint(options.schema, name))

@@ -1,8 +1,8 @@
-"""What is generated from the client itself: its synchronous counterpart and its reference page.
+"""Files generated from the client: its synchronous counterpart and its reference page.
 
     python -m exec_server_codegen.client_files [--check]
 
-Exit codes: 0 all is well · 1 with ``--check``, a file is not what would be written.
+Exit codes: 0 success · 1 with ``--check``, a file is not up to date.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ SOURCES: Final = Path("runtime/exec_server/client")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Write the files, or compare them; returns the exit code."""
+    """Write the files, or compare them; return the exit code."""
     parser = argparse.ArgumentParser(prog="python -m exec_server_codegen.client_files")
     parser.add_argument("--check", action="store_true", help="compare instead of writing")
     options = parser.parse_args(arguments)
@@ -45,7 +45,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def render() -> dict[Path, str]:
-    """The files by path, as they should be."""
+    """Return the generated text of each file."""
     return {
         SOURCES / "sync.py": facade(SOURCES),
         Path("docs/client.md"): reference_page(SOURCES),

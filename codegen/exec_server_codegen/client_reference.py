@@ -59,7 +59,7 @@ _PARAMETER: Final = re.compile(r"(?m)^(\w+(?:, \w+)*): ")
 
 
 def reference_page(folder: Path) -> str:
-    """The page, from the modules in a folder."""
+    """Return the page, from the modules in a folder."""
     package = ast.parse((folder / "__init__.py").read_text(encoding="utf-8"))
     parts = [
         "# The client",
@@ -97,7 +97,7 @@ def _class(node: ast.ClassDef) -> Iterator[str]:
 
 
 def _attributes(node: ast.ClassDef) -> Iterator[str]:
-    """Fields, documented attributes of the constructor, and properties, one line each."""
+    """Return fields, documented attributes and properties, one line each."""
     constructor = next(
         (
             member.body
@@ -119,7 +119,7 @@ def _attributes(node: ast.ClassDef) -> Iterator[str]:
 
 
 def _target(statement: ast.stmt) -> str | None:
-    """The public attribute that a statement declares."""
+    """Return the public attribute that a statement declares."""
     target: ast.expr
     if isinstance(statement, ast.AnnAssign):
         target, kind = statement.target, f": {ast.unparse(statement.annotation)}"
@@ -141,7 +141,7 @@ def _function(owner: str, node: ast.FunctionDef | ast.AsyncFunctionDef) -> Itera
 
 
 def _signature(node: ast.FunctionDef | ast.AsyncFunctionDef) -> str:
-    """How the function is called, one parameter a line unless all fit into one."""
+    """Return the signature of a function, one parameter per line unless all fit into one."""
     given = node.args
     required = len(given.args) - len(given.defaults)
     defaults: list[ast.expr | None] = [*[None] * required, *given.defaults]
@@ -172,7 +172,7 @@ def _is_property(node: ast.FunctionDef | ast.AsyncFunctionDef) -> bool:
 
 
 def _text(node: ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef) -> str:
-    """A docstring as Markdown: parameters become a list, literals lose a backtick."""
+    """Return a docstring as Markdown: parameters as a list, literals with single backticks."""
     text = ast.get_docstring(node)
     assert text is not None, f"{getattr(node, 'name', 'a module')} has no documentation"
     text = _PARAMETER.sub(r"- `\1`: ", text)

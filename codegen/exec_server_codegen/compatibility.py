@@ -1,4 +1,4 @@
-"""The page about who speaks what: methods by release, capability flags, changes of the contract."""
+"""The compatibility page: methods by release, capability flags, changes of the contract."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from exec_server_codegen.schema import Definition, Method, Revision
 
 CAPABILITIES: Final = "EnvironmentCapabilities"
-"""The definition whose members are the flags of what a server can do."""
+"""Definition whose members are the capability flags of a server."""
 
 NEW: Final = "+"
 CHANGED: Final = "Δ"
@@ -32,21 +32,21 @@ ABSENT: Final = ""
 
 @dataclass(frozen=True, slots=True)
 class Release:
-    """A codex release that changed something, and what it changed."""
+    """A codex release that changed something, with its changes."""
 
     name: str
     revision: Revision
     previous: Release | None
-    """The release before, perhaps of the revision before."""
+    """Previous release, possibly of the previous revision."""
 
     @property
     def heading(self) -> str:
-        """The release without its last number where that is 0."""
+        """Release, without the last number if that is 0."""
         return self.name.removesuffix(".0")
 
     @property
     def methods(self) -> dict[str, Method]:
-        """The methods that the release has, by name."""
+        """Methods of the release by name."""
         return {
             method.name: method
             for method in self.revision.methods
@@ -55,7 +55,7 @@ class Release:
 
     @property
     def opens_revision(self) -> bool:
-        """Whether it is the first release of its revision."""
+        """True for the first release of its revision."""
         return self.previous is None or self.previous.revision is not self.revision
 
     def _has(self, since: str | None, until: str | None) -> bool:
@@ -65,7 +65,7 @@ class Release:
         )
 
     def mark(self, name: str) -> str:
-        """What the release has of a method."""
+        """Return the mark of a method in this release."""
         method = self.methods.get(name)
         if method is None:
             return ABSENT
@@ -77,7 +77,7 @@ class Release:
         return CHANGED if is_changed else THERE
 
     def _turn(self, schema: JsonObject) -> str | None:
-        """Whether the release is the first with a member or shape, or the first without."""
+        """Return True if the release is the first with a member or shape, or the first without."""
         since, until = schema.get("x-since"), schema.get("x-until")
         if since == self.name:
             return "new"
@@ -85,7 +85,7 @@ class Release:
         return "gone" if is_last and not self.opens_revision else None
 
     def notes(self) -> Iterator[str]:
-        """What the release changed, in Markdown, a line each."""
+        """Return the changes of the release in Markdown, one line each."""
         before = self.previous.methods if self.previous else self.methods
         for method in self.methods.values():
             if method.name not in before:
@@ -101,7 +101,7 @@ class Release:
                     yield f"{link(self.revision, method)}: {change['description']}"
 
     def _type_notes(self, definition: Definition) -> Iterator[str]:
-        """Shapes and members that came or went; other types come and go with what uses them."""
+        """Return added and removed shapes and members; other types change with their users."""
         if self.opens_revision:
             return
         turn = self._turn(definition.schema)
@@ -144,14 +144,14 @@ def compatibility_page(revisions: Sequence[Revision], released: Sequence[str]) -
 
 
 def link(revision: Revision, method: Method) -> str:
-    """A link to the method's place in the reference pages."""
+    """Return a link to the method in the reference pages."""
     family = next(family for family in revision.families if family.name == method.family)
     target = f"reference/{revision.name}/{family_page(family)}#{anchor(method.name)}"
     return f"[{method.name}]({target})"
 
 
 def _releases(revisions: Sequence[Revision]) -> list[Release]:
-    """The releases that changed something, oldest first."""
+    """Return the releases that changed something, oldest first."""
     releases: list[Release] = []
     for revision in revisions:
         for name in revision.releases:
@@ -160,7 +160,7 @@ def _releases(revisions: Sequence[Revision]) -> list[Release]:
 
 
 def _rows(releases: Sequence[Release]) -> Iterator[tuple[str, list[str]]]:
-    """Each method that a release ever had, with its marks."""
+    """Return a row for each method of any release, with its marks."""
     rows: dict[str, str] = {}
     for release in releases:
         for name, method in release.methods.items():
@@ -198,7 +198,7 @@ def _by_severity(changes: Sequence[Change]) -> list[tuple[Severity, list[Change]
 
 
 def _parts(revision: Revision, method: Method) -> Iterator[JsonObject]:
-    """The definitions that a method's messages lead to, and their members."""
+    """Return the definitions that a method's messages use, and their members."""
     todo = [method.params, *([method.result] if method.result else [])]
     seen: set[str] = set()
     while todo:
@@ -210,7 +210,7 @@ def _parts(revision: Revision, method: Method) -> Iterator[JsonObject]:
 
 
 def _shapes(revision: Revision) -> set[str]:
-    """The definitions that are known shapes of a free-form object."""
+    """Return the definitions that are known shapes of a free-form object."""
     return {
         shape["$ref"].rsplit("/", 1)[-1]
         for definition in revision.definitions.values()

@@ -9,12 +9,12 @@ Findings of the linter are data, not exceptions.
 
 
 class CodegenError(Exception):
-    """Root of every error this package raises on purpose; ``str(error)`` is for people."""
+    """Base of every error of this package; ``str(error)`` is the message for the user."""
 
 
 class UsageError(CodegenError):
-    """The command line names something that is not there."""
+    """The command line names something that does not exist."""
 
 
 class SchemaError(CodegenError):
-    """The schema cannot be read, or breaks a rule that generation rests on."""
+    """The schema cannot be read, or breaks a rule that generation depends on."""

@@ -1,14 +1,14 @@
-"""A revision that extends another: its files hold what differs, and are laid over the other's.
+"""A revision that extends another: its files hold the differences, merged into the other's.
 
-How two values become one:
+Two values are merged as follows:
 
-* objects are united, member by member;
-* of lists, those of named rows (methods, families, errors) are united by name, and the elements of
-  any other follow the base's;
-* anything else replaces what the base has.
+* objects are merged member by member;
+* lists of named rows (methods, families, errors) are merged by name; the elements of any other list
+  are appended to the base's;
+* any other value replaces the base's.
 
-So an extension adds and rewords, but takes nothing away. The releases that have a method or member
-are facts of the base alone, and not taken over.
+An extension therefore adds and rewords, but removes nothing. Releases of methods and members belong
+to the base alone and are not inherited.
 """
 
 from __future__ import annotations
@@ -38,12 +38,12 @@ class Extension:
 
     @cached_property
     def documents(self) -> dict[str, JsonObject]:
-        """The files as if the revision had been written out."""
+        """Merged files of the revision."""
         base = {file: _without_releases(one) for file, one in self.base_documents.items()}
         return dict(sorted(united(base, dict(self.own_documents)).items()))
 
     def own_place(self, file: str, where: Where) -> Where | None:
-        """Where a place of the united file stands in the revision's own; None if in the base's."""
+        """Map a place of the merged file to the own file; None if it is the base's."""
         if file not in self.own_documents:
             return None
         base, own = self.base_documents.get(file), self.own_documents[file]
@@ -65,7 +65,7 @@ class Extension:
         return tuple(found)
 
     def repetitions(self) -> Iterator[tuple[str, Where]]:
-        """What the own files say just as the base does: file and place in the own file."""
+        """Yield what the own files repeat from the base: file and place in the own file."""
         for file, own in self.own_documents.items():
             if file in self.base_documents:
                 for where in _repetitions(self.base_documents[file], own):
@@ -73,7 +73,7 @@ class Extension:
 
 
 def place(revision: str, extension: Extension | None, file: str, where: Where) -> tuple[str, Where]:
-    """The revision in whose file a place of a revision stands, and where it is there."""
+    """Return the revision whose file holds a place of a merged file, and the place in that file."""
     if extension is None:
         return revision, where
     own = extension.own_place(file, where)
@@ -81,7 +81,7 @@ def place(revision: str, extension: Extension | None, file: str, where: Where) -
 
 
 def united(base: Any, own: Any) -> Any:
-    """What an own value makes of the base's."""
+    """Return an own value merged into the base's."""
     if isinstance(base, dict) and isinstance(own, dict):
         changed = {key: united(base[key], own[key]) if key in base else own[key] for key in own}
         return {**base, **changed}
@@ -96,13 +96,13 @@ def united(base: Any, own: Any) -> Any:
 
 
 def _row_name(row: Any) -> str | None:
-    """What tells a row of a table from the others; None for the elements of other lists."""
+    """Return the name that identifies a row of a table; None for elements of other lists."""
     name = row.get("name") if isinstance(row, dict) else None
     return name if isinstance(name, str) else None
 
 
 def _own_index(base: Any, own: list[Any], index: int) -> int | None:
-    """Which element of the own list is, or changes, one of the united list; None if none does."""
+    """Return the index in the own list of an element of the merged list; None if it has none."""
     if not isinstance(base, list):
         return index
     if index < len(base):
@@ -137,7 +137,7 @@ def _repetitions(base: Any, own: Any, *where: str | int) -> Iterator[Where]:
 
 
 def _without_releases(document: JsonObject) -> JsonObject:
-    """A file without what it says of releases."""
+    """Return a file without the members about releases."""
     stripped: JsonObject = _without_keys(document, _RELEASES_OF_A_TYPE)
     if "releases" in stripped:
         stripped["releases"] = []

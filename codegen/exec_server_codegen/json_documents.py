@@ -29,7 +29,7 @@ def read_json(path: Path) -> JsonObject:
 
 
 def parse_json(content: bytes, source: str) -> JsonObject:
-    """The object that UTF-8 text holds; ``source`` is what errors call the text."""
+    """Parse a JSON object from UTF-8 text; ``source`` names it in errors."""
     try:
         document = json.loads(content.decode())
     except ValueError as error:
@@ -40,12 +40,12 @@ def parse_json(content: bytes, source: str) -> JsonObject:
 
 
 def json_pointer(*parts: str | int) -> str:
-    """The JSON pointer of a place in a document."""
+    """Return the JSON pointer of a place in a document."""
     return "".join(f"/{str(part).replace('~', '~0').replace('/', '~1')}" for part in parts)
 
 
 def references(schema: object) -> Iterator[str]:
-    """Every ``$ref`` inside a schema, the documented shapes of free-form objects included."""
+    """Yield every ``$ref`` in a schema, known shapes of free-form objects included."""
     if isinstance(schema, dict):
         reference = schema.get("$ref")
         if isinstance(reference, str):
@@ -58,7 +58,7 @@ def references(schema: object) -> Iterator[str]:
 
 
 def relinked(schema: Any, lead: Callable[[str], str]) -> Any:
-    """The schema with its references, also those of unions' tags, as ``lead`` makes them."""
+    """Return the schema with ``lead`` applied to its references, those of unions included."""
     if isinstance(schema, list):
         return [relinked(item, lead) for item in schema]
     if not isinstance(schema, dict):

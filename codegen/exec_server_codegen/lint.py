@@ -1,45 +1,46 @@
 """The rules of the schema files.
 
 The metaschemas hold the rules about the form of a file; a subschema's ``x-rule`` names the rule
-that it stands for. The rules about how the files hang together are functions here:
+that it stands for. The rules about the consistency of the files are methods of
+DefinitionRules and TableRules:
 
 ==========================  ====================================================================
 ``invalid-json``            the file is JSON, and an object
-``unknown-base``            a revision extends one that is there and stands by itself
-``needless-copy``           a revision that extends another does not repeat what that one says
+``unknown-base``            a revision extends an existing one that extends none
+``needless-copy``           a revision that extends another does not repeat its values
 ``metaschema``              the file has the form that its metaschema describes
 ``definition-name``         definitions are named in PascalCase
 ``member-name``             members are named in camelCase
-``missing-description``     whatever has a name has a description
-``description-form``        a description is made of whole sentences
+``missing-description``     everything with a name has a description
+``description-form``        a description consists of whole sentences
 ``anonymous-branch``        objects, unions and choices have names
 ``nullable-form``           ``anyOf`` means a type or null
 ``missing-example``         every method has an example
-``missing-release``         a method of a released revision says since when it is there
+``missing-release``         a method of a released revision states its first release
 ``method-kind``             requests have a result, notifications none
-``method-handling``         requests of the client say how they are handled, and nothing else does
+``method-handling``         requests of the client have ``handling``, and no other methods
 ``large-result``            a large member of a result is base64
 ``covering-revision``       a method is covered by a revision that has it
-``numbered-definition``     no definition is another's name with a number behind it
+``numbered-definition``     no definition is named like another with a number
 ``duplicate-definition``    a name stands for one definition in a revision
 ``unknown-reference``       a ``$ref`` leads to a definition
 ``unreachable-definition``  every definition is used by a message
 ``invalid-pattern``         a pattern is a regular expression
-``unknown-required``        what is required is a member
+``unknown-required``        required names are members
 ``missing-default``         an optional member says what its absence means
 ``invalid-default``         a default fits its member
-``missing-identifier``      an id in a client's params says if its length is limited
-``missing-unit``            an integer says what it counts
-``union-tag``               the objects of a union are told apart as the union says
-``unchecked-bound``         unsigned 64-bit integers stand where the models can check them
-``nested-base64``           base64 of a client's params stands at the top, where the models say so
+``missing-identifier``      an id in a client's params states if its length is limited
+``missing-unit``            an integer has a unit
+``union-tag``               the objects of a union have its tag
+``unchecked-bound``         unsigned 64-bit integers are where the models can check them
+``nested-base64``           base64 in a client's params is a direct member
 ``closed-params``           what a server receives is open to unknown members
-``unknown-release``         releases are releases of the revision, in order
+``unknown-release``         releases belong to the revision and are in order
 ``revision-name``           the method table is that of its folder
 ``duplicate-name``          methods, families and errors have names of their own
 ``duplicate-code``          an error code stands for one error
 ``unknown-family``          the family of a method is in the table
-``unknown-error``           an error that is named is in the error table
+``unknown-error``           a referenced error is in the error table
 ``type-name``               params and results are named for their method
 ``invalid-example``         an example validates
 ==========================  ====================================================================
@@ -86,9 +87,9 @@ _METASCHEMAS: Final = {
 
 
 def lint(schema: Path, revision: str) -> list[Finding]:
-    """Every finding in the files of a revision, in the order of files and pointers.
+    """Return every finding in the files of a revision, ordered by file and pointer.
 
-    The rules about how files hang together run only when each file has the right form. A revision
+    The rules about consistency run only when each file has the right form. A revision
     that extends another is checked as a whole, once there is nothing to find in the other.
     """
     findings: list[Finding] = []
@@ -105,7 +106,7 @@ def lint(schema: Path, revision: str) -> list[Finding]:
         extension = Extension(base, read_documents(schema / base), documents)
         documents = extension.documents
         for file, where in extension.repetitions():
-            path, message = str(schema / revision / file), f"{base} says so already"
+            path, message = str(schema / revision / file), f"{base} has the same value"
             findings.append(Finding(path, json_pointer(*where), "needless-copy", message))
     elif not (schema / revision / ERRORS_FILE).is_file():
         path = str(schema / revision / ERRORS_FILE)
@@ -121,7 +122,7 @@ def lint(schema: Path, revision: str) -> list[Finding]:
 
 
 def _read(schema: Path, revision: str, findings: list[Finding]) -> dict[str, JsonObject]:
-    """The files of a revision by name, as far as they can be read; adds what hinders it."""
+    """Return the readable files of a revision by name; add a finding for each other one."""
     folder = schema / revision
     documents = {}
     for path in sorted({*folder.glob("*.json"), folder / METHODS_FILE}):
@@ -136,7 +137,7 @@ def _read(schema: Path, revision: str, findings: list[Finding]) -> dict[str, Jso
 def _broken_forms(
     schema: Path, file: str, document: JsonObject
 ) -> Iterator[tuple[str, Where, str]]:
-    """Rule, place and message of what the metaschema of a file finds."""
+    """Yield rule, place and message of each violation of a file's metaschema."""
     metaschema = schema / META_DIRECTORY / _METASCHEMAS.get(file, _METASCHEMAS["*"])
     try:
         yield from _violations(json.dumps(read_json(metaschema)), json.dumps(document))
@@ -146,7 +147,7 @@ def _broken_forms(
 
 @functools.cache
 def _violations(metaschema: str, document: str) -> list[tuple[str, Where, str]]:
-    """Rule, place and message of what a metaschema finds in a document, both as JSON text.
+    """Return rule, place and message of each violation of a metaschema, both as JSON text.
 
     Validation in Python takes a while; a process that lints again pays for changed files alone.
     """
@@ -156,14 +157,14 @@ def _violations(metaschema: str, document: str) -> list[tuple[str, Where, str]]:
 
 @functools.cache
 def _validator(metaschema: str) -> Draft202012Validator:
-    """The validator of a metaschema, itself checked once."""
+    """Return the validator of a metaschema, which is checked once."""
     schema = json.loads(metaschema)
     Draft202012Validator.check_schema(schema)
     return Draft202012Validator(schema)
 
 
 def _broken_form(error: ValidationError) -> tuple[str, Where, str]:
-    """The rule that a violation of a metaschema stands for, with place and message."""
+    """Return the rule, place and message of a violation of a metaschema."""
     where = [*error.absolute_path]
     if "propertyNames" in error.absolute_schema_path:
         where.append(str(error.instance))
@@ -173,7 +174,7 @@ def _broken_form(error: ValidationError) -> tuple[str, Where, str]:
 
 
 def _check_meaning(schema: Path, revision: Revision) -> Iterator[Finding]:
-    """The rules about how the files of a revision hang together."""
+    """Check the rules about the consistency of a revision's files."""
     definitions, tables = DefinitionRules(schema, revision), TableRules(schema, revision)
     yield from definitions.names()
     unusable = [*definitions.dangling_references(), *definitions.patterns()]

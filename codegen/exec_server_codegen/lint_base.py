@@ -73,7 +73,7 @@ class RevisionRules:
 
 
 def nodes(value: Any, *where: str | int) -> Iterator[tuple[tuple[str | int, ...], JsonObject]]:
-    """Every object of a document with its place, but for the examples."""
+    """Yield every object of a document with its place, except in examples."""
     if isinstance(value, dict):
         yield where, value
         for name, item in value.items():

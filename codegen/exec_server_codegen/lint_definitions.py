@@ -25,32 +25,34 @@ class DefinitionRules(RevisionRules):
     """Rules about the definitions of a revision."""
 
     def names(self) -> Iterator[Finding]:
-        """Names of definitions across the files."""
+        """Check the names of definitions across the files."""
         seen: dict[str, Area] = {}
         for area in self._revision.areas:
             for name in area.definitions:
                 if name in seen:
-                    message = f"{name} is defined in {seen[name].file} already"
+                    message = f"{name} is already defined in {seen[name].file}"
                     yield self._at(area.file, "duplicate-definition", message, "$defs", name)
                 seen.setdefault(name, area)
         for name, area in seen.items():
             stem = name.rstrip("0123456789")
             if stem != name and (stem in seen or stem == "Inline"):
-                message = f"{name} is {stem} with a number; say what sets it apart"
+                message = f"{name} is {stem} with a number; use a distinctive name"
                 yield self._at(area.file, "numbered-definition", message, "$defs", name)
         if self._revision.methods_document["revision"] != self._revision.name:
-            message = f"the folder is {self._revision.name}"
+            message = f"expected the name of the folder, {self._revision.name}"
             yield self._at(METHODS_FILE, "revision-name", message, "revision")
 
     def dangling_references(self) -> Iterator[Finding]:
-        """References that lead nowhere."""
+        """Check that references resolve."""
         for area in self._revision.areas:
             for where, reference in _placed_references(area.document):
                 if not self._leads_somewhere(reference, area.file):
-                    yield self._at(area.file, "unknown-reference", f"no {reference}", *where)
+                    yield self._at(
+                        area.file, "unknown-reference", f"{reference} does not resolve", *where
+                    )
         for where, reference in _placed_references(self._revision.methods_document["methods"]):
             if not self._leads_somewhere(reference, METHODS_FILE):
-                message = f"no {reference}"
+                message = f"{reference} does not resolve"
                 yield self._at(METHODS_FILE, "unknown-reference", message, "methods", *where)
 
     def _leads_somewhere(self, reference: str, here: str) -> bool:
@@ -61,7 +63,7 @@ class DefinitionRules(RevisionRules):
         return self._revision.definitions[found[1]].area.file == (file or here)
 
     def patterns(self) -> Iterator[Finding]:
-        """Patterns that are no regular expressions."""
+        """Check that patterns are regular expressions."""
         for name, definition in self._revision.definitions.items():
             try:
                 re.compile(definition.schema.get("pattern", ""))
@@ -70,7 +72,7 @@ class DefinitionRules(RevisionRules):
                 yield self._at(definition.area.file, "invalid-pattern", str(error), *where)
 
     def reachability(self) -> Iterator[Finding]:
-        """Definitions that no message uses."""
+        """Check that every definition is used by a message."""
         definitions = self._revision.definitions
         todo = [method.params.name for method in self._revision.methods]
         todo += [method.result.name for method in self._revision.methods if method.result]
@@ -83,7 +85,7 @@ class DefinitionRules(RevisionRules):
                 yield self._at(file, "unreachable-definition", message, "$defs", name)
 
     def members(self, definition: Definition) -> Iterator[Finding]:
-        """The members of an object."""
+        """Check the members of an object."""
         file, name = definition.area.file, definition.name
         for position, required in enumerate(definition.required):
             if required not in definition.properties:
@@ -95,10 +97,10 @@ class DefinitionRules(RevisionRules):
             if "default" in schema:
                 yield from self._default(file, schema, *where)
             elif member not in definition.required and "x-absent" not in schema:
-                message = "optional: give a default, or say in x-absent what its absence means"
+                message = "optional: add a default, or state in x-absent what its absence means"
                 yield self._at(file, "missing-default", message, *where)
             if self._is_integer(schema) and "x-unit" not in schema:
-                message = "an integer: say in x-unit what it counts or names"
+                message = "an integer: state its unit in x-unit"
                 yield self._at(file, "missing-unit", message, *where)
             for inner in (schema.get("items"), schema.get("additionalProperties")):
                 if isinstance(inner, dict) and self._exceeds_int64(inner):
@@ -117,7 +119,7 @@ class DefinitionRules(RevisionRules):
         return any(branch.get("maximum", 0) > INT64_MAX for branch in self._branches(schema))
 
     def union(self, definition: Definition) -> Iterator[Finding]:
-        """How the objects of a union are told apart."""
+        """Check the discriminator of a union."""
         if "oneOf" not in definition.schema:
             return
         discriminator = definition.schema["discriminator"]
@@ -125,7 +127,7 @@ class DefinitionRules(RevisionRules):
         where = ("$defs", definition.name, "discriminator")
         branches = [branch["$ref"] for branch in definition.schema["oneOf"]]
         if sorted(mapping.values()) != sorted(branches):
-            message = "the mapping does not name the branches of oneOf, each once"
+            message = "the mapping does not name each branch of oneOf exactly once"
             yield self._at(definition.area.file, "union-tag", message, *where)
         for value, target in mapping.items():
             branch = self._revision.definitions.get(target.rsplit("/", 1)[-1])

@@ -22,7 +22,7 @@ class TableRules(RevisionRules):
     """Rules about the method and error tables of a revision."""
 
     def releases(self) -> Iterator[Finding]:
-        """Releases named anywhere."""
+        """Check that the releases that are named exist and are in order."""
         known = self._revision.releases
         if sorted(known, key=release_key) != known:
             message = "the releases are not in order"
@@ -34,7 +34,7 @@ class TableRules(RevisionRules):
                 for keyword in ("x-since", "x-until", "since", "until", "release"):
                     release = node.get(keyword)
                     if isinstance(release, str) and release not in known:
-                        message = f"{release} is no release of the revision"
+                        message = f"{release} is not a release of the revision"
                         yield self._at(file, "unknown-release", message, *where, keyword)
                 since = node.get("x-since", node.get("since"))
                 until = node.get("x-until", node.get("until"))
@@ -45,7 +45,7 @@ class TableRules(RevisionRules):
                     yield self._at(file, "unknown-release", message, *where)
 
     def tables(self) -> Iterator[Finding]:
-        """Rows that get in each other's way."""
+        """Check the rows of the tables for collisions."""
         document, errors = self._revision.methods_document, self._revision.errors_document
         for file, table, rows in (
             (METHODS_FILE, "families", document["families"]),
@@ -53,14 +53,14 @@ class TableRules(RevisionRules):
             (ERRORS_FILE, "errors", errors["errors"]),
         ):
             for index, name in _repeated([row["name"] for row in rows]):
-                message = f"{name} is in the table already"
+                message = f"{name} is already in the table"
                 yield self._at(file, "duplicate-name", message, table, index, "name")
         for index, code in _repeated([row["code"] for row in errors["errors"]]):
             message = f"{code} is the code of another error"
             yield self._at(ERRORS_FILE, "duplicate-code", message, "errors", index, "code")
         methods = self._revision.methods
         for index, key in _repeated([(method.family, method.attribute) for method in methods]):
-            message = f"the family {key[0]} has a method that becomes {key[1]} already"
+            message = f"the family {key[0]} already has a method with the attribute {key[1]}"
             yield self._at(METHODS_FILE, "duplicate-name", message, "methods", index, "name")
         for index, family in enumerate(document["families"]):
             for position, error in enumerate(family["errors"]):
@@ -73,7 +73,7 @@ class TableRules(RevisionRules):
             yield self._at(METHODS_FILE, "unknown-error", message, *where)
 
     def method(self, index: int, method: Method) -> Iterator[Finding]:
-        """One row of the method table."""
+        """Row of the method table."""
         if method.family not in {family.name for family in self._revision.families}:
             message = f"{method.family} is not in the table of families"
             yield self._at(METHODS_FILE, "unknown-family", message, "methods", index, "family")
@@ -123,16 +123,16 @@ class TableRules(RevisionRules):
         return path.is_file() and all(row["name"] != name for row in read_json(path)["methods"])
 
     def _received(self, root: Definition) -> Iterator[Finding]:
-        """What a server receives: a client's params, and its results."""
+        """Check a type that a server receives: a client's params or results."""
         for name in sorted(self._reached([root.name])):
             definition = self._revision.definitions[name]
             file = definition.area.file
             if definition.schema.get("additionalProperties") is False:
-                message = f"{root.name} lead here, and what a server receives is open"
+                message = f"reachable from {root.name}: types that a server receives must be open"
                 yield self._at(file, "closed-params", message, "$defs", name)
             for member, schema in definition.properties.items():
                 if name == root.name and self._lacks_identifier(member, schema):
-                    message = "an id: say in x-identifier if the server keeps it"
+                    message = "an id: state in x-identifier if the server keeps it"
                     where = ("$defs", name, "properties", member)
                     yield self._at(file, "missing-identifier", message, *where)
                 has_base64 = any(ref.endswith("/Base64") for ref in references(schema))
@@ -141,7 +141,7 @@ class TableRules(RevisionRules):
                     for branch in schema.get("anyOf", [schema])
                 )
                 if has_base64 and (name != root.name or not is_plain):
-                    message = f"base64 below the top of {root.name}"
+                    message = f"base64 must be a direct member of {root.name}"
                     where = ("$defs", name, "properties", member)
                     yield self._at(file, "nested-base64", message, *where)
 
@@ -156,10 +156,10 @@ class TableRules(RevisionRules):
         answers = [role for role in ("result", "error") if role in example]
         if method.kind == "notification":
             if answers:
-                message = "a notification is not answered"
+                message = "an example of a notification has neither result nor error"
                 yield self._at(METHODS_FILE, "invalid-example", message, *where)
         elif len(answers) != 1:
-            message = "a request is answered with a result or with an error"
+            message = "an example of a request has either a result or an error"
             yield self._at(METHODS_FILE, "invalid-example", message, *where)
         if method.result is not None and "result" in example:
             yield from self._value(method.result, example["result"], *where, "result")
@@ -173,7 +173,7 @@ class TableRules(RevisionRules):
 
 
 def _repeated(values: list[Any]) -> Iterator[tuple[int, Any]]:
-    """Index and value of what stands in the list already."""
+    """Yield index and value of each element that occurs earlier in the list."""
     for index, value in enumerate(values):
         if value in values[:index]:
             yield index, value

@@ -43,11 +43,11 @@ INT64_MAX: Final = 2**63 - 1
 _TEMPLATES: Final = Path(__file__).parent / "templates" / "models"
 
 _ANNOTATIONS: Final = {"description", "title", "$schema", "discriminator", "maxProperties"}
-"""Keywords that say nothing about the Python type."""
+"""Keywords without effect on the Python type."""
 
 
 def model_modules(revision: Revision) -> dict[str, str]:
-    """Source text of each area's module, without header, unformatted, by module name.
+    """Return the source of each area's module by name, without header and unformatted.
 
     What a revision shares with the one that it extends has one model, which is imported.
     """
@@ -77,12 +77,12 @@ def model_modules(revision: Revision) -> dict[str, str]:
 
 
 def _without_comments(text: str) -> str:
-    """A module without the comments that it begins with."""
+    """Return a module without its leading comments."""
     return re.sub(r"\A(?:#.*\n|\n)+", "", text)
 
 
 def _with_shared(revision: Revision, area: Area, text: str) -> str:
-    """A module that also offers what is shared with the extended revision."""
+    """Return a module that re-exports the models shared with the extended revision."""
     shared = [name for name in area.definitions if revision.is_shared(name)]
     if revision.extension is None or not shared:
         return text
@@ -133,7 +133,7 @@ def _config(revision: Revision) -> GenerateConfig:
 
 
 def _template_data(revision: Revision, definition: Definition) -> JsonObject:
-    """What the templates need beyond what the generator knows."""
+    """Return the template variables that the generator does not provide."""
     is_object = "properties" in definition.schema
     members = [_member(definition, wire, schema) for wire, schema in definition.properties.items()]
     return {
@@ -152,7 +152,7 @@ def _template_data(revision: Revision, definition: Definition) -> JsonObject:
 
 
 def _extended(revision: Revision, definition: Definition) -> str:
-    """The model that an object adds to; empty when it adds to none.
+    """Return the model that an object extends; empty if it extends none.
 
     Being a subclass, it goes where that one does, except as a member's type in another object.
     """
@@ -178,7 +178,7 @@ def _member(definition: Definition, wire: str, schema: JsonObject) -> JsonObject
 
 
 def lifetime(schema: JsonObject) -> str:
-    """A sentence that tells which releases have a member or a shape; empty when all have it."""
+    """Return a sentence about the releases with a member or shape; empty if all have it."""
     facts = []
     if "x-since" in schema:
         facts.append(f"since codex {schema['x-since']}")
@@ -188,7 +188,7 @@ def lifetime(schema: JsonObject) -> str:
 
 
 def is_above_int64(revision: Revision, schema: JsonObject) -> bool:
-    """Whether a member's integers have a maximum that msgspec cannot check."""
+    """Return True if a member's integers have a maximum that msgspec cannot check."""
     for branch in schema.get("anyOf", [schema]):
         if "$ref" in branch:
             branch_schema = revision.resolve(branch["$ref"]).schema
@@ -200,7 +200,7 @@ def is_above_int64(revision: Revision, schema: JsonObject) -> bool:
 
 
 def _plain_document(revision: Revision, area: Area) -> JsonObject:
-    """An area without what is shared, which is referred to where the extended revision has it."""
+    """Return an area in which shared definitions are references to the extended revision."""
     return {
         "$defs": {
             name: _plain(relinked(schema, partial(_shared_reference, revision)))
@@ -219,7 +219,7 @@ def _shared_reference(revision: Revision, reference: str) -> str:
 
 
 def _plain(schema: JsonObject) -> JsonObject:
-    """The schema reduced to what decides the Python type."""
+    """Return the schema reduced to the keywords that determine the Python type."""
     plain: JsonObject = {}
     for keyword, value in schema.items():
         if keyword in _ANNOTATIONS or keyword.startswith("x-"):

@@ -1,4 +1,4 @@
-"""How names of the wire become names in Python."""
+"""Conversion of wire names to Python names."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ def pascal(method: str) -> str:
 
 
 def camel(name: str) -> str:
-    """What msgspec's ``rename="camel"`` makes of a Python name: ``read_file`` → ``readFile``."""
+    """Convert as msgspec's ``rename="camel"``: ``read_file`` → ``readFile``."""
     first, *rest = name.split("_")
     return first + "".join(word.title() for word in rest)
 

@@ -1,4 +1,4 @@
-"""The OpenRPC document of a revision, for the tools that read it.
+"""The OpenRPC document of a revision, for other tools.
 
 OpenRPC knows no direction: methods that the server sends carry ``x-direction: serverToClient``.
 A method without a result is a notification.
@@ -22,7 +22,7 @@ _ERRORS: Final = "#/components/errors/"
 
 
 def openrpc_document(revision: Revision, comment: str) -> JsonObject:
-    """The OpenRPC document of a revision; ``comment`` says where it comes from."""
+    """Return the OpenRPC document of a revision; ``comment`` names its source."""
     return {
         "openrpc": OPENRPC_VERSION,
         "info": {

@@ -1,4 +1,4 @@
-"""The tree of generated files: rendering it, writing it, comparing it with what is there."""
+"""The tree of generated files: render it, write it, compare it with the existing files."""
 
 from __future__ import annotations
 
@@ -25,39 +25,39 @@ if TYPE_CHECKING:
     from exec_server_codegen.json_documents import JsonObject
 
 _UNMARKED: Final = {"py.typed"}
-"""Generated files that hold nothing, also no marker."""
+"""Generated files that are empty and so carry no marker."""
 
 
 @dataclass(frozen=True, slots=True)
 class Targets:
-    """Where the files go."""
+    """Target folders of the generated files."""
 
     package: Path
-    """Folder that the Python package is written into."""
+    """Folder of the Python package."""
 
     docs: Path
-    """Folder that the reference pages are written into, one folder per revision."""
+    """Folder of the reference pages, with one subfolder per revision."""
 
     @property
     def compatibility(self) -> Path:
-        """The page about all revisions, beside the folder of the reference pages."""
+        """Compatibility page, next to the folder of the reference pages."""
         return self.docs.parent / "compatibility.md"
 
 
 @dataclass(frozen=True, slots=True)
 class Difference:
-    """A file that is not as it would be generated now."""
+    """A file that differs from what would be generated now."""
 
     path: Path
     kind: str
     """``changed``, ``missing`` or ``stale``."""
 
     diff: str
-    """Unified diff from what is there to what would be."""
+    """Unified diff from the existing file to the generated one."""
 
 
 def render(schema: Path, revisions: Sequence[str], targets: Targets) -> dict[Path, str]:
-    """Every generated file by path, for the revisions named and what they share.
+    """Return every generated file by path, for the given revisions and what they share.
 
     The page that compares the revisions is among them when all are named.
     """
@@ -79,7 +79,7 @@ def render(schema: Path, revisions: Sequence[str], targets: Targets) -> dict[Pat
 
 
 def write(files: dict[Path, str], stale: Sequence[Path]) -> list[Path]:
-    """Write what differs and remove what is stale; returns the paths touched."""
+    """Write changed files and remove stale ones; return the paths touched."""
     touched = []
     try:
         for path, text in files.items():
@@ -99,7 +99,7 @@ def write(files: dict[Path, str], stale: Sequence[Path]) -> list[Path]:
 def stale_files(
     schema: Path, files: dict[Path, str], revisions: Sequence[str], targets: Targets
 ) -> list[Path]:
-    """Files of an earlier generation that would not be written any more.
+    """Return files of an earlier generation that would no longer be written.
 
     Only the folders of the revisions named are looked at, and what they share; when every revision
     is named, also folders of revisions that are gone.
@@ -113,7 +113,7 @@ def stale_files(
 
 
 def compare(files: dict[Path, str], stale: Sequence[Path]) -> list[Difference]:
-    """What differs between the generated files and those that are there."""
+    """Return the differences between the generated files and the existing ones."""
     differences = []
     for path, text in files.items():
         if not path.is_file():
@@ -156,7 +156,7 @@ def _json(document: JsonObject) -> str:
 
 
 def _meta_digest(schema: Path) -> str:
-    """SHA-256 over the metaschemas, put together in the order of names."""
+    """Return the SHA-256 of the metaschemas, concatenated in alphabetical order."""
     digest = hashlib.sha256()
     for path in sorted((schema / META_DIRECTORY).glob("*.json")):
         digest.update(path.read_bytes())

@@ -19,7 +19,7 @@ _DIRECTIONS: Final = {"clientToServer": "client → server", "serverToClient": "
 
 
 def reference_pages(revision: Revision) -> dict[str, str]:
-    """The pages of a revision by file name."""
+    """Return the pages of a revision by file name."""
     templates = environment()
     templates.filters.update(cell=cell)
     templates.globals.update(
@@ -46,18 +46,18 @@ def reference_pages(revision: Revision) -> dict[str, str]:
 
 
 def family_page(family: Family) -> str:
-    """File name of a family's page."""
+    """Return the file name of a family's page."""
     return f"{family.name}.md"
 
 
 def anchor(heading: str) -> str:
-    """The fragment that a heading gets: small letters, digits, and dashes for blanks."""
+    """Return the anchor of a heading: lower case, with hyphens for spaces."""
     kept = [letter for letter in heading.lower() if letter.isalnum() or letter in " -_"]
     return "".join(kept).replace(" ", "-")
 
 
 def member_rows(definition: Definition) -> Iterator[JsonObject]:
-    """The members of an object as rows of a table."""
+    """Return the members of an object as rows of a table."""
     for name, schema in definition.properties.items():
         notes = [str(schema.get("description", ""))]
         if "x-absent" in schema:
@@ -84,7 +84,7 @@ def _linked(name: str) -> str:
 
 
 def type_text(schema: JsonObject, named: Callable[[str], str] = _linked) -> str:
-    """A type in words; ``named`` writes a named type, by default as a link to the page of types."""
+    """Describe a type; ``named`` formats a named one, by default as a link to its definition."""
     if "$ref" in schema:
         return named(schema["$ref"].rsplit("/", 1)[-1])
     if "anyOf" in schema:
@@ -103,7 +103,7 @@ def type_text(schema: JsonObject, named: Callable[[str], str] = _linked) -> str:
 
 
 def _type_facts(definition: Definition) -> Iterator[str]:
-    """What is to say about a type besides its description and members, a line each."""
+    """Return facts about a type besides its description and members, one line each."""
     schema = definition.schema
     if "enum" in schema:
         yield "One of " + ", ".join(f"`{json.dumps(value)}`" for value in schema["enum"]) + "."
@@ -130,7 +130,7 @@ def _type_facts(definition: Definition) -> Iterator[str]:
 def _messages(
     revision: Revision, method: Method, example: JsonObject, number: int
 ) -> Iterator[tuple[str, str]]:
-    """The messages of an example as they travel: whose, and the JSON."""
+    """Return the messages of an example: the sender and the JSON text."""
     sender, receiver = ("Client", "Server")
     if method.direction == "serverToClient":
         sender, receiver = receiver, sender
@@ -153,7 +153,7 @@ def _messages(
 
 
 def _shared_types(revision: Revision) -> set[str]:
-    """The types that stand on the page of types: those of no single method.
+    """Return the types of the types page: those that belong to no single method.
 
     Params and results stand with their methods, and here too when another type holds them.
     """
@@ -168,5 +168,5 @@ def _shared_types(revision: Revision) -> set[str]:
 
 
 def cell(text: str) -> str:
-    """Text for a table cell, where a bar would end it."""
+    """Escape text for a table cell, which a vertical bar would end."""
     return text.replace("|", "\\|")

@@ -39,19 +39,19 @@ class Area:
 
     @property
     def is_envelope(self) -> bool:
-        """Whether the area holds the messages themselves, which no models are generated for."""
+        """True for the envelope, for which no models are generated."""
         return bool(self.document.get("x-envelope", False))
 
     @property
     def definitions(self) -> dict[str, JsonObject]:
-        """The definitions by name, in the order of the file."""
+        """Definitions by name, in the order of the file."""
         definitions: dict[str, JsonObject] = self.document.get("$defs", {})
         return definitions
 
 
 @dataclass(frozen=True, slots=True)
 class Definition:
-    """A named definition and where it stands."""
+    """A named definition and its area."""
 
     name: str
     area: Area
@@ -59,12 +59,12 @@ class Definition:
 
     @property
     def description(self) -> str:
-        """What the definition stands for, in words."""
+        """Description of the definition."""
         return str(self.schema.get("description", ""))
 
     @property
     def properties(self) -> dict[str, JsonObject]:
-        """The members of an object by wire name, in their order on the wire."""
+        """Members of an object by wire name, in the order of the file."""
         properties: dict[str, JsonObject] = self.schema.get("properties", {})
         return properties
 
@@ -86,13 +86,13 @@ class Family:
 
     @property
     def class_stem(self) -> str:
-        """``process`` → ``Process``, the start of the family's class names."""
+        """Prefix of the family's class names: ``process`` → ``Process``."""
         return naming.pascal(self.name)
 
 
 @dataclass(frozen=True, slots=True)
 class Method:
-    """One row of the method table."""
+    """Row of the method table."""
 
     row: JsonObject
     params: Definition
@@ -120,17 +120,17 @@ class Method:
 
     @property
     def state_name(self) -> str | None:
-        """How state errors name the method; None when as its family."""
+        """Name in errors about the handshake; None to use the family's."""
         return self.row.get("stateName")
 
     @property
     def summary(self) -> str:
-        """What the method does, in one sentence."""
+        """Summary, one sentence."""
         return str(self.row["summary"])
 
     @property
     def description(self) -> str:
-        """The rules of the method, in a few sentences."""
+        """Rules of the method, a few sentences."""
         return str(self.row["description"])
 
     @property
@@ -161,12 +161,12 @@ class Method:
 
     @property
     def changes(self) -> list[JsonObject]:
-        """How the behaviour changed within the revision."""
+        """Changes of behaviour within the revision."""
         return list(self.row.get("changes", []))
 
     @property
     def examples(self) -> list[JsonObject]:
-        """Params with the result or the error that answers them."""
+        """Examples: params with the result or error."""
         return list(self.row["examples"])
 
     @property
@@ -176,7 +176,7 @@ class Method:
 
     @property
     def stem(self) -> str:
-        """Start of the names of the method's types."""
+        """Prefix of the names of the method's types."""
         return naming.pascal(self.name)
 
 
@@ -193,28 +193,28 @@ class ErrorKind:
 
 @dataclass(frozen=True, slots=True)
 class Source:
-    """What a generated file comes from."""
+    """Source of a generated file."""
 
     name: str
     """Path of the schema file or files."""
 
     digest: str
-    """SHA-256 over them, put together in the order of the revisions and of names."""
+    """SHA-256 of the files, concatenated by revision and name."""
 
 
 @dataclass(slots=True)
 class Revision:
-    """Everything the schema says about one revision of the protocol."""
+    """One revision of the protocol."""
 
     name: str
     areas: list[Area]
     methods_document: JsonObject
     errors_document: JsonObject
     extension: Extension | None = None
-    """How the revision came to be if it extends another, whose parts it then has as well."""
+    """Merge of the revision into the one that it extends; None if it extends none."""
 
     sources: Mapping[str, Source] = field(default_factory=dict)
-    """Where each file comes from, and "*", all of it; empty if not from a schema folder."""
+    """Source of each file, and of all of them as "*"; empty if not read from a schema folder."""
 
     _definitions: dict[str, Definition] = field(default_factory=dict)
     _own: set[str] = field(default_factory=set)
@@ -229,7 +229,7 @@ class Revision:
             self._own = self._leading_to(self._own)
 
     def _leading_to(self, names: set[str]) -> set[str]:
-        """Definitions that contain one of some definitions, however deep, and those themselves."""
+        """Return definitions and all that contain them, directly or indirectly."""
         contains = {
             name: {reference.rsplit("/", 1)[-1] for reference in references(definition.schema)}
             for name, definition in self._definitions.items()
@@ -242,22 +242,22 @@ class Revision:
 
     @property
     def is_draft(self) -> bool:
-        """Whether it promises nothing and may change at any time."""
+        """True for a draft, which may change at any time."""
         return bool(self.methods_document.get("draft", False))
 
     def is_shared(self, name: str) -> bool:
-        """Whether a definition is, with everything in it, that of the extended revision."""
+        """Return True if a definition and all that it contains is that of the extended revision."""
         return self.extension is not None and name not in self._own
 
     def is_extended(self, name: str) -> bool:
-        """Whether a definition is another one than that of the extended revision."""
+        """Return True if a definition differs from that of the extended revision."""
         if self.extension is None or name not in self._own:
             return False
         documents = self.extension.base_documents.values()
         return any(name in document.get("$defs", {}) for document in documents)
 
     def place(self, file: str, where: Where) -> tuple[str, Where]:
-        """The revision in whose file something stands, and where."""
+        """Return the revision whose file holds a place, and the place in that file."""
         return place(self.name, self.extension, file, where)
 
     @property
@@ -267,12 +267,12 @@ class Revision:
 
     @property
     def description(self) -> str:
-        """What the revision is, in a few sentences."""
+        """Description of the revision, a few sentences."""
         return str(self.methods_document["description"])
 
     @property
     def releases(self) -> list[str]:
-        """The codex releases that changed something within the revision, oldest first.
+        """Codex releases that changed something within the revision, oldest first.
 
         Empty when no release ever spoke the revision.
         """
@@ -285,12 +285,12 @@ class Revision:
 
     @property
     def model_areas(self) -> list[Area]:
-        """The areas that models are generated for."""
+        """Areas for which models are generated."""
         return [area for area in self.areas if not area.is_envelope]
 
     @property
     def families(self) -> list[Family]:
-        """The method families in the order of the table."""
+        """Method families in the order of the table."""
         return [
             Family(
                 name=row["name"],
@@ -330,7 +330,7 @@ class Revision:
         ]
 
     def resolve(self, reference: str) -> Definition:
-        """The definition that a ``$ref`` leads to."""
+        """Return the definition that a ``$ref`` refers to."""
         file, _, pointer = reference.partition("#")
         name = pointer.removeprefix("/$defs/")
         definition = self._definitions.get(name)
@@ -339,12 +339,12 @@ class Revision:
         return definition
 
     def state_name(self, method: Method) -> str | None:
-        """How errors about the handshake's state name a method; None when it needs no state."""
+        """Return the name of a method in errors about the handshake; None if it needs none."""
         families = {family.name: family for family in self.families}
         return method.state_name or families[method.family].state_name
 
     def method_errors(self, method: Method) -> list[str]:
-        """Names of the errors that answer a method, in the order of the error table.
+        """Return the names of the errors of a method, in the order of the error table.
 
         What any request may be answered with is said of a server, not of a client.
         """
@@ -361,5 +361,5 @@ class Revision:
 
 
 def release_key(release: str) -> list[int]:
-    """What sorts releases from old to new."""
+    """Return the sort key of a release."""
     return [int(part) for part in release.split(".")]

@@ -23,13 +23,13 @@ META_DIRECTORY: Final = "meta"
 
 
 def revision_key(name: str) -> tuple[bool, int, str]:
-    """What sorts revisions from old to new, those without a number last."""
+    """Return the sort key of a revision: oldest first, those without a number last."""
     found = re.fullmatch(r"v(\d+)", name)
     return found is None, int(found[1]) if found else 0, name
 
 
 def revision_names(schema: Path) -> list[str]:
-    """The revisions in a schema folder, oldest first."""
+    """Return the revisions in a schema folder, oldest first."""
     if not schema.is_dir():
         raise UsageError(f"no schema folder: {schema}")
     names = [path.parent.name for path in schema.glob(f"*/{METHODS_FILE}")]
@@ -54,7 +54,7 @@ def read_revision(schema: Path, name: str) -> Revision:
 
 
 def _sources(schema: Path, revisions: Sequence[str]) -> dict[str, Source]:
-    """Where each file of a revision comes from, and "*", all of it."""
+    """Return the source of each file of a revision, and of all of them as "*"."""
     paths = [path for name in revisions for path in sorted((schema / name).glob("*.json"))]
     files = {"*": paths}
     for path in paths:
@@ -69,12 +69,12 @@ def _sources(schema: Path, revisions: Sequence[str]) -> dict[str, Source]:
 
 
 def read_documents(folder: Path) -> dict[str, JsonObject]:
-    """The files of a folder by name."""
+    """Return the files of a folder by name."""
     return {path.name: read_json(path) for path in sorted(folder.glob("*.json"))}
 
 
 def base_of(schema: Path, name: str, methods_document: JsonObject) -> str | None:
-    """The revision that a revision extends; None if it stands by itself.
+    """Return the revision that a revision extends; None if it extends none.
 
     Raises SchemaError unless that is another one, which stands by itself.
     """
@@ -94,7 +94,7 @@ def revision_of(
     documents: Mapping[str, JsonObject],
     extended: tuple[str, Mapping[str, JsonObject]] | None = None,
 ) -> Revision:
-    """A revision from its documents by file name, the two tables among them.
+    """Build a revision from its documents by file name, both tables included.
 
     ``extended`` is the revision that it extends, with that one's documents.
     """

@@ -1,4 +1,4 @@
-"""The synchronous client, written from the asynchronous one.
+"""The synchronous client, generated from the asynchronous one.
 
 Every public class and function of the asynchronous client has a counterpart with the same name,
 signature and documentation, whose calls run in an event loop of another thread.
@@ -25,18 +25,18 @@ CLASSES: Final = {
     "filesystem": ("FileSystem", "FileReader", "FileWriter"),
     "http": ("Http", "HttpStream"),
 }
-"""The classes that have a counterpart, by module."""
+"""Classes with a synchronous counterpart, by module."""
 
 FUNCTIONS: Final = {
     "connecting": ("connect", "connect_websocket", "connect_stdio", "connect_in_process")
 }
-"""The functions that make a client, by module."""
+"""Functions that make a client, by module."""
 
 OWNER: Final = "Client"
 """The class whose end is that of the thread."""
 
 DROPPED: Final = {"connect_in_process": ("server",)}
-"""Parameters that belong to an event loop of the caller's."""
+"""Parameters without meaning in the synchronous client, which owns its event loop."""
 
 WORDS: Final = (
     (
@@ -54,7 +54,7 @@ WORDS: Final = (
     ("process and event loop, without", "process, in a thread of its own, without"),
     (r"await ", ""),
 )
-"""What the documentation of the counterparts says in other words, as regular expressions."""
+"""Rewording of docstrings for the counterparts, as regular expressions."""
 
 _HEADER: Final = f'''# {MARKER} from runtime/exec_server/client/*.py; do not edit.
 # ruff: noqa: A002 (parameters are called what the asynchronous client calls them)
@@ -77,7 +77,7 @@ _WRAPPED: Final = {name for names in CLASSES.values() for name in names}
 
 
 def facade(folder: Path) -> str:
-    """The text of the synchronous client, from the modules in a folder."""
+    """Return the source of the synchronous client, from the modules in a folder."""
     trees = {
         module: ast.parse((folder / f"{module}.py").read_text(encoding="utf-8"))
         for module in (*CLASSES, *FUNCTIONS)
@@ -101,7 +101,7 @@ def facade(folder: Path) -> str:
 
 
 def _imports(trees: dict[str, ast.Module]) -> Iterator[str]:
-    """Everything that a signature may name; what is not needed is taken out later."""
+    """Return imports for every name that a signature may use; unused ones are removed later."""
     yield "from exec_server.client.portal import BlockingContextManager, Portal"
     yield "from collections.abc import Iterator"
     yield "from contextlib import AbstractContextManager"
@@ -202,7 +202,7 @@ def _member(owner: str, node: ast.FunctionDef | ast.AsyncFunctionDef) -> list[st
 
 
 def _attributes(node: ast.FunctionDef | ast.AsyncFunctionDef) -> Iterator[str]:
-    """Properties for the documented attributes that a constructor sets."""
+    """Yield properties for the documented attributes that a constructor sets."""
     for statement, following in zip(node.body, node.body[1:], strict=False):
         target = statement.target if isinstance(statement, ast.AnnAssign) else None
         if (

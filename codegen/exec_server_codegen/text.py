@@ -11,7 +11,7 @@ LINE_LENGTH: Final = 100
 
 
 def docstring(text: str, indent: int = 4) -> str:
-    """A docstring literal, without the indentation of its first line.
+    """Return a docstring literal, without the indentation of its first line.
 
     One line where it fits; else the text is filled, and the closing quotes stand alone.
     """
@@ -28,7 +28,7 @@ def docstring(text: str, indent: int = 4) -> str:
 
 
 def sections(summary: str, paragraphs: list[str], conditions: list[str], indent: int) -> str:
-    """A docstring of a summary line, paragraphs, and a list of error conditions."""
+    """Return a docstring of a summary, paragraphs and a list of error conditions."""
     margin = " " * indent
     lines = [f'"""{summary}']
     for paragraph in paragraphs:
@@ -41,7 +41,7 @@ def sections(summary: str, paragraphs: list[str], conditions: list[str], indent:
 
 
 def filled(text: str, margin: str, rest: str | None = None) -> list[str]:
-    """The text in lines of the generated width; ``rest`` is the margin of all but the first."""
+    """Wrap text to the generated width; ``rest`` is the margin of all lines but the first."""
     return textwrap.wrap(
         text,
         LINE_LENGTH,
@@ -53,13 +53,13 @@ def filled(text: str, margin: str, rest: str | None = None) -> list[str]:
 
 
 def string_lines(text: str, width: int = 80) -> list[str]:
-    """The text as string literals to stand below each other, which Python joins."""
+    """Return the text as adjacent string literals, which Python joins."""
     lines = textwrap.wrap(text, width, break_long_words=False, drop_whitespace=False)
     return [f'"{escaped}"' for escaped in (line.replace('"', '\\"') for line in lines)]
 
 
 def compact_json(value: Any, indent: int = 0, width: int = 88) -> str:
-    """JSON for people: what fits on a line stays on one, the rest is laid out below."""
+    """Format JSON for reading: what fits stays on one line, the rest is indented."""
     flat = json.dumps(value, ensure_ascii=False)
     if not isinstance(value, dict | list) or not value or indent + len(flat) <= width:
         return flat

@@ -17,7 +17,7 @@ _ANYTHING: Final = frozenset({"array", "boolean", "integer", "null", "object", "
 
 @dataclass(frozen=True, slots=True)
 class Type:
-    """A type as it stands in a member, list or map, with its reference followed."""
+    """Type of a member, list item or map value, with its reference resolved."""
 
     name: str | None
     """Name of the definition; None for a type without one."""
@@ -30,17 +30,17 @@ class Type:
 
     @property
     def kinds(self) -> frozenset[str]:
-        """The JSON types of the values."""
+        """JSON types of the values."""
         return kinds_of(self.schema) | ({"null"} if self.is_nullable else set())
 
     @property
     def is_object(self) -> bool:
-        """Whether it is an object, or a union of objects, with a name."""
+        """True for a named object or union of objects."""
         return self.name is not None and kinds_of(self.schema) == {"object"}
 
 
 def read_type(revision: Revision, schema: JsonObject) -> Type:
-    """The type of a member, list item or map value."""
+    """Return the type of a member, list item or map value."""
     inner = schema["anyOf"][0] if "anyOf" in schema else schema
     name = inner["$ref"].rsplit("/", 1)[-1] if "$ref" in inner else None
     resolved = revision.resolve(inner["$ref"]).schema if name else inner
@@ -48,7 +48,7 @@ def read_type(revision: Revision, schema: JsonObject) -> Type:
 
 
 def kinds_of(schema: JsonObject) -> frozenset[str]:
-    """The JSON types of a schema's values."""
+    """Return the JSON types of a schema's values."""
     if "oneOf" in schema:
         return frozenset({"object"})
     if "const" in schema:
@@ -58,12 +58,12 @@ def kinds_of(schema: JsonObject) -> frozenset[str]:
 
 
 def is_described(schema: JsonObject) -> bool:
-    """Whether a schema says anything about its values."""
+    """Return True if a schema restricts its values."""
     return not schema.keys().isdisjoint({"type", "const", "oneOf"})
 
 
 def form_of(schema: JsonObject) -> str:
-    """``union``, ``members``, ``map`` or ``scalar``."""
+    """Return the form of a type: ``union``, ``members``, ``map`` or ``scalar``."""
     if "oneOf" in schema:
         return "union"
     if schema.get("type") != "object":
@@ -72,7 +72,7 @@ def form_of(schema: JsonObject) -> str:
 
 
 def has_no_members(definition: Definition) -> bool:
-    """Whether the models refuse any member; other unknown members are ignored by all."""
+    """Return True if the models reject every member; otherwise unknown ones are ignored."""
     return definition.schema.get("maxProperties") == 0
 
 
@@ -82,7 +82,7 @@ def choices_of(schema: JsonObject) -> list[str] | None:
 
 
 def type_words(schema: JsonObject) -> str:
-    """A type in words."""
+    """Return the description of a type."""
     if "anyOf" in schema:
         return f"{type_words(schema['anyOf'][0])} or null"
     choices = choices_of(schema)
