@@ -25,6 +25,7 @@ from exec_server.client import (
 )
 from tests.support.fake_channel import GREETINGS, Peer, fake_server
 from tests.support.targets import PROGRAM
+from tests.support.waiting import PATIENCE
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -77,7 +78,7 @@ WRONG: list[tuple[str, Callable[[Client], Any], str]] = [
 @pytest.mark.parametrize(("call", "words"), [case[1:] for case in WRONG], ids=[w[0] for w in WRONG])
 async def test_a_wrong_argument_is_named(call: Callable[[Client], Any], words: str) -> None:
     """Nothing is sent, and nothing waits."""
-    async with connect_in_process() as client, asyncio.timeout(20):
+    async with connect_in_process() as client, asyncio.timeout(PATIENCE):
         with pytest.raises((TypeError, ValueError), match=words):
             await call(client)
 
@@ -273,6 +274,6 @@ async def test_a_long_error_of_a_server_holds_nothing_up() -> None:
         await peer.send({"id": request["id"], "error": error})
 
     async with fake_server(play, GREETINGS["v2"]) as url, connect(url) as client:
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(PATIENCE):
             with pytest.raises(ClientError):
                 await client.fs.stat("/")

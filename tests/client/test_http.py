@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from exec_server.client import BodyTooFast, ClientError, ServerError, Unsupported
-from tests.support.waiting import eventually
+from tests.support.waiting import PATIENCE, eventually
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -73,7 +73,7 @@ async def test_request(target: Target) -> None:
     """Method, headers and body go there; status, headers and body come back."""
     async with web_server() as url, target.connect() as client:
         response = await client.http.request(
-            "PUT", f"{url}/echo", headers={"X-One": "1"}, body=b"hello", timeout=20
+            "PUT", f"{url}/echo", headers={"X-One": "1"}, body=b"hello", timeout=PATIENCE
         )
         seen = json.loads(response.text)
         assert (response.status, seen["method"], seen["body"]) == (200, "PUT", "hello")

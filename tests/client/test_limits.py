@@ -27,6 +27,7 @@ from exec_server.client import (
     subscription,
 )
 from tests.support.fake_channel import GREETINGS, Peer, fake_server
+from tests.support.waiting import PATIENCE
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable
@@ -302,7 +303,7 @@ async def test_small_events_are_bounded_by_their_number() -> None:
     async with fake_server(play, V2) as url, connect(url) as client:
         process = await client.start(["x"], process_id="p")
         await client.fs.remove("/until/all/has/come")
-        async with asyncio.timeout(30):
+        async with asyncio.timeout(PATIENCE):
             events = [event async for event in process]
         assert len(events) < count
 

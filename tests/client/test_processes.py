@@ -19,7 +19,7 @@ from exec_server.client import (
     Output,
     Unsupported,
 )
-from tests.support.waiting import eventually, is_gone
+from tests.support.waiting import PATIENCE, eventually, is_gone
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -491,9 +491,11 @@ async def test_communicate(target: Target) -> None:
         process = await client.start(["sh", "-c", "echo out; echo err >&2"], env=PATH)
         assert await process.communicate() == (b"out\n", b"err\n")
         terminal = await client.start(["cat"], env=PATH, tty=True)
-        shown, _ = await terminal.communicate(b"hi\n", timeout=20)
+        shown, _ = await terminal.communicate(b"hi\n", timeout=PATIENCE)
         assert shown.startswith(b"hi\r\n")
-        unfinished = await client.run(["cat"], env=PATH, tty=True, input=b"no newline", timeout=20)
+        unfinished = await client.run(
+            ["cat"], env=PATH, tty=True, input=b"no newline", timeout=PATIENCE
+        )
         assert unfinished.stdout.startswith(b"no newline")
 
 

@@ -14,6 +14,7 @@ import pytest
 
 from exec_server_codegen.cli import main
 from tests.support.checkout import ROOT
+from tests.support.waiting import RUN_SECONDS
 
 SCHEMA = ROOT / "schema"
 PACKAGE = Path("generated/exec_server_protocol")
@@ -72,7 +73,7 @@ def run(folder: Path, *arguments: str, hash_seed: str = "0") -> subprocess.Compl
         env={**os.environ, "PYTHONHASHSEED": hash_seed},
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=RUN_SECONDS,
     )
 
 
@@ -265,7 +266,7 @@ def test_a_missing_package_is_named_in_one_line(package: str) -> None:
         "from exec_server_codegen.program import main; sys.exit(main())"
     )
     command = [sys.executable, "-W", "error", "-c", script, "lint"]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=60)
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=RUN_SECONDS)
     assert (done.returncode, done.stdout) == (1, "")
     assert done.stderr == (
         f"exec-server-codegen: the package {package} is not installed; install "

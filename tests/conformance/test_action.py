@@ -12,6 +12,7 @@ import yaml
 
 from tests.support.checkout import ROOT
 from tests.support.suite_runs import PROGRAM, against
+from tests.support.waiting import RUN_SECONDS
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -40,7 +41,7 @@ def replay(directory: Path, **inputs: str) -> subprocess.CompletedProcess[str]:
         env={**os.environ, **empty, **runner, "REPORTS": "reports", **inputs},
         capture_output=True,
         text=True,
-        timeout=100,
+        timeout=RUN_SECONDS,
     )
 
 

@@ -8,6 +8,7 @@ import sys
 from typing import TYPE_CHECKING
 
 from tests.support.suite_runs import against
+from tests.support.waiting import RUN_SECONDS
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -24,7 +25,11 @@ def pytest_in(directory: Path, *options: str) -> subprocess.CompletedProcess[str
     (directory / "test_own.py").write_text("def test_of_the_project():\n    pass\n")
     command = [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", "-v", "--rootdir", "."]
     return subprocess.run(
-        [*command, *STDIO, *options], cwd=directory, capture_output=True, text=True, timeout=100
+        [*command, *STDIO, *options],
+        cwd=directory,
+        capture_output=True,
+        text=True,
+        timeout=RUN_SECONDS,
     )
 
 

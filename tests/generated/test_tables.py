@@ -19,6 +19,7 @@ from exec_server_codegen.schema_files import read_revision
 from exec_server_protocol.model import Model
 from tests.support.checkout import ROOT
 from tests.support.payloads import Payloads, holds, load
+from tests.support.waiting import PATIENCE
 
 if TYPE_CHECKING:
     from exec_server_protocol.table import Method
@@ -375,7 +376,7 @@ def test_importing_the_package_needs_msgspec_alone(revision: str) -> None:
         [sys.executable, "-W", "error", "-c", IMPORT.format(revision=revision)],
         capture_output=True,
         text=True,
-        timeout=30,
+        timeout=PATIENCE,
         check=True,
     )
     assert done.stdout.startswith("['exec_server_protocol']")
@@ -400,7 +401,7 @@ def test_a_package_loads_a_module_when_a_name_of_it_is_used(revision: str) -> No
         [sys.executable, "-W", "error", "-c", LAZY.format(revision=revision)],
         capture_output=True,
         text=True,
-        timeout=30,
+        timeout=PATIENCE,
         check=True,
     )
     before, after = done.stdout.splitlines()

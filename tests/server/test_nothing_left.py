@@ -17,6 +17,7 @@ import pytest
 
 from tests.support import peer
 from tests.support.checkout import ROOT
+from tests.support.waiting import RUN_SECONDS
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -260,7 +261,7 @@ def test_a_process_that_has_removed_its_tag_stays_in_the_cgroup(
 def test_servers_killed_at_random_moments_leave_nothing() -> None:
     """A short run of the soak; with pipes and terminals, sandboxes, and users."""
     kills = [sys.executable, "-m", "tests.soak.kills", "--kills", "40"]
-    run = subprocess.run(kills, cwd=ROOT, capture_output=True, text=True, timeout=300)
+    run = subprocess.run(kills, cwd=ROOT, capture_output=True, text=True, timeout=RUN_SECONDS)
     assert (run.returncode, run.stderr) == (0, ""), run.stdout
     assert "processes left                   0" in run.stdout
 

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from exec_server.engine.http.client import HttpClient, HttpRequest, HttpResponse
+from tests.support.waiting import PATIENCE
 
 if TYPE_CHECKING:
     import ssl
@@ -151,7 +152,7 @@ def saying(data: bytes) -> Peer:
 
 def run(coroutine: Coroutine[Any, Any, Any]) -> Any:
     """Run to the end, within a bound."""
-    return asyncio.run(asyncio.wait_for(coroutine, 15))
+    return asyncio.run(asyncio.wait_for(coroutine, PATIENCE))
 
 
 def make(method: str, url: str, *headers: GivenHeader, **more: Any) -> HttpRequest:

@@ -10,6 +10,8 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from tests.support.waiting import RUN_SECONDS
+
 PROGRAM = str(Path(sys.executable).with_name("exec-server-conformance"))
 WRONG_SERVER = Path(__file__).with_name("wrong_server.py")
 
@@ -37,7 +39,7 @@ def written(directory: Path, lines: list[dict[str, Any]] | None = None) -> Path:
 
 def run(*arguments: str | Path) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
-        [PROGRAM, *map(str, arguments)], capture_output=True, text=True, timeout=60
+        [PROGRAM, *map(str, arguments)], capture_output=True, text=True, timeout=RUN_SECONDS
     )
 
 

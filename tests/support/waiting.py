@@ -14,6 +14,9 @@ PATIENCE: Final = 60.0
 """Seconds until something that must happen counts as missing: what takes milliseconds on an idle
 machine takes several seconds on one with twenty busy processes per core."""
 
+RUN_SECONDS: Final = 600.0
+"""Seconds until a program that works for a while (a generator, a suite) counts as hung."""
+
 _POLL_SECONDS: Final = 0.01
 """Polling interval: short beside a start of a process, long beside a look into /proc."""
 

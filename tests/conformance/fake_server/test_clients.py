@@ -14,7 +14,7 @@ import pytest
 
 from tests.support.checkout import ROOT
 from tests.support.suite_runs import PROGRAM, run
-from tests.support.waiting import wait_until
+from tests.support.waiting import PATIENCE, wait_until
 
 pytestmark = pytest.mark.usefixtures("no_process_is_left")
 
@@ -234,7 +234,7 @@ def test_interrupted_run_reports_results_and_leaves_no_process(tmp_path: Path) -
     )
     assert wait_until(started.exists)
     process.send_signal(signal.SIGINT)
-    output, errors = process.communicate(timeout=30)
+    output, errors = process.communicate(timeout=PATIENCE)
     assert (process.returncode, errors) == (130, "interrupted\n")
     assert "\n0 passed, 0 failed, " in output
 

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from tests.support.suite_runs import PROGRAM, SESSION, against, run, written
+from tests.support.waiting import PATIENCE
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -148,7 +149,7 @@ def test_interrupt_stops_everything_and_keeps_results(tmp_path: Path) -> None:
         assert process.stdout is not None
         assert process.stdout.readline().startswith("passed v1/test/quick")
         process.send_signal(signal.SIGINT)
-        out, err = process.communicate(timeout=20)
+        out, err = process.communicate(timeout=PATIENCE)
     assert process.returncode == 130
     assert err == "interrupted\n"
     assert "1 passed" in out

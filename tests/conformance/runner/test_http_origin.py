@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from exec_server_conformance.runner.http_origin import Origin
+from tests.support.waiting import PATIENCE
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -17,7 +18,9 @@ if TYPE_CHECKING:
 @pytest.fixture
 def connection() -> Iterator[http.client.HTTPConnection]:
     with Origin() as origin:
-        connection = http.client.HTTPConnection("127.0.0.1", origin.server_address[1], timeout=20)
+        connection = http.client.HTTPConnection(
+            "127.0.0.1", origin.server_address[1], timeout=PATIENCE
+        )
         yield connection
         connection.close()
 
@@ -64,7 +67,9 @@ def test_broken_body_is_shorter_than_announced(connection: http.client.HTTPConne
 def test_shutdown_with_a_waiting_client() -> None:
     threads = threading.active_count()
     with Origin() as origin:
-        connection = http.client.HTTPConnection("127.0.0.1", origin.server_address[1], timeout=20)
+        connection = http.client.HTTPConnection(
+            "127.0.0.1", origin.server_address[1], timeout=PATIENCE
+        )
         connection.request("GET", "/drip")
         assert connection.getresponse().read(5) == b"start"
     connection.close()

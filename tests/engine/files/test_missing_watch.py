@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from exec_server.engine.files.missing_watch import MissingWatch
+from tests.support.waiting import PATIENCE
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Coroutine
@@ -72,7 +73,7 @@ class Client:
 
     async def next(self) -> int:
         """Which watch is over."""
-        return await asyncio.wait_for(self._told.get(), 10)
+        return await asyncio.wait_for(self._told.get(), PATIENCE)
 
     async def hears_nothing(self) -> bool:
         """Whether no watch is over, a few turns from now."""
@@ -240,7 +241,9 @@ class TestEvents:
         if subprocess.run([*own_mounts, "true"], capture_output=True).returncode:
             pytest.skip("needs a mount namespace of its own")
         script = [sys.executable, "-c", MOUNTING, str(tree / "dir")]
-        done = subprocess.run([*own_mounts, *script], capture_output=True, text=True, timeout=60)
+        done = subprocess.run(
+            [*own_mounts, *script], capture_output=True, text=True, timeout=PATIENCE
+        )
         assert (done.stdout, done.stderr) == ("1\n", "")
 
     def test_one_of_many(self, tree: Path) -> None:

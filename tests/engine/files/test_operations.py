@@ -15,6 +15,7 @@ import pytest
 from exec_server.engine.files import operations as files
 from exec_server.engine.memory_budget import MemoryBudget
 from exec_server.errors import InvalidArgument, InvalidRequest
+from tests.support.waiting import PATIENCE
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -225,7 +226,7 @@ class TestWriteFile:
             pieces = iter(lambda: source.read(1 << 17), b"")
             return b"".join(pieces)
 
-        assert asyncio.run(asyncio.wait_for(write_and_read(), 10)) == data
+        assert asyncio.run(asyncio.wait_for(write_and_read(), PATIENCE)) == data
 
     def test_a_fifo_whose_reader_goes_away(self, tmp_path: Path) -> None:
         """EPIPE, and the descriptor is closed."""
@@ -243,7 +244,7 @@ class TestWriteFile:
 
         before = os.listdir("/proc/self/fd")
         with pytest.raises(BrokenPipeError):
-            asyncio.run(asyncio.wait_for(write(), 10))
+            asyncio.run(asyncio.wait_for(write(), PATIENCE))
         assert os.listdir("/proc/self/fd") == before
 
 

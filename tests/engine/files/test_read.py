@@ -17,6 +17,7 @@ import pytest
 from exec_server.engine.files import operations as files
 from exec_server.engine.memory_budget import MemoryBudget
 from exec_server.errors import InvalidRequest
+from tests.support.waiting import PATIENCE
 
 if TYPE_CHECKING:
     from collections.abc import Coroutine
@@ -27,7 +28,7 @@ TOO_LARGE = r"^file is too large to read: limit is 536870912 bytes$"
 
 def run(coroutine: Coroutine[Any, Any, bytes]) -> bytes:
     """Run to the end, within a bound."""
-    return asyncio.run(asyncio.wait_for(coroutine, 10))
+    return asyncio.run(asyncio.wait_for(coroutine, PATIENCE))
 
 
 def take(source: files.ReadSource, piece: int = 72 * 1024) -> list[bytes]:

@@ -22,6 +22,7 @@ from tests.support.http_peer import (
     redirect,
     run,
 )
+from tests.support.waiting import PATIENCE
 
 pytestmark = pytest.mark.usefixtures("no_proxies")
 
@@ -248,4 +249,4 @@ class TestRouteAware:
                 await stream.aclose()
             await client.aclose()
 
-        run(asyncio.wait_for(go(), 10))
+        run(asyncio.wait_for(go(), PATIENCE))

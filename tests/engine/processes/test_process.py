@@ -16,7 +16,7 @@ from exec_server.engine.processes.process_state import ExitStatus
 from exec_server.engine.processes.spawn import SpawnSpec
 from exec_server.errors import InvalidArgument, InvalidRequest
 from tests.support.process_harness import ENV, Bench, asynchronous, children, is_running, open_fds
-from tests.support.waiting import eventually
+from tests.support.waiting import PATIENCE, eventually
 
 if TYPE_CHECKING:
     from exec_server.engine.processes.process import Process
@@ -297,7 +297,7 @@ async def test_children_of_others_are_left_alone() -> None:
         with subprocess.Popen(["sh", "-c", "exit 9"]) as other:  # noqa: ASYNC220
             for _ in range(20):
                 await bench.has_closed(bench.start("true"))
-            assert other.wait(timeout=10) == 9
+            assert other.wait(timeout=PATIENCE) == 9
 
 
 @asynchronous

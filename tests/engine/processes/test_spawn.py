@@ -14,6 +14,7 @@ import pytest
 
 from exec_server.errors import InvalidArgument, OperationFailed
 from tests.support.process_harness import ENV, Bench, asynchronous
+from tests.support.waiting import PATIENCE
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -318,7 +319,7 @@ def test_odd_circumstances_of_this_process_do_not_reach_a_child(tmp_path: Path) 
         subprocess.run(
             [sys.executable, "-c", textwrap.dedent(SERVER_IN_ODD_CIRCUMSTANCES), str(result)],
             check=True,
-            timeout=20,
+            timeout=PATIENCE,
             pass_fds=[left_open],
             env=os.environ | ENV,
         )
