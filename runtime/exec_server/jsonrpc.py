@@ -17,13 +17,16 @@ from __future__ import annotations
 
 import json
 import re
-from typing import Any, Final, NoReturn
+from typing import TYPE_CHECKING, Any, Final, NoReturn
 
 import msgspec
 import pybase64
 
 from exec_server.errors import MalformedMessage, ProtocolViolation
 from exec_server.message_scan import shortened
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
 
 RequestId = int | str
 
@@ -38,9 +41,6 @@ INTERNAL_ERROR: Final = -32603
 
 MAX_ID_BYTES: Final = 256
 """An id is kept, compared and repeated in answers; the real ones are UUIDs and short names."""
-
-_RAW_BASE64_BYTES: Final = 1024
-"""Size from which bytes are encoded faster outside of the JSON encoder, the detour included."""
 
 _ID_MIN: Final = -(2**63)
 _ID_MAX: Final = 2**63 - 1
@@ -289,27 +289,26 @@ def notification(method: str, params: object) -> bytes:
     return _encode(_Notification(method, params))
 
 
-def base64_value(data: bytes) -> bytes:
-    """Return the value of a base64 member of a model that is about to be encoded.
+def split_at_empty(message: bytes, member: str) -> list[bytes]:
+    """Cut an encoded message inside every empty string value of ``member``.
 
-    That is ``data`` itself if it is short, else its finished JSON text: the JSON encoder's own
-    base64 takes twice as long for 2 KiB and eight times as long for 64 KiB.
+    Large base64 values are spliced in between the parts without ever passing through the JSON
+    encoder, whose own base64 takes eight times as long and which would copy the text once more.
+    The cut is unambiguous: inside a JSON string a quote is always escaped, so ``"member":""`` can
+    only be the member itself.
     """
-    if len(data) < _RAW_BASE64_BYTES:
-        return data
-    return msgspec.Raw(b'"%b"' % pybase64.b64encode(data))
+    # A NUL byte never occurs in JSON text.
+    empty = b'"%b":""' % member.encode()
+    return message.replace(empty, empty[:-1] + b'\0"').split(b"\0")
 
 
-def split_at_empty(message: bytes, member: str) -> tuple[bytes, bytes]:
-    """Cut an encoded message inside the empty string value of ``member``.
-
-    It is for values that are encoded while the message is being sent. The cut is unambiguous:
-    inside a JSON string a quote is always escaped, so ``"member":""`` can only be the member
-    itself; the last one is meant.
-    """
-    marker = b'"%b":""' % member.encode()
-    cut = message.rindex(marker) + len(marker) - 1
-    return message[:cut], message[cut:]
+def splice_base64(message: bytes, member: str, contents: Iterable[bytes]) -> list[bytes]:
+    """Return a message in pieces, with base64 text in place of each empty value of ``member``."""
+    head, *tails = split_at_empty(message, member)
+    pieces = [head]
+    for content, tail in zip(contents, tails, strict=True):
+        pieces += (pybase64.b64encode(content), tail)
+    return pieces
 
 
 def has_canonical_base64(params: msgspec.Raw, member: str, value: bytes) -> bool:

@@ -113,7 +113,7 @@ class HttpRequests(Generic[R]):
         params = self._body_delta(
             request_id=request_id, seq=seq, delta_base64=data, done=done, error=error
         )
-        self._connection.notify(jsonrpc.notification("http/request/bodyDelta", params))
+        self._connection.notify((jsonrpc.notification("http/request/bodyDelta", params),))
 
     async def aclose(self) -> None:
         """Drop every upstream connection."""

@@ -14,7 +14,7 @@ from exec_server.jsonrpc import INTERNAL_ERROR, INVALID_REQUEST, METHOD_NOT_FOUN
 
 if TYPE_CHECKING:
     import asyncio
-    from collections.abc import Awaitable, Callable, Collection, Coroutine, Mapping
+    from collections.abc import Awaitable, Callable, Collection, Coroutine, Mapping, Sequence
 
     from exec_server.engine.memory_budget import MemoryBudget
     from exec_server.engine.processes.output_log import OutputChunk
@@ -33,8 +33,8 @@ class NotificationEncoder(Protocol):
         """Name of the revision that started the process."""
         ...
 
-    def output(self, process: Process[object], chunk: OutputChunk) -> bytes:
-        """Encode a chunk of output."""
+    def output(self, process: Process[object], chunk: OutputChunk) -> Sequence[bytes]:
+        """Encode a chunk of output, in pieces."""
         ...
 
     def exited(self, process: Process[object], seq: int, status: ExitStatus) -> bytes:
@@ -96,8 +96,8 @@ class ConnectionContext(Protocol):
         """
         ...
 
-    def notify(self, message: bytes) -> None:
-        """Send an encoded notification."""
+    def notify(self, pieces: Sequence[bytes]) -> None:
+        """Send an encoded notification, in pieces."""
         ...
 
     def track(self, stream: asyncio.Task[None]) -> None:

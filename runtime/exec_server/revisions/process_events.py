@@ -2,16 +2,31 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, ClassVar, Protocol
+from typing import TYPE_CHECKING, ClassVar, Final, Protocol
 
 from exec_server import jsonrpc
 
 if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
     import msgspec
 
     from exec_server.engine.processes.output_log import OutputChunk, StreamName
     from exec_server.engine.processes.process import Process
     from exec_server.engine.processes.process_state import ExitStatus
+
+
+SPLICE_BYTES: Final = 2048
+"""Output above this is spliced into its message instead of passing through the JSON encoder."""
+
+
+def output_message(
+    method: str, params: Callable[[bytes], msgspec.Struct], data: bytes
+) -> Sequence[bytes]:
+    """Encode a notification in pieces; the member ``chunk`` of its params holds ``data``."""
+    if len(data) < SPLICE_BYTES:
+        return (jsonrpc.notification(method, params(data)),)
+    return jsonrpc.splice_base64(jsonrpc.notification(method, params(b"")), "chunk", (data,))
 
 
 class OutputParams(Protocol):
@@ -40,15 +55,15 @@ class NumberedEvents:
     output_params: ClassVar[OutputParams]
     closed_params: ClassVar[ClosedParams]
 
-    def output(self, process: Process[object], chunk: OutputChunk) -> bytes:
+    def output(self, process: Process[object], chunk: OutputChunk) -> Sequence[bytes]:
         """Encode process/output."""
-        params = self.output_params(
-            process_id=process.id,
-            seq=chunk.seq,
-            stream=chunk.stream,
-            chunk=jsonrpc.base64_value(chunk.data),
+        return output_message(
+            "process/output",
+            lambda data: self.output_params(
+                process_id=process.id, seq=chunk.seq, stream=chunk.stream, chunk=data
+            ),
+            chunk.data,
         )
-        return jsonrpc.notification("process/output", params)
 
     def closed(self, process: Process[object], seq: int) -> bytes:
         """Encode process/closed."""

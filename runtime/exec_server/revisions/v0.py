@@ -16,7 +16,7 @@ from exec_server.engine.processes.spawn import SpawnSpec
 from exec_server.errors import InvalidArgument, InvalidRequest
 from exec_server.revisions.binding import BoundMethods, Decoders
 from exec_server.revisions.interface import BoundRevision
-from exec_server.revisions.process_events import exit_code_without_signals
+from exec_server.revisions.process_events import exit_code_without_signals, output_message
 from exec_server_protocol.v0.command import (
     CommandExecExitedParams,
     CommandExecOutputDeltaParams,
@@ -32,6 +32,8 @@ from exec_server_protocol.v0.methods import METHODS
 from exec_server_protocol.v0.session import InitializedParams, InitializeParams, InitializeResult
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from exec_server.engine.processes.output_log import OutputChunk
     from exec_server.engine.processes.process import Process
     from exec_server.engine.processes.process_state import ExitStatus
@@ -47,14 +49,16 @@ class V0NotificationEncoder:
 
     revision = "v0"
 
-    def output(self, process: Process[object], chunk: OutputChunk) -> bytes:
+    def output(self, process: Process[object], chunk: OutputChunk) -> Sequence[bytes]:
         """Encode command/exec/outputDelta."""
-        params = CommandExecOutputDeltaParams(
-            session_id=process.id,
-            stream="stderr" if chunk.stream == "stderr" else "stdout",
-            chunk=jsonrpc.base64_value(chunk.data),
+        stream: Final = "stderr" if chunk.stream == "stderr" else "stdout"
+        return output_message(
+            "command/exec/outputDelta",
+            lambda data: CommandExecOutputDeltaParams(
+                session_id=process.id, stream=stream, chunk=data
+            ),
+            chunk.data,
         )
-        return jsonrpc.notification("command/exec/outputDelta", params)
 
     def exited(self, process: Process[object], seq: int, status: ExitStatus) -> bytes:
         """command/exec/exited."""

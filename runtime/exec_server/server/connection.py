@@ -148,9 +148,9 @@ class Connection:
         self._state.advance(Event.SESSION_OPENED)
         return session
 
-    def notify(self, message: bytes) -> None:
-        """Send an encoded notification."""
-        self._writer.notify(message)
+    def notify(self, pieces: Sequence[bytes]) -> None:
+        """Send an encoded notification, in pieces."""
+        self._writer.notify(pieces)
 
     def release_slot(self) -> None:
         """Let serialized requests behind the running one start; see ConnectionContext."""

@@ -16,7 +16,7 @@ from exec_server.server.base64_message import Base64Message
 from exec_server.server.connection_state import Lifetime
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
 
     from exec_server.server.connection_state import ConnectionState
     from exec_server.server.request import Request
@@ -26,6 +26,9 @@ log = logging.getLogger("exec_server")
 
 STREAM_BYTES: Final = 32 * 1024
 """Base64 members above this are encoded piece by piece while they are sent."""
+
+_SPLICE_BYTES: Final = 2048
+"""Average size from which base64 members of a list are spliced into the response."""
 
 _CLOSED: Final = Lifetime.CLOSED
 
@@ -49,10 +52,10 @@ class ResponseWriter:
         self._attached_code = attached_code
         self._on_streamed = on_streamed
 
-    def notify(self, message: bytes) -> None:
-        """Send an encoded notification."""
+    def notify(self, pieces: Sequence[bytes]) -> None:
+        """Send an encoded notification, in pieces."""
         if self._state.lifetime is not _CLOSED:
-            self._channel.send_notification(message)
+            self._channel.send_notification(pieces)
 
     def send_result(self, request: Request, result: msgspec.Struct, *, holds_slot: bool) -> bool:
         """Send a result; True if the response holds the slot until it is sent."""
@@ -63,8 +66,9 @@ class ResponseWriter:
             attribute, member = method.large_member
             content: Any = getattr(result, attribute)
             if isinstance(content, list):
-                result = _with_base64(result, attribute, member)
-            elif isinstance(content, StreamedBytes) or len(content) > STREAM_BYTES:
+                self._send(request, result, _response(request.id, result, attribute, member))
+                return False
+            if isinstance(content, StreamedBytes) or len(content) > STREAM_BYTES:
                 if not isinstance(content, StreamedBytes):
                     content = StreamedBytes.over(content)
                 empty = msgspec.structs.replace(result, **{attribute: b""})
@@ -72,10 +76,13 @@ class ResponseWriter:
                 on_finish = self._on_streamed if holds_slot else _do_nothing
                 self._channel.send_streamed_reply(Base64Message(head, tail, content, on_finish))
                 return holds_slot
-        self._channel.send_reply(jsonrpc.response(request.id, result))
-        if method.follow_up is not None:
-            self._follow_up(request, result)
+        self._send(request, result, (jsonrpc.response(request.id, result),))
         return False
+
+    def _send(self, request: Request, outcome: object, pieces: Sequence[bytes]) -> None:
+        self._channel.send_reply(pieces)
+        if request.method.follow_up is not None:
+            self._follow_up(request, outcome)
 
     def send_failure(self, request: Request, error: BaseException) -> None:
         """Send the error response to a request whose handler raised ``error``."""
@@ -96,28 +103,29 @@ class ResponseWriter:
         assert request.method.follow_up is not None
         message = request.method.follow_up(request.params, outcome)
         if message is not None:
-            self.notify(message)
+            self.notify((message,))
 
     def send_error(
         self, identifier: jsonrpc.RequestId, code: int, text: str, kind: str | None = None
     ) -> None:
         """Send an error response; ``kind`` becomes ``error.data.kind``."""
         if self._state.lifetime is not _CLOSED:
-            text = without_middle(text)
-            self._channel.send_reply(jsonrpc.error_response(identifier, code, text, kind))
+            message = jsonrpc.error_response(identifier, code, without_middle(text), kind)
+            self._channel.send_reply((message,))
 
 
-def _with_base64(result: msgspec.Struct, attribute: str, member: str) -> msgspec.Struct:
-    """Return the result with the longer contents of its list encoded already."""
+def _response(
+    identifier: jsonrpc.RequestId, result: msgspec.Struct, attribute: str, member: str
+) -> Sequence[bytes]:
+    """Encode a response, in pieces, with a list of models that have a base64 member each."""
     parts: list[Any] = getattr(result, attribute)
-    encoded = [_encoded(part, member) for part in parts]
-    return msgspec.structs.replace(result, **{attribute: encoded})
-
-
-def _encoded(part: msgspec.Struct, member: str) -> msgspec.Struct:
-    content: bytes = getattr(part, member)
-    value = jsonrpc.base64_value(content)
-    return part if value is content else msgspec.structs.replace(part, **{member: value})
+    contents: list[bytes] = [getattr(part, member) for part in parts]
+    size = sum(map(len, contents))
+    if size <= STREAM_BYTES or size < _SPLICE_BYTES * len(parts):
+        return (jsonrpc.response(identifier, result),)
+    bare = [msgspec.structs.replace(part, **{member: b""}) for part in parts]
+    message = jsonrpc.response(identifier, msgspec.structs.replace(result, **{attribute: bare}))
+    return jsonrpc.splice_base64(message, member, contents)
 
 
 def _do_nothing() -> None:

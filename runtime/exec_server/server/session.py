@@ -21,7 +21,7 @@ from exec_server.revisions.accepted_writes import AcceptedWrites
 from exec_server.server.memory import UnusedMemory
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
 
     from exec_server.engine.processes.output_log import OutputChunk
     from exec_server.engine.processes.process import Process
@@ -47,8 +47,8 @@ class Attachment(Protocol):
         """Bytes of memory that wait to be sent."""
         ...
 
-    def notify(self, message: bytes) -> None:
-        """Send an encoded notification."""
+    def notify(self, pieces: Sequence[bytes]) -> None:
+        """Send an encoded notification, in pieces."""
         ...
 
 
@@ -109,13 +109,13 @@ class Session:
     ) -> None:
         """Tell the attached connection; see ProcessEvents."""
         if self.attachment is not None:
-            self.attachment.notify(process.context.exited(process, seq, status))
+            self.attachment.notify((process.context.exited(process, seq, status),))
 
     def on_closed(self, process: Process[NotificationEncoder], seq: int) -> None:
         """Tell the attached connection; see ProcessEvents."""
         message = process.context.closed(process, seq)
         if self.attachment is not None and message is not None:
-            self.attachment.notify(message)
+            self.attachment.notify((message,))
 
     def _take_tag(self) -> int | None:
         """The tag of the session's processes, once there are any."""

@@ -6,7 +6,10 @@ whole messages to a Receiver and takes whole messages through the Channel.
 
 from __future__ import annotations
 
-from typing import Final, Protocol
+from typing import TYPE_CHECKING, Final, Protocol
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
 
 LONG_MESSAGE_BYTES: Final = 32 * 1024
 """A message of at least this size is delivered in parts. What a shorter one costs, at most some
@@ -55,16 +58,16 @@ class Channel(Protocol):
         """Bytes of memory that wait to be sent."""
         ...
 
-    def send_reply(self, message: bytes) -> None:
-        """Queue one message, ahead of every queued notification."""
+    def send_reply(self, pieces: Sequence[bytes]) -> None:
+        """Queue one message, in pieces, ahead of every queued notification."""
         ...
 
     def send_streamed_reply(self, message: StreamedMessage) -> None:
         """Queue one message that is produced while it is sent."""
         ...
 
-    def send_notification(self, message: bytes) -> None:
-        """Queue one message behind everything queued."""
+    def send_notification(self, pieces: Sequence[bytes]) -> None:
+        """Queue one message, in pieces, behind everything queued."""
         ...
 
     def pause_reading(self) -> None:

@@ -17,7 +17,7 @@ from exec_server.transports.utf8 import InvalidUtf8, Utf8Check, first_invalid_by
 
 if TYPE_CHECKING:
     import asyncio
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
 
     from exec_server.transports.channel import Receiver, StreamedMessage
 
@@ -79,17 +79,20 @@ class StdioTransport:
         """Bytes of memory that wait to be sent; see Channel."""
         return self._stream.unsent_bytes
 
-    def send_reply(self, message: bytes) -> None:
+    def send_reply(self, pieces: Sequence[bytes]) -> None:
         """Queue one message ahead of the notifications; see Channel."""
-        self._stream.queue_reply((message, b"\n"))
+        if len(pieces) == 1:
+            self._stream.queue_reply((pieces[0] + b"\n",))
+        else:
+            self._stream.queue_reply((*pieces, b"\n"))
 
     def send_streamed_reply(self, message: StreamedMessage) -> None:
         """Queue one message made while it is sent; see Channel."""
         self._stream.queue_streamed_reply(b"", message, b"\n")
 
-    def send_notification(self, message: bytes) -> None:
+    def send_notification(self, pieces: Sequence[bytes]) -> None:
         """Queue one message behind everything; see Channel."""
-        self._stream.queue_notification((message, b"\n"))
+        self._stream.queue_notification((*pieces, b"\n"))
 
     def pause_reading(self) -> None:
         """Deliver no more messages until ``resume_reading``; see Channel."""

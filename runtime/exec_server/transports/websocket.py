@@ -25,7 +25,7 @@ from exec_server.transports.endpoint import (
 if TYPE_CHECKING:
     import asyncio
     import socket
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
 
     from exec_server.settings import Settings
     from exec_server.transports.channel import Receiver, StreamedMessage
@@ -42,6 +42,9 @@ UNAUTHORIZED: Final = 3000
 
 EXPIRED: Final = "expired websocket jwt"
 """Its reason: the text with which such credentials are refused."""
+
+_JOIN_BELOW: Final = 4096
+"""Size below which copying a message behind its header costs less than a piece of its own."""
 
 _CHECKED_REQUEST: Final = (
     b"GET / HTTP/1.1\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n"
@@ -120,17 +123,21 @@ class WebSocketTransport(WebSocketEndpoint):
         """Bytes of memory that wait to be sent; see Channel."""
         return self._stream.unsent_bytes
 
-    def send_reply(self, message: bytes) -> None:
+    def send_reply(self, pieces: Sequence[bytes]) -> None:
         """Queue one message ahead of the notifications; see Channel."""
-        self._stream.queue_reply((frame_header(len(message)), message))
+        header = frame_header(sum(map(len, pieces)))
+        if len(pieces) == 1 and len(pieces[0]) < _JOIN_BELOW:
+            self._stream.queue_reply((header + pieces[0],))
+        else:
+            self._stream.queue_reply((header, *pieces))
 
     def send_streamed_reply(self, message: StreamedMessage) -> None:
         """Queue one message made while it is sent; see Channel."""
         self._stream.queue_streamed_reply(frame_header(message.length), message)
 
-    def send_notification(self, message: bytes) -> None:
+    def send_notification(self, pieces: Sequence[bytes]) -> None:
         """Queue one message behind everything; see Channel."""
-        self._stream.queue_notification((frame_header(len(message)), message))
+        self._stream.queue_notification((frame_header(sum(map(len, pieces))), *pieces))
 
     def pause_reading(self) -> None:
         """Deliver no more messages until ``resume_reading``; see Channel."""

@@ -10,7 +10,7 @@ from collections import defaultdict
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
 
     from exec_server.transports.channel import Channel, StreamedMessage
 
@@ -130,20 +130,20 @@ class TamperedChannel:
     def unsent_bytes(self) -> int:
         return self._channel.unsent_bytes
 
-    def send_reply(self, message: bytes) -> None:
-        for changed in self._wire.give_out(json.loads(message)):
-            self._channel.send_reply(json.dumps(changed).encode())
+    def send_reply(self, pieces: Sequence[bytes]) -> None:
+        for message in self._wire.give_out(json.loads(b"".join(pieces))):
+            self._channel.send_reply((json.dumps(message).encode(),))
 
     def send_streamed_reply(self, message: StreamedMessage) -> None:
         data = bytearray()
         while len(data) < message.length:
             data += message.next_piece()
         message.finish()
-        self.send_reply(bytes(data))
+        self.send_reply((bytes(data),))
 
-    def send_notification(self, message: bytes) -> None:
-        for changed in self._wire.give_out(json.loads(message)):
-            self._channel.send_notification(json.dumps(changed).encode())
+    def send_notification(self, pieces: Sequence[bytes]) -> None:
+        for message in self._wire.give_out(json.loads(b"".join(pieces))):
+            self._channel.send_notification((json.dumps(message).encode(),))
 
     def pause_reading(self) -> None:
         self._channel.pause_reading()

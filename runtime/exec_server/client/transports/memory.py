@@ -14,7 +14,7 @@ from exec_server.transports.channel import LONG_MESSAGE_BYTES
 from exec_server.transports.stream import HIGH_WATER, LOW_WATER
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
 
     from exec_server.server.server import Server
     from exec_server.transports.channel import Receiver, StreamedMessage
@@ -114,9 +114,9 @@ class MemoryTransport:
         self._is_reading_paused = False
         self._serve_soon()
 
-    def send_reply(self, message: bytes) -> None:
+    def send_reply(self, pieces: Sequence[bytes]) -> None:
         """Queue one message ahead of every notification; see Channel."""
-        self._queue(self._replies, message)
+        self._queue(self._replies, b"".join(pieces))
 
     def send_streamed_reply(self, message: StreamedMessage) -> None:
         """Queue one message that is made when it is taken; see Channel."""
@@ -126,9 +126,9 @@ class MemoryTransport:
         self._replies.append(message)
         self._give_soon()
 
-    def send_notification(self, message: bytes) -> None:
+    def send_notification(self, pieces: Sequence[bytes]) -> None:
         """Queue one message behind everything; see Channel."""
-        self._queue(self._notifications, message)
+        self._queue(self._notifications, b"".join(pieces))
 
     def _queue(self, queue: deque[Any], message: bytes) -> None:
         if self._receiver is None:

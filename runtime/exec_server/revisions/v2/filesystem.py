@@ -214,7 +214,7 @@ class FilesystemV2:
 
     def _tell_changed(self, watch_id: int) -> None:
         params = FsMissingChangedParams(watch_id=watch_id)
-        self._connection.notify(jsonrpc.notification("fs/missingChanged", params))
+        self._connection.notify((jsonrpc.notification("fs/missingChanged", params),))
 
     async def aclose(self) -> None:
         """Let go of every file and of the watch."""
