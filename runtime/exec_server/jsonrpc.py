@@ -1,4 +1,4 @@
-"""JSON-RPC messages as this protocol frames them: bytes in, messages out, and back. No I/O.
+"""Parsing and encoding of JSON-RPC messages in the dialect of this protocol. No I/O.
 
 The envelope differs from JSON-RPC 2.0 in that no ``jsonrpc`` member is written (and any is
 ignored when read). A client message is one of
@@ -7,10 +7,10 @@ ignored when read). A client message is one of
 * a **notification**: ``method`` and no ``id``;
 * **malformed** input: not JSON, a member twice in one object, or JSON of another form; answered
   with id -1, the connection stays open;
-* a **violation**: a response or error object; the server never asked, so the connection ends.
+* a **violation**: a response or error object; the server sends no requests, so the connection ends.
 
-The common case is decoded in one pass, ``params`` left as raw bytes for the method's own decoder.
-Everything else is classified by a slow path.
+The common case is decoded in one pass, which leaves ``params`` as raw bytes for the decoder of the
+method. Everything else is classified by a slower path.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 RequestId = int | str
 
 MALFORMED_ID: Final = -1
-"""The id of the answer to input from which no id could be read."""
+"""Id of the error response to input from which no id could be read."""
 
 INVALID_REQUEST: Final = -32600
 METHOD_NOT_FOUND: Final = -32601
@@ -40,7 +40,8 @@ INTERNAL_ERROR: Final = -32603
 """Error codes of JSON-RPC itself; a revision adds its own in ErrorCodes."""
 
 MAX_ID_BYTES: Final = 256
-"""An id is kept, compared and repeated in answers; the real ones are UUIDs and short names."""
+"""Maximum length of an id. Ids are kept, compared and repeated in responses; those of real clients
+are UUIDs and short names."""
 
 _ID_MIN: Final = -(2**63)
 _ID_MAX: Final = 2**63 - 1
@@ -51,7 +52,7 @@ _find_member_names: Final = re.compile(rb'"([^"]*+)"\s*+:').findall
 
 
 class Message(msgspec.Struct, gc=False):
-    """A request, or with ``id`` unset a notification, whose params are still undecoded JSON."""
+    """A request, or a notification if ``id`` is unset, with undecoded params."""
 
     method: str
     id: int | str | msgspec.UnsetType = msgspec.UNSET
@@ -91,11 +92,11 @@ _encode = msgspec.json.Encoder().encode
 
 
 def parse(data: bytes, max_depth: int, max_values: int) -> Message:
-    """Decode one message of so many nested levels and values at most; see Settings.
+    """Decode one message with at most ``max_depth`` nested levels and ``max_values`` values.
 
-    For short messages: it is not interrupted, and costs some microseconds per kilobyte. Raises
-    MalformedMessage for input to be answered with id -1, and ProtocolViolation for a response or
-    error object, which ends the connection.
+    It is meant for short messages: parsing is not interrupted and takes some microseconds per
+    kilobyte. Raises MalformedMessage for input that is answered with id -1, and ProtocolViolation
+    for a response or error object, which ends the connection.
     """
     if not data.isascii():
         try:
@@ -110,7 +111,7 @@ def parse(data: bytes, max_depth: int, max_values: int) -> Message:
 
 
 def decode(data: bytes) -> Message:
-    """Decode a message that keeps the limits and repeats no member; raises as ``parse``."""
+    """Decode a message that is within the limits and repeats no member; raises like ``parse``."""
     try:
         message = _decode_message(data)
     except msgspec.ValidationError:
@@ -128,16 +129,16 @@ def decode(data: bytes) -> Message:
 
 
 def is_too_long(text: str, max_bytes: int) -> bool:
-    """True if a text takes more than so many bytes as UTF-8."""
-    # No character takes more than four.
+    """Return True if a text takes more than ``max_bytes`` as UTF-8."""
+    # A character takes at most four bytes.
     return len(text) * 4 > max_bytes and len(text.encode(errors="surrogatepass")) > max_bytes
 
 
 def _may_repeat_members(data: bytes) -> bool:
-    """Whether an object may name a member twice; a cheap test that errs on the side of yes.
+    """Return False if certainly no object names a member twice; a cheap test.
 
-    Without escapes, every member name is a text between two quotes before a colon. If those texts
-    all differ, in whatever object they are, none is repeated.
+    Without escapes, every member name is a text between two quotes before a colon. If all those
+    texts of the message differ, none is repeated.
     """
     if b"\\" in data:
         return True
@@ -146,7 +147,7 @@ def _may_repeat_members(data: bytes) -> bool:
 
 
 def _may_exceed_values(data: bytes, allowed: int) -> bool:
-    """Whether there may be more values than allowed: each but the first follows one of ``,:[``."""
+    """Return False if there are certainly not too many values: all but one follow ``,:[``."""
     return len(data) > allowed and 1 + sum(map(data.count, (b",", b":", b"["))) > allowed
 
 
@@ -155,7 +156,7 @@ def _check_values(data: bytes, allowed: int) -> None:
     try:
         root = json.loads(data, object_pairs_hook=_unique_members)
     except ValueError:
-        return  # the decoder proper says what is wrong
+        return  # the decoder reports the error
     if not _may_exceed_values(data, allowed):
         return
     values, containers = 1, [root] if isinstance(root, (list, tuple)) else []
@@ -168,7 +169,7 @@ def _check_values(data: bytes, allowed: int) -> None:
 
 
 def _unique_members(members: list[tuple[str, Any]]) -> tuple[Any, ...]:
-    """The values of an object. Raises MalformedMessage if two have the same name."""
+    """Return the values of an object. Raises MalformedMessage for a repeated name."""
     if len(dict(members)) != len(members):
         seen: set[str] = set()
         for name, _ in members:
@@ -184,7 +185,7 @@ def _json_error(error: Exception) -> str:
 
 
 def _check_depth(data: bytes, allowed: int) -> None:
-    """Refuse a message nested deeper than allowed, strings not counted."""
+    """Refuse a message nested deeper than allowed; brackets in strings do not count."""
     depth = 0
     in_string = escaped = False
     for byte in data:
@@ -206,7 +207,7 @@ def _check_depth(data: bytes, allowed: int) -> None:
 
 
 def _classify(data: bytes) -> NoReturn:
-    """Say what an unusual message is: malformed, or a violation."""
+    """Raise MalformedMessage or ProtocolViolation for a message that is not a request."""
     try:
         members = _decode_members(data)
     except msgspec.ValidationError:
@@ -231,7 +232,7 @@ def _classify(data: bytes) -> NoReturn:
 
 
 def _read_id(raw: msgspec.Raw) -> RequestId:
-    """Return an id. Raises MalformedMessage if it is none that a request may have."""
+    """Return an id. Raises MalformedMessage if a request cannot have it."""
     value: RequestId | None
     try:
         value = msgspec.json.decode(raw, type=RequestId)
@@ -263,19 +264,19 @@ _KINDS: Final = {
 
 
 def _kind(raw: msgspec.Raw | bytes) -> str:
-    """The kind of a JSON value, by its first character."""
+    """Return the kind of a JSON value, judging by its first character."""
     return _KINDS.get(bytes(raw).lstrip()[0], "a number")
 
 
 def response(identifier: RequestId, result: object) -> bytes:
-    """The answer to a request; ``result`` is a model of the revision's generated package."""
+    """Encode a response; ``result`` is a model of the revision's generated package."""
     return _encode(_Response(identifier, result))
 
 
 def error_response(
     identifier: RequestId, code: int, message: str, kind: str | None = None
 ) -> bytes:
-    """Encode the error response to a request, or with MALFORMED_ID to unreadable input.
+    """Encode an error response, with MALFORMED_ID as the response to unreadable input.
 
     ``kind`` is the member ``kind`` of the error's data; None omits the data.
     """
@@ -285,7 +286,7 @@ def error_response(
 
 
 def notification(method: str, params: object) -> bytes:
-    """A server notification; ``params`` is a model of the revision's generated package."""
+    """Encode a notification; ``params`` is a model of the revision's generated package."""
     return _encode(_Notification(method, params))
 
 
@@ -312,10 +313,10 @@ def splice_base64(message: bytes, member: str, contents: Iterable[bytes]) -> lis
 
 
 def has_canonical_base64(params: msgspec.Raw, member: str, value: bytes) -> bool:
-    """Whether the base64 text of a decoded params member has zero trailing bits.
+    """Return True if the unused bits of the base64 text of a params member are zero.
 
-    The decoder checks alphabet and padding; RFC 4648 section 3.5 also wants the unused bits of
-    the last symbol to be zero, which needs a look at the text itself.
+    The decoder checks alphabet and padding, but not the unused bits of the last symbol, which
+    RFC 4648, section 3.5, requires to be zero.
     """
     rest = len(value) % 3
     if rest == 0:

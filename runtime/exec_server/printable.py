@@ -1,6 +1,6 @@
-"""Text from outside, made fit for a log or a terminal.
+"""Escaping of untrusted text for logs and terminals.
 
-Names and messages of a peer may hold terminal escapes, line feeds and characters that reverse the
+Text from a peer may contain terminal escape sequences, line feeds and characters that reverse the
 direction of text.
 """
 
@@ -11,7 +11,7 @@ import re
 from typing import Final
 
 MAX_LINE_CHARS: Final = 1000
-"""Longest text of a log line: what a peer sends may have millions of characters."""
+"""Maximum length of a log line: text from a peer may have millions of characters."""
 
 UNSAFE: Final = re.compile(
     "["
@@ -21,13 +21,13 @@ UNSAFE: Final = re.compile(
     "\ud800-\udfff"  # undecodable bytes
     "]"
 )
-"""The characters that a terminal obeys instead of showing them, or that cannot be encoded."""
+"""Characters that a terminal interprets instead of showing them, or that cannot be encoded."""
 
 
 def printable(text: str, limit: int | None = None) -> str:
-    """The text with everything escaped that a terminal would not show as a character.
+    """Return the text with every character escaped that a terminal would not show as such.
 
-    Undecodable bytes appear as ``\\xff``. Beyond ``limit`` characters the text is cut.
+    Undecodable bytes appear as ``\\xff``. Text beyond ``limit`` characters is cut off.
     """
     if limit is not None and len(text) > limit:
         text = f"{text[:limit]}… ({len(text)} characters)"
@@ -42,14 +42,14 @@ def _escape(match: re.Match[str]) -> str:
 
 
 class OneLineFormatter(logging.Formatter):
-    """Formats each record as one printable line of bounded length, whatever its arguments are."""
+    """Formatter of log records as single printable lines of bounded length."""
 
     def __init__(self, prefix: str) -> None:
         super().__init__()
         self._prefix = prefix
 
     def format(self, record: logging.LogRecord) -> str:
-        """Format a record. Of an exception there is the name and the text, but no traceback."""
+        """Format a record; an exception appears as its name and text, without a traceback."""
         text = record.getMessage()
         if record.exc_info is not None and record.exc_info[1] is not None:
             text += f": {record.exc_info[1]!r}"

@@ -1,8 +1,8 @@
-"""Keeping a server's secrets from the programs it runs, which belong to the same user.
+"""Protection of a server's secrets from the programs that it runs as the same user.
 
-Linux shows a process's environment, memory and descriptors below ``/proc`` to every other process
-of its user, unless the process cannot be dumped. A process with CAP_SYS_PTRACE, such as root's,
-sees them all the same; from it only what is erased is kept.
+Linux shows the environment, memory and descriptors of a process below ``/proc`` to all other
+processes of its user, unless the process is not dumpable. Processes with CAP_SYS_PTRACE, such as
+those of root, can see them anyway; only erasing a secret hides it from them.
 """
 
 from __future__ import annotations
@@ -18,9 +18,9 @@ _libc.getenv.restype = ctypes.c_void_p
 
 
 def forbid_inspection() -> None:
-    """Keep other processes of the user from reading this one, and from attaching a debugger.
+    """Prevent other processes of the user from reading this one or attaching a debugger.
 
-    Programs that it starts can be inspected as ever. Raises OSError.
+    Programs that it starts can be inspected as usual. Raises OSError.
     """
     if _libc.prctl(_PR_SET_DUMPABLE, 0, 0, 0, 0):
         number = ctypes.get_errno()
@@ -30,7 +30,7 @@ def forbid_inspection() -> None:
 def take_variable(name: str) -> bytes | None:
     """Remove an environment variable and return its value; None if it is not set.
 
-    The value is also overwritten where the kernel put it: ``/proc/PID/environ`` shows that place.
+    The value is also overwritten in the memory that ``/proc/PID/environ`` shows.
     """
     key = os.fsencode(name)
     value = os.environb.get(key)

@@ -1,7 +1,7 @@
-"""What a server allows, keeps and waits for.
+"""Limits and timeouts of a server.
 
-Each field of ``Settings`` is an option of ``codex-exec-server``; docs/limits.md lists them with
-what happens at each limit.
+Each field of ``Settings`` is an option of ``codex-exec-server``; docs/limits.md lists them and what
+happens at each limit.
 """
 
 from __future__ import annotations
@@ -19,59 +19,59 @@ MEBIBYTE: Final = 1024 * 1024
 
 
 class Settings(msgspec.Struct, frozen=True):
-    """The limits of a server and what else it can be told; bytes, seconds, or counts."""
+    """Limits and timeouts of a server, in bytes, seconds or counts."""
 
     detached_seconds: float = 80.0
-    """How long a detached session can be resumed; v2's value."""
+    """Time for which a detached session can be resumed; v2's value."""
     retention_seconds: float = 80.0
-    """How long a closed process can still be read; v2's value."""
+    """Time for which a closed process can be read; v2's value."""
     max_connections: int = 1024
-    """WebSocket connections at a time."""
+    """Maximum number of concurrent WebSocket connections."""
     max_sessions: int = 1024
-    """Sessions at a time, attached and detached ones."""
+    """Maximum number of concurrent sessions, attached and detached."""
     retained_bytes: int = MEBIBYTE
-    """Output retained for process/read, per process; every revision's value."""
+    """Bytes of output retained for process/read, per process; the value of every revision."""
     retained_chunks: int = 65_536
-    """Chunks retained for process/read, per process: each costs memory besides its bytes."""
+    """Chunks retained for process/read, per process: each takes memory besides its bytes."""
     max_retained_bytes: int = 128 * MEBIBYTE
-    """Memory for the retained output of all processes of a session."""
+    """Memory for the retained output of all processes of a session, in bytes."""
     max_detached_bytes: int = 224 * MEBIBYTE
-    """Memory that all detached sessions may hold together: what the limits above and below allow a
-    single one, so that one alone is never ended early."""
+    """Memory of all detached sessions together. The other limits allow a single one as much, so that
+    one alone never ends early."""
     remembered_writes: int = 65_536
-    """Names of accepted writes that are known again, per session (v2 process/write)."""
+    """Accepted writes remembered for deduplication, per session (v2 process/write)."""
     write_queue_bytes: int = 8 * MEBIBYTE
-    """Input queued for a process above which a writer waits; what the real servers' 128 places
-    hold when they are filled with 64 KiB each (v1 process/write)."""
+    """Bytes queued for the input of a process above which process/write waits. The released servers
+    queue 128 writes, which hold as much at 64 KiB each (v1 process/write)."""
     grace_seconds: float = 2.0
-    """How long requests and processes under way may take to end when the server is told to."""
+    """Time for pending requests and running processes to end during a shutdown."""
     max_processes: int | None = 1024
-    """How many processes of a session may run at a time; None is no limit."""
+    """Maximum number of running processes of a session; None for no limit."""
     executions: Collection[Execution] = ("direct", "prepared")
-    """The kinds of command that are run; see the draft's process/start."""
+    """Kinds of command that are accepted; see the draft's process/start."""
     max_message_bytes: int = 64 * MEBIBYTE
-    """A WebSocket message or a line that a client sends; the real servers' value."""
+    """Maximum size of a WebSocket message or line from a client; the released servers' value."""
     max_frame_bytes: int = 16 * MEBIBYTE
-    """A WebSocket frame that a client sends; the real servers' value."""
+    """Maximum size of a WebSocket frame from a client; the released servers' value."""
     max_json_bytes: int = 4 * MEBIBYTE
-    """JSON of a message besides the base64 data in its params: it is decoded in one step. argv and
-    env, the largest of it, may take 2 MiB on Linux with the usual stack."""
+    """Maximum size of a message without the base64 data in its params: the rest is decoded in one
+    step. argv and env, the largest part, may take 2 MiB on Linux with the usual stack limit."""
     max_json_depth: int = 127
-    """Nested arrays and objects of a message; the real servers refuse the next level."""
+    """Maximum nesting of arrays and objects; the released servers refuse the next level."""
     max_json_values: int = 262_144
-    """JSON values of a message: objects, arrays and scalars, but not names (v2)."""
+    """Maximum number of JSON values of a message: objects, arrays and scalars, but not names."""
     max_requests: int = 1024
-    """Requests of a connection that wait for something at a time, bodies being sent included."""
+    """Maximum number of pending requests of a connection, including bodies that are being sent."""
     max_held_bytes: int = 96 * MEBIBYTE
-    """Memory held for a client: its waiting requests, input queued for its processes, contents
-    that are collected before they are sent, answers that it has not read. A message of the largest
-    size and the body of one, and little more."""
+    """Memory budget of a client: pending requests, queued input of processes, contents collected
+    before they are sent, and unread responses. It fits one message of the maximum size and the
+    body of one, and little more."""
     max_unsent_bytes: int = 16 * MEBIBYTE
-    """Answers a connection has not taken above which no more of its requests are read."""
+    """Bytes of unread responses above which no more requests of a connection are read."""
     max_file_handles: int = 128
-    """Files that a connection may hold open (v2 fs/open); the real servers' value."""
+    """Maximum number of open files of a connection (v2 fs/open); the released servers' value."""
     max_http_seconds: float | None = None
-    """How long an http/request may take, whatever the client says; None is no limit: an event
-    stream may go on for days."""
+    """Maximum duration of an http/request, whatever timeout the client requests; None for no limit,
+    as an event stream may last for days."""
     fsync: bool = False
-    """Whether an answered fs/writeFile or fs/copy survives a loss of power."""
+    """True if fs/writeFile and fs/copy are answered only once they survive a loss of power."""

@@ -1,4 +1,4 @@
-"""Signals told to an event loop, without what the loop itself would load for it."""
+"""Signal handlers for an event loop, without the modules that asyncio loads for its own."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ if TYPE_CHECKING:
 def on_signal(
     loop: asyncio.AbstractEventLoop, signum: signal.Signals, callback: Callable[[], object]
 ) -> Callable[[], None]:
-    """Have a loop call back when a signal comes; returns what ends that.
+    """Call ``callback`` on the loop when a signal arrives; return a function that undoes it.
 
-    As ``loop.add_signal_handler``, which loads how functions are inspected, to refuse coroutines.
+    It does the same as ``loop.add_signal_handler``, which imports ``inspect`` to refuse coroutines.
     Raises ValueError outside of the main thread.
     """
 
@@ -24,7 +24,7 @@ def on_signal(
         loop.call_soon_threadsafe(callback)
 
     before = signal.signal(signum, handle)
-    # System calls go on afterwards, but the one that the loop waits in, which returns.
+    # Interrupted system calls are resumed, except for the one that the loop waits in.
     signal.siginterrupt(signum, False)
 
     def end() -> None:

@@ -1,1 +1,1 @@
-"""Handlers per protocol revision: generated params in, engine calls, generated results out."""
+"""Handlers of each protocol revision: generated params in, engine calls, generated results out."""

@@ -20,11 +20,11 @@ R = TypeVar("R")
 
 
 _SLICE: Final = 2000
-"""Entries of a listing made in one turn of the event loop: about a millisecond's work."""
+"""Entries of a listing converted in one turn of the event loop, in about a millisecond."""
 
 
 async def in_turns(convert: Callable[[Sequence[E]], list[R]], found: Sequence[E]) -> list[R]:
-    """Convert a listing of any length, slice by slice, with turns for others in between."""
+    """Convert a listing of any length in slices, between which the loop serves others."""
     converted = convert(found[:_SLICE])
     for start in range(_SLICE, len(found), _SLICE):
         await asyncio.sleep(0)
@@ -39,14 +39,14 @@ class FileAccess:
         self._sandboxed: SandboxedFiles | None = None
 
     async def run(self, operation: Operation[R], policy: SandboxPolicy | None) -> R:
-        """Carry out an operation, under a policy if there is one, and return what it returns.
+        """Run an operation, under a policy if there is one, and return its result.
 
-        Nothing else waits for one that takes long, and it stops early if this is cancelled.
-        What a write leaves pending is written.
+        A slow operation does not block the event loop, and stops early if this is cancelled.
+        Pending data of a write is written.
         """
         if policy is not None:
             if self._sandboxed is None:
-                # Loads what starts processes, which few clients need for their files.
+                # Imports what starts processes, which few clients need for files.
                 from exec_server.engine.sandbox.sandboxed_files import SandboxedFiles  # noqa: PLC0415
 
                 self._sandboxed = SandboxedFiles()
@@ -60,6 +60,6 @@ class FileAccess:
         return result
 
     async def aclose(self) -> None:
-        """Release what it holds."""
+        """Close the sandboxes."""
         if self._sandboxed is not None:
             await self._sandboxed.aclose()

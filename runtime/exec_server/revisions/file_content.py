@@ -1,4 +1,4 @@
-"""File content between the wire and the disk, in whatever revision it came."""
+"""File content between the wire and the disk, for every revision."""
 
 from __future__ import annotations
 
@@ -16,9 +16,10 @@ if TYPE_CHECKING:
 
 
 def decode_content(text: str) -> bytes:
-    """The bytes of fs/writeFile.
+    """Return the bytes of fs/writeFile.
 
-    Raises InvalidRequest for anything but strict base64: padded, no white space, unused bits zero.
+    Raises InvalidRequest for anything but strict base64: padded, without white space, with unused
+    bits of zero.
     """
     if isinstance(text, DecodedText):
         if text.error is not None:
@@ -37,10 +38,13 @@ def decode_content(text: str) -> bytes:
 
 
 async def read_content(connection: ConnectionContext, source: files.ReadSource) -> bytes:
-    """The content of an open file; a large one is read while it is sent. Takes the source over."""
+    """Return the content of an open file, or a placeholder that is read while it is sent.
+
+    It takes over the source and closes it.
+    """
     try:
         if source.size is None:
-            # A FIFO may have no writer for long; it changes nothing others could depend on.
+            # A FIFO may be without a writer for long, and reading it affects no other request.
             connection.release_slot()
             await source.load(connection.session.memory)
         assert source.size is not None

@@ -1,4 +1,4 @@
-"""From the entries of a client's permissions to the rules of a policy, in whatever revision."""
+"""Conversion of permission entries to the rules of a policy, for every revision."""
 
 from __future__ import annotations
 
@@ -27,54 +27,54 @@ if TYPE_CHECKING:
 
 
 class NamedPath(Protocol):
-    """A path that an entry gives by name."""
+    """A path given in an entry."""
 
     @property
     def path(self) -> str:
-        """In the form that the revision has for paths."""
+        """The path, in the form of the revision."""
 
 
 class Entry(Protocol):
-    """One permission."""
+    """One permission entry."""
 
     @property
     def path(self) -> GlobFileSystemPath | SpecialFileSystemPath | NamedPath:
-        """Which part of the file system is meant."""
+        """Part of the file system that the entry applies to."""
 
     @property
     def access(self) -> Literal["read", "write", "deny", "none"]:
-        """What may be done there."""
+        """Access that is granted or denied."""
 
     @property
     def missing_path_behavior(self) -> Literal["skip"] | None:
-        """What to do where the path does not exist."""
+        """Behavior if the path does not exist."""
 
 
 class EntryReader(msgspec.Struct, frozen=True):
-    """Reads the entries of one request."""
+    """Converts the entries of one request."""
 
     places: SpecialPaths
     home: str
-    """What ``~`` stands for."""
+    """Directory that ``~`` stands for."""
     read_path: Callable[[str], str]
-    """Makes a path of the revision a native one."""
+    """Conversion of a path of the revision to a native one."""
     no_cwd: EngineError
-    """Raised where a place depends on a directory that is not given."""
+    """Error for an entry that depends on a working directory that is not given."""
 
     def rules(self, entries: Iterable[Entry]) -> tuple[tuple[Rule, ...], tuple[str, ...]]:
-        """The rules, and the patterns of what is denied.
+        """Return the rules, and the glob patterns of denied paths.
 
-        Raises what ``read_path`` raises, InvalidArgument for a part that is none, InvalidRequest
-        for a denied place that is unknown, or ``no_cwd``.
+        Raises the errors of ``read_path``, InvalidArgument for an invalid subpath, InvalidRequest
+        for a denied place of unknown kind, or ``no_cwd``.
         """
         patterns: list[str] = []
         return bounded(self._rules(entries, patterns)), tuple(patterns)
 
     def _rules(self, entries: Iterable[Entry], patterns: list[str]) -> Iterator[Rule]:
-        """Yield the rules one by one, and add the patterns that are met on the way."""
+        """Yield the rules, and append the patterns found meanwhile."""
         for entry in entries:
             if isinstance(entry.path, GlobFileSystemPath):
-                # A pattern grants nothing, it only takes away (as in the released servers).
+                # A pattern cannot grant access, only deny it (as in the released servers).
                 if entry.access in ("deny", "none"):
                     patterns.append(self._absolute(entry.path.pattern))
                     check_number("glob patterns", len(patterns), MAX_PATTERNS)
@@ -109,10 +109,10 @@ class EntryReader(msgspec.Struct, frozen=True):
                     "sandbox: a place of a kind that this server does not know cannot be denied"
                 )
             case _:
-                return []  # nothing is granted there
+                return []  # which grants nothing
 
     def _absolute(self, pattern: str) -> str:
-        # Loaded only for policies with patterns.
+        # Imported only for policies with patterns.
         from exec_server.engine.sandbox.glob_patterns import escape  # noqa: PLC0415
 
         if pattern.startswith("~/"):

@@ -1,4 +1,4 @@
-"""HTTP requests of one connection: bodies that come with the answer, or as notifications after."""
+"""HTTP requests of one connection, with bodies in the response or in notifications after it."""
 
 from __future__ import annotations
 
@@ -26,12 +26,12 @@ class BodyDelta(Protocol):
     def __call__(
         self, *, request_id: str, seq: int, delta_base64: bytes, done: bool, error: str | None
     ) -> msgspec.Struct:
-        """Make the params."""
+        """Create the params."""
         ...
 
 
 class HttpRequests(Generic[R]):
-    """The requests under way, answered with ``R``, a revision's model of the result."""
+    """Pending requests, answered with ``R``, a revision's model of the result."""
 
     def __init__(
         self,
@@ -42,9 +42,10 @@ class HttpRequests(Generic[R]):
         route_aware: bool = False,
         decodes_content: bool = False,
     ) -> None:
-        """``result`` makes an answer of a status, headers and a body.
+        """``result`` creates a result from a status, headers and a body.
 
-        ``body_delta`` is the model that carries streamed bodies; see HttpClient for the rest.
+        ``body_delta`` is the model for pieces of streamed bodies. For ``route_aware`` see
+        HttpClient.
         """
         self._connection = connection
         self._result = result
@@ -55,7 +56,7 @@ class HttpRequests(Generic[R]):
 
     @cached_property
     def _client(self) -> http.HttpClient:
-        """Made by the first request: there is a session by then."""
+        """Client, created by the first request, when there is a session."""
         return http.HttpClient(
             route_aware=self._route_aware,
             decodes_content=self._decodes_content,
@@ -64,10 +65,10 @@ class HttpRequests(Generic[R]):
         )
 
     async def answer(self, request: http.HttpRequest, stream_as: str | None) -> R:
-        """Make a request; the body is in the answer, or follows it in notifications.
+        """Make a request; the body is in the result, or follows it in notifications.
 
-        ``stream_as`` is the id that the notifications carry. Raises InvalidArgument if a body of
-        that id is still being sent.
+        ``stream_as`` is the id in the notifications. Raises InvalidArgument if a body with that id
+        is still being sent.
         """
         if stream_as is None:
             response = await self._client.fetch(request)
@@ -86,7 +87,7 @@ class HttpRequests(Generic[R]):
         except BaseException:
             del self._streams[request_id]
             raise
-        # A task starts after this answer is queued, so the first delta follows it.
+        # The task starts after the response is queued, so the first delta follows it.
         pump = asyncio.create_task(self._pump(request_id, stream))
         self._streams[request_id] = pump
         self._connection.track(pump)
@@ -116,7 +117,7 @@ class HttpRequests(Generic[R]):
         self._connection.notify((jsonrpc.notification("http/request/bodyDelta", params),))
 
     async def aclose(self) -> None:
-        """Drop every upstream connection."""
+        """Close all upstream connections."""
         tasks = [task for task in self._streams.values() if task is not None]
         for task in tasks:
             task.cancel()

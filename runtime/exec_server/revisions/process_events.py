@@ -35,7 +35,7 @@ class OutputParams(Protocol):
     def __call__(
         self, *, process_id: str, seq: int, stream: StreamName, chunk: bytes
     ) -> msgspec.Struct:
-        """Make the params."""
+        """Create the params."""
         ...
 
 
@@ -43,7 +43,7 @@ class ClosedParams(Protocol):
     """A revision's model of process/closed."""
 
     def __call__(self, *, process_id: str, seq: int) -> msgspec.Struct:
-        """Make the params."""
+        """Create the params."""
         ...
 
 

@@ -1,4 +1,4 @@
-"""Which revisions of the protocol a server speaks, and what they take for granted."""
+"""The protocol revisions that a server can serve, and their default settings."""
 
 from __future__ import annotations
 
@@ -11,25 +11,28 @@ if TYPE_CHECKING:
     from exec_server.settings import Settings
 
 PROTOCOLS: Final = ("auto", "v0", "v1", "v2", "draft")
-"""What a server can be told to speak: every revision at once, or one alone."""
+"""Values of ``--protocol``: all revisions together, or a single one."""
 
 
 class _Unloaded:
-    """A revision whose models and handlers are loaded when a connection needs them."""
+    """A revision whose models and handlers are imported when a connection needs them."""
 
     def __init__(self, name: str, load: Callable[[], Revision]) -> None:
         self.name = name
         self._load = load
 
     def bind(self, connection: ConnectionContext) -> BoundRevision:
-        """Make the handlers of one connection; see Revision."""
+        """Create the handlers of one connection; see Revision."""
         return self._load().bind(connection)
 
 
 def revisions_of(protocol: str) -> Sequence[Revision]:
-    """The revisions to speak, newest first; loads the newest, where every connection begins."""
+    """Return the revisions to serve, newest first.
+
+    The newest is imported immediately, as every connection begins with it.
+    """
     if protocol == "auto":
-        # The draft extends v2, whose clients find in it what they know, down to the last member.
+        # The draft extends v2 and serves v2's clients, so v2 itself is not needed.
         older = (_Unloaded("v1", lambda: _v1(beside_newer=True)), _Unloaded("v0", _v0))
         return (_draft(), *older)
     load = {"draft": _draft, "v2": _v2, "v1": lambda: _v1(beside_newer=False), "v0": _v0}
@@ -61,7 +64,7 @@ def _v0() -> Revision:
 
 
 def default_settings(protocol: str) -> Settings:
-    """How long sessions and closed processes are kept where nobody says otherwise."""
+    """Return the default settings: the released v1 servers have other timeouts than v2."""
     from exec_server.settings import Settings  # noqa: PLC0415
 
     if protocol == "v1":

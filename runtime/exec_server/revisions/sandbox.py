@@ -1,8 +1,8 @@
-"""The ``sandbox`` of v1's file calls, as a policy of the engine.
+"""Conversion of the ``sandbox`` of v1's file methods to a policy of the engine.
 
-Three shapes have been sent over time, each with native paths: a ``sandboxPolicy`` (codex 0.121),
-``permissions`` that list what may be read and written (0.124), and ``permissions`` of a type, as v2
-has them (from 0.128). What restricts nothing is no policy; what does is enforced or refused.
+Clients have sent three shapes over time, all with native paths: a ``sandboxPolicy`` (codex 0.121),
+``permissions`` with lists of readable and writable paths (0.124), and typed ``permissions`` as in
+v2 (from 0.128). Unrestricted permissions give no policy; restrictions are enforced or refused.
 """
 
 from __future__ import annotations
@@ -115,14 +115,14 @@ class _ExternalSandbox(msgspec.Struct, frozen=True, tag_field="type", tag="exter
 _Policy: TypeAlias = _ReadOnly | _WorkspaceWrite | _DangerFullAccess | _ExternalSandbox
 
 _OPEN: Final = (DisabledPermissions, ExternalPermissions, _DangerFullAccess, _ExternalSandbox)
-"""What is no business of this server."""
+"""Permissions that this server does not have to enforce."""
 
 
 def policy_of(sandbox: Mapping[str, Any] | None) -> SandboxPolicy | None:
-    """What a file call may touch; None if nothing restricts it.
+    """Return the policy of a file operation; None if it is unrestricted.
 
-    Raises InvalidArgument for a sandbox of no known shape, InvalidRequest for one that cannot be
-    enforced here.
+    Raises InvalidArgument for a sandbox of unknown shape, InvalidRequest for one that cannot be
+    enforced.
     """
     if sandbox is None:
         return None
@@ -162,10 +162,10 @@ def _policy_of_policy(value: object) -> SandboxPolicy | None:
         return None
     if isinstance(policy, _ReadOnly):
         return SandboxPolicy(bounded(_readable(policy.access)))
-    # The working directory of the client is not told, so the server's own is meant.
+    # The shape has no working directory, so the server's own is meant.
     writable = [*policy.writable_roots, os.getcwd()]
     if not policy.exclude_slash_tmp:
-        writable.append("/tmp")  # noqa: S108  # is the place itself
+        writable.append("/tmp")  # noqa: S108  # the directory itself is meant
     if not policy.exclude_tmpdir_env_var:
         writable += _temporary()
     rules = (Rule(normalize(path), "write") for path in writable)

@@ -1,7 +1,7 @@
-"""Revision v0 (the prototype of March 2026): command/exec, processes named by the server.
+"""Handlers of revision v0 (the prototype of March 2026).
 
-Processes are those of the session, as in later revisions, but a session ends with its connection,
-and a process is unknown from its exit on.
+The server names the processes. They belong to the session as in later revisions, but a session ends
+with its connection, and a process is unknown from its exit on.
 """
 
 from __future__ import annotations
@@ -41,11 +41,11 @@ if TYPE_CHECKING:
     from exec_server_protocol.v0.server import Handlers
 
 PROTOCOL_VERSION: Final = "exec-server.v0"
-"""How initialize names the revision."""
+"""Name of the revision in the result of initialize."""
 
 
 class V0NotificationEncoder:
-    """Process events in v0's shapes: no numbers, no closing, a terminal's output is ``stdout``."""
+    """Encoder of v0: without ``seq`` and a closing notification; terminal output is ``stdout``."""
 
     revision = "v0"
 
@@ -61,36 +61,36 @@ class V0NotificationEncoder:
         )
 
     def exited(self, process: Process[object], seq: int, status: ExitStatus) -> bytes:
-        """command/exec/exited."""
+        """Encode command/exec/exited."""
         params = CommandExecExitedParams(
             session_id=process.id, exit_code=exit_code_without_signals(process, status)
         )
         return jsonrpc.notification("command/exec/exited", params)
 
     def closed(self, process: Process[object], seq: int) -> None:
-        """Nothing is told of it."""
+        """Return None: v0 has no such notification."""
 
 
 _ENCODER: Final = V0NotificationEncoder()
 
 
 class LifecycleV0:
-    """The handshake."""
+    """Handlers of the handshake."""
 
     def __init__(self, connection: ConnectionContext) -> None:
         self._connection = connection
 
     async def initialize(self, params: InitializeParams) -> InitializeResult:
-        """Create the session, of which v0 tells nothing."""
+        """Create the session, which v0 does not name."""
         self._connection.open_session(None)
         return InitializeResult(protocol_version=PROTOCOL_VERSION)
 
     async def initialized(self, params: InitializedParams) -> None:
-        """The connection itself notes that the handshake is over."""
+        """Do nothing: the connection itself completes the handshake."""
 
 
 class CommandV0:
-    """command/exec and what follows from it."""
+    """Handlers of command/exec and its related methods."""
 
     def __init__(self, connection: ConnectionContext) -> None:
         self._connection = connection
@@ -101,21 +101,21 @@ class CommandV0:
         return None if process is None or process.status is not None else process
 
     async def exec(self, params: CommandExecParams) -> CommandExecResult:
-        """Start a process; its notifications follow this answer."""
-        if not params.argv:  # before it uses up a name, which a start that fails does
+        """Start a process; its notifications follow the response."""
+        if not params.argv:  # before it uses up a name, as a failed start does
             raise InvalidArgument("argv must not be empty")
         processes = self._connection.session.processes
         spec = SpawnSpec(
             argv=params.argv, cwd=params.cwd, env=params.env, tty=params.tty, arg0=params.arg0
         )
-        # The client of another revision may have taken such a name in the same session.
+        # A client of another revision may have used the name in the same session.
         names = (f"session-{number}" for number in self._numbers)
         name = next(name for name in names if processes.get(name) is None)
         processes.start(name, spec, context=_ENCODER)
         return CommandExecResult(session_id=name)
 
     async def write(self, params: CommandExecWriteParams) -> CommandExecWriteResult:
-        """Queue bytes for a terminal."""
+        """Queue input for a terminal."""
         process = self._find(params.session_id)
         if process is None:
             raise InvalidRequest(f"unknown session id {params.session_id}")
@@ -124,7 +124,7 @@ class CommandV0:
         return CommandExecWriteResult(accepted=True)
 
     async def terminate(self, params: CommandExecTerminateParams) -> CommandExecTerminateResult:
-        """Kill the process group; the same answer until the exit has been handled."""
+        """Kill the process group; ``running`` until the exit has been handled."""
         process = self._find(params.session_id)
         if process is not None:
             process.terminate()
@@ -132,7 +132,7 @@ class CommandV0:
 
 
 class HandlersV0(msgspec.Struct, frozen=True):
-    """The handlers of one connection."""
+    """Handlers of one connection."""
 
     lifecycle: LifecycleV0
     command: CommandV0
@@ -142,12 +142,12 @@ _DECODERS: Final = Decoders(METHODS)
 
 
 class V0:
-    """Revision v0, for the server's list."""
+    """Revision v0; see Revision."""
 
     name = "v0"
 
     def bind(self, connection: ConnectionContext) -> BoundRevision:
-        """The handlers of one connection; see Revision."""
+        """Create the handlers of one connection; see Revision."""
         served: Handlers = HandlersV0(
             lifecycle=LifecycleV0(connection), command=CommandV0(connection)
         )
@@ -162,4 +162,4 @@ class V0:
 
 
 async def _nothing_to_release() -> None:
-    """Nothing belongs to the connection but its session."""
+    """Do nothing: the connection holds nothing besides its session."""

@@ -209,22 +209,22 @@ class Connection:
                 lambda is_full: self._pause_reading(_Pause.LONG_MESSAGE, is_full),
             )
         self._input.add(part, is_last=is_last)
-        self._read_on()
+        self._scan_input()
 
     def refuse(self, detail: str) -> None:
         """Answer unreadable input, or end the connection; see Receiver."""
         if self._input is not None and not self._input.is_whole:
             self._input.abandon(detail)
-            self._read_on()
+            self._scan_input()
         else:
             self._reject(detail)
 
-    def _read_on(self) -> None:
-        """Scan what has arrived of a long message: at once, or in a task if that takes long."""
+    def _scan_input(self) -> None:
+        """Scan what has arrived of a long message, continuing in a task if that takes long."""
         if self._input is not None and self._input_task is None:
             self._input_task = start_eagerly(self._take_long(self._input))
         if self._input is not None and self._input.is_whole:
-            # Messages behind it are read when it is done.
+            # Messages behind it are read when it has been handled.
             self._pause_reading(_Pause.LONG_MESSAGE, True)
 
     async def _take_long(self, long_input: LongInput) -> None:

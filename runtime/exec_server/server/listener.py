@@ -1,4 +1,4 @@
-"""The WebSocket listener: accepts any number of peers on one socket until ``aclose``."""
+"""The WebSocket listener: accepts connections on one socket until ``aclose``."""
 
 from __future__ import annotations
 
@@ -26,28 +26,28 @@ if TYPE_CHECKING:
 log = logging.getLogger("exec_server")
 
 BACKLOG: Final = 1024
-"""Connections the kernel may hold before they are accepted."""
+"""Connections that the kernel queues before they are accepted."""
 
 ACCEPT_RETRY_SECONDS: Final = 0.1
-"""Pause before accepting again when there are no descriptors left."""
+"""Pause before accepting again after the process ran out of descriptors."""
 
 MAX_PENDING: Final = 256
-"""Connections whose handshake is not complete; beyond it the oldest is dropped."""
+"""Maximum number of pending handshakes; beyond it the oldest is dropped."""
 
 MIN_PENDING_SECONDS: Final = 0.1
-"""Time that each has before it is dropped for another: a client needs some milliseconds, and
-a flood leaves it no less. Meanwhile connections wait in the kernel."""
+"""Time that each handshake has before it may be dropped for another. A client needs some
+milliseconds, and a flood of connections, which wait in the kernel meanwhile, leaves it no less."""
 
 MAX_PATH_BYTES: Final = 107
-"""Longest path of a socket: unix(7) leaves 108 bytes for it and a NUL."""
+"""Maximum length of the path of a socket: unix(7) has 108 bytes for it and a NUL."""
 
 _OUT_OF_RESOURCES: Final = frozenset((errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM))
 
 
 def listen_on_ip(host: str, port: int) -> socket.socket:
-    """Return a socket that listens on an IP address; port 0 takes a free one.
+    """Return a socket that listens on an IP address; port 0 chooses a free port.
 
-    Raises OSError when the address cannot be had.
+    Raises OSError if the address is not available.
     """
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     listening = socket.socket(family, socket.SOCK_STREAM)
@@ -62,21 +62,21 @@ def listen_on_ip(host: str, port: int) -> socket.socket:
 
 
 def listen_on_path(path: str, mode: int) -> socket.socket:
-    """Return a socket that listens at a path, which only those may use whom ``mode`` lets.
+    """Return a socket that listens at a path with the permissions ``mode``.
 
-    A socket that an ended server has left there is replaced. Raises OSError: EADDRINUSE for one
-    that somebody listens on, or for anything else that is there.
+    A socket left behind by a server that has ended is replaced. Raises OSError; EADDRINUSE if a
+    server listens at the path, or if there is anything but a socket.
     """
     if len(os.fsencode(path)) > MAX_PATH_BYTES:
         raise OSError(errno.ENAMETOOLONG, os.strerror(errno.ENAMETOOLONG))
     listening = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-    # The mode must hold from the first moment on. No thread runs yet whose files this could hit.
+    # The mode must apply from the start. No thread is running yet whose files this could affect.
     others = os.umask(0o777 & ~mode)
     try:
         try:
             listening.bind(path)
         except OSError as error:
-            if error.errno != errno.EADDRINUSE or not _is_left_over(path):
+            if error.errno != errno.EADDRINUSE or not _is_stale(path):
                 raise
             os.unlink(path)
             listening.bind(path)
@@ -89,12 +89,12 @@ def listen_on_path(path: str, mode: int) -> socket.socket:
     return listening
 
 
-def _is_left_over(path: str) -> bool:
-    """Whether a path is a socket that nobody listens on."""
+def _is_stale(path: str) -> bool:
+    """Return True if a path is a socket that no server listens on."""
     if not stat.S_ISSOCK(os.lstat(path).st_mode):
         return False
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
-        probe.setblocking(False)  # a listener that does not accept is one all the same
+        probe.setblocking(False)  # a listener counts even if its queue is full
         try:
             probe.connect(path)
         except ConnectionRefusedError:
@@ -105,16 +105,16 @@ def _is_left_over(path: str) -> bool:
 
 
 def _tls_listener(loop: asyncio.AbstractEventLoop, context: ssl.SSLContext) -> TlsListener:
-    # Loaded if it is used: it is slow to load.
+    # Imported only if used, as it is slow to import.
     from exec_server.transports.tls import TlsListener  # noqa: PLC0415
 
     return TlsListener(loop, context)
 
 
 class WebSocketServer:
-    """Serves every peer that connects to a socket and is let in.
+    """Serves the peers that connect to a listening socket and pass the opening handshake.
 
-    Takes over a listening socket; with ``tls`` everything on it is encrypted.
+    It takes over the socket; with ``tls``, connections are encrypted.
     """
 
     def __init__(
@@ -134,8 +134,8 @@ class WebSocketServer:
         self._loop = asyncio.get_running_loop()
         self._tls = None if tls is None else _tls_listener(self._loop, tls)
         self._transports: set[WebSocketTransport] = set()
-        self._let_in: set[WebSocketTransport] = set()
-        # Those whose handshake is not complete, oldest first, and when they were accepted.
+        self._admitted: set[WebSocketTransport] = set()
+        # Pending handshakes, oldest first, and the times at which they were accepted.
         self._pending: dict[WebSocketTransport, float] = {}
         self._is_out_of_resources = False
         self._refusals = LogThrottle(self._loop.time)
@@ -150,7 +150,7 @@ class WebSocketServer:
 
     @property
     def url(self) -> str:
-        """Where it listens: ``ws://IP:PORT`` with the real port, ``wss://`` or ``unix://PATH``."""
+        """URL of the listener: ``ws://IP:PORT`` with the real port, ``wss://…`` or ``unix://PATH``."""
         if self._path is not None:
             return f"unix://{self._path}"
         host, port = self._socket.getsockname()[:2]
@@ -223,7 +223,7 @@ class WebSocketServer:
 
     def _overload(self) -> handshake.HttpRejection | None:
         allowed = self._server.settings.max_connections
-        if len(self._let_in) >= allowed:
+        if len(self._admitted) >= allowed:
             return handshake.HttpRejection(
                 503, f"this server serves at most {allowed} connections at a time"
             )
@@ -231,20 +231,20 @@ class WebSocketServer:
 
     def _open(self, transport: WebSocketTransport) -> Receiver:
         self._pending.pop(transport, None)
-        self._let_in.add(transport)
+        self._admitted.add(transport)
         return self._server.open(transport, keeps_session=True)
 
     def _forget(self, transport: WebSocketTransport) -> None:
         self._transports.discard(transport)
-        self._let_in.discard(transport)
+        self._admitted.discard(transport)
         if transport in self._pending:
             del self._pending[transport]
-            self._server.note_end_of_stranger()
+            self._server.note_failed_handshake()
         if not self._transports:
             self._none_left.set()
 
     async def aclose(self) -> None:
-        """Stop listening, drain the server, say goodbye to every peer, end every session."""
+        """Stop listening, drain the server, close all connections and end all sessions."""
         self._loop.remove_reader(self._socket.fileno())
         self._socket.close()
         if self._path is not None:
@@ -258,7 +258,7 @@ class WebSocketServer:
                 await self._none_left.wait()
 
     def _unlink(self, path: str) -> None:
-        """Remove our socket, and not one that another server has put in its place."""
+        """Remove the socket, unless another server has replaced it with its own."""
         with contextlib.suppress(OSError):
             if os.lstat(path).st_ino == self._inode:
                 os.unlink(path)

@@ -1,8 +1,8 @@
-"""A long message from a client, taken in parts while it arrives.
+"""A long message from a client, processed in parts while it arrives.
 
-The work is cut into slices, between which the other connections have their turn, so no message
-holds the event loop for long. What it cannot cut is what the JSON decoder does with the outline,
-which is bounded for that reason.
+The work is divided into slices, between which other connections are served, so that no message
+blocks the event loop for long. Only the decoding of the outline cannot be divided; the size of the
+outline is limited for that reason.
 """
 
 from __future__ import annotations
@@ -26,24 +26,26 @@ if TYPE_CHECKING:
     from exec_server.settings import Settings
 
 _TURN_SECONDS: Final = 0.0005
-"""Time after which the others have their turn, as with short messages."""
+"""Time after which others are served; the same as for short messages."""
 
 _BACKLOG_BYTES: Final = 1024 * 1024
-"""Parts that may wait to be scanned before nothing more is read."""
+"""Bytes of parts that may wait to be scanned before reading is paused."""
 
 _JOIN_HERE_BYTES: Final = 1024 * 1024
-"""Bytes that are joined within a fraction of a millisecond. ``bytes.join`` releases the
-interpreter lock for more, so that a thread can do it."""
+"""Bytes that can be joined within a fraction of a millisecond. For more, ``bytes.join`` releases
+the interpreter lock, so that a thread can do it."""
 
 
 class LongParams:
-    """What the scan found in the params of a long message."""
+    """Findings of the scan in the params of a long message."""
 
     def __init__(
         self, outline: bytes, heavy: Collection[str], texts: dict[str, tuple[bytes, str | None]]
     ) -> None:
-        """``texts`` are the decoded long texts by member, each with the reason why it is not
-        base64, if it is not.
+        """``heavy`` are the members with too many values.
+
+        ``texts`` are the decoded long texts by member, each with the reason why it is not base64,
+        or None.
         """
         self.outline = outline
         """The message without those texts."""
@@ -53,7 +55,7 @@ class LongParams:
         """Bytes of the decoded texts."""
 
     def check(self, bound: BoundMethod) -> None:
-        """Raise msgspec.ValidationError for members that the method cannot have so large."""
+        """Raise msgspec.ValidationError for members that are too large for the method."""
         for name in self._heavy:
             if name in bound.members:
                 raise msgspec.ValidationError(
@@ -70,7 +72,7 @@ class LongParams:
                 raise msgspec.ValidationError(f"{error} - at `$.{name}`")
 
     def fill(self, bound: BoundMethod, params: msgspec.Struct) -> None:
-        """Put the decoded texts in their places, which are still empty."""
+        """Set the decoded texts in params, where they are still empty."""
         for name, (content, error) in self._texts.items():
             attribute = bound.members.get(name)
             if attribute is None:
@@ -83,17 +85,17 @@ class LongParams:
 
 
 class LongInput:
-    """One message on its way in, from its first part to its last.
+    """One message that is being received, from its first part to its last.
 
-    ``hold`` is called with True when more arrives than is scanned, and with False when there is
-    room again.
+    ``pause`` is called with True when more has arrived than was scanned, and with False when there
+    is room again.
     """
 
-    def __init__(self, settings: Settings, hold: Callable[[bool], None]) -> None:
+    def __init__(self, settings: Settings, pause: Callable[[bool], None]) -> None:
         self._scan: MessageScan | None = MessageScan(
             settings.max_json_depth, settings.max_json_values, settings.max_json_bytes
         )
-        self._hold = hold
+        self._pause = pause
         self._parts: deque[bytes] = deque()
         self._waiting_bytes = 0
         self._is_whole = False
@@ -102,28 +104,27 @@ class LongInput:
 
     @property
     def is_whole(self) -> bool:
-        """True when the last part has arrived."""
+        """True once the last part has arrived."""
         return self._is_whole
 
     def add(self, part: bytes, *, is_last: bool) -> None:
-        """Take a part; it is scanned by ``read``."""
+        """Add a part; ``read`` scans it."""
         if self._scan is not None:
             self._parts.append(part)
             self._waiting_bytes += len(part)
         self._is_whole = is_last
         if self._waiting_bytes > _BACKLOG_BYTES:
-            self._hold(True)
+            self._pause(True)
 
     def abandon(self, reason: str) -> None:
-        """End the message here: the transport found it unreadable, and skips the rest."""
+        """End the message here, as the transport found it unreadable and skips the rest."""
         self._failure = reason
         self._is_whole = True
 
     async def read(self) -> tuple[jsonrpc.Message, LongParams] | None:
-        """Scan what has arrived, and return the message, decoded but for its params, if that is all
-        of it; None otherwise.
+        """Scan what has arrived; return the message, with undecoded params, once it is whole.
 
-        Raises MalformedMessage, also when it is whole, and ProtocolViolation; see ``jsonrpc``.
+        Raises MalformedMessage, also only once it is whole, and ProtocolViolation; see ``jsonrpc``.
         """
         self._turn_end = time.monotonic() + _TURN_SECONDS
         scan = self._scan
@@ -133,34 +134,34 @@ class LongInput:
             except MalformedMessage as error:
                 self._failure = str(error)
         if self._failure is not None:
-            # Let go of what was kept of the message, and of the rest of it.
+            # Free what was kept of a message that is refused.
             self._scan = None
             self._parts.clear()
             self._waiting_bytes = 0
             if self._is_whole:
                 raise MalformedMessage(self._failure)
-            self._hold(False)
+            self._pause(False)
         if scan is None or not self._is_whole:
             return None
         outline = scan.outline
-        await self._breathe()
+        await self._yield_if_due()
         message = jsonrpc.decode(outline)
         texts = {name: (await _join(text.pieces), text.error) for name, text in scan.texts.items()}
-        await self._breathe()
+        await self._yield_if_due()
         return message, LongParams(outline, scan.heavy_members, texts)
 
     async def _scan_parts(self, scan: MessageScan) -> None:
         while self._parts:
             part = self._parts.popleft()
             for _ in scan.feed(part):
-                await self._breathe()
+                await self._yield_if_due()
             was_full = self._waiting_bytes > _BACKLOG_BYTES
             self._waiting_bytes -= len(part)
             if was_full and self._waiting_bytes <= _BACKLOG_BYTES and not self._is_whole:
-                self._hold(False)
+                self._pause(False)
 
-    async def _breathe(self) -> None:
-        """Let the others have their turn, if it is time."""
+    async def _yield_if_due(self) -> None:
+        """Let the event loop serve others if the turn is over."""
         if time.monotonic() >= self._turn_end:
             await asyncio.sleep(0)
             self._turn_end = time.monotonic() + _TURN_SECONDS

@@ -1,11 +1,11 @@
-"""Memory that is no longer used goes back to the system.
+"""Return of freed memory to the operating system.
 
-Answers that a client did not read, or output that nobody will ask for, can take hundreds of
-megabytes for a while. The C library keeps what is freed of them if anything that lies above is
-still in use, and so a server would stay as large as it once was. It is asked to give everything
-back some time after connections and sessions have ended, if that is worth its while.
+Unread responses and retained output can take hundreds of megabytes for a while. The C library keeps
+freed memory if memory above it is still in use, so a server would stay as large as it once was.
+Some time after connections and sessions have ended, the C library is asked to return all free
+memory, if the process has grown considerably.
 
-Only for a server that has its operating system process to itself.
+This is for servers that have an operating system process of their own.
 """
 
 from __future__ import annotations
@@ -17,17 +17,17 @@ if TYPE_CHECKING:
     import asyncio
 
 WAIT_SECONDS: Final = 5.0
-"""How long after an end: many end together, and one search serves them all. It takes about a
-millisecond for each 8 MiB that are given back."""
+"""Delay after the end of a connection or session, as many end together. Returning memory takes
+about a millisecond for every 8 MiB."""
 
 WORTH_BYTES: Final = 16 * 1024 * 1024
-"""How far above the least that it has taken this process must be for anything to be done."""
+"""Growth of the process above its smallest size from which memory is returned."""
 
 _PAGE_BYTES: Final = os.sysconf("SC_PAGE_SIZE")
 
 
 class UnusedMemory:
-    """What the C library keeps of the memory that this process has freed."""
+    """Freed memory of this process that the C library keeps."""
 
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
         self._loop = loop
@@ -35,12 +35,12 @@ class UnusedMemory:
         self._least = resident_bytes()
 
     def give_back_soon(self) -> None:
-        """Something that may have been large is no longer used."""
+        """Return memory in WAIT_SECONDS, as something that may have been large was freed."""
         if self._timer is None:
             self._timer = self._loop.call_later(WAIT_SECONDS, self._give_back)
 
     def close(self) -> None:
-        """Do nothing more."""
+        """Cancel what is scheduled."""
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
@@ -50,12 +50,12 @@ class UnusedMemory:
         if resident_bytes() < self._least + WORTH_BYTES:
             return
         _trim()
-        # Not what is left now, much of which may be in use: when that ends there is more to give.
+        # Not simply the current size: much of it may be in use and freed later.
         self._least = min(self._least, resident_bytes())
 
 
 def resident_bytes() -> int:
-    """Memory that this process takes at the moment; 0 where it cannot be learned."""
+    """Return the resident memory of this process; 0 if it is unknown."""
     try:
         with open("/proc/self/statm", "rb") as file:
             return int(file.read().split()[1]) * _PAGE_BYTES
@@ -64,8 +64,8 @@ def resident_bytes() -> int:
 
 
 def _trim() -> None:
-    """malloc_trim(3), where the C library has it."""
-    import ctypes  # noqa: PLC0415 (takes a while to load; no earlier than it is needed)
+    """Call malloc_trim(3) if the C library has it."""
+    import ctypes  # noqa: PLC0415 (slow to import)
 
     trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
     if trim is not None:

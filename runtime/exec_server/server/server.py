@@ -1,4 +1,4 @@
-"""The server: what all connections share, and service for the one peer on a pair of descriptors."""
+"""The server: the state shared by all connections, and service over a pair of descriptors."""
 
 from __future__ import annotations
 
@@ -19,14 +19,14 @@ if TYPE_CHECKING:
     from exec_server.transports.channel import Channel, Receiver
 
 _POLL_SECONDS: Final = 0.01
-"""How often is looked whether everything has come to its end, once the server is told to stop."""
+"""Polling interval while draining."""
 
-_LAST_WORDS_SECONDS: Final = 1.0
-"""How long killed processes may take to be gone, so that their ends are told."""
+_REAP_SECONDS: Final = 1.0
+"""Time for killed processes to exit, so that their exits are still reported."""
 
 
 class Server:
-    """Sessions and connections, whatever the transport."""
+    """Sessions and connections, over any transport."""
 
     def __init__(
         self,
@@ -45,10 +45,10 @@ class Server:
         self.shutdown = shutdown or ShutdownEvent()
 
     async def drain(self) -> None:
-        """Bring what is under way to its end, within the grace, and begin nothing new.
+        """Complete pending work within the grace period, and start nothing new.
 
-        Processes are asked to end, and killed when the grace is over. What they write and how they
-        end is told; so is the answer to every request that is done by then.
+        Processes are terminated, and killed at the end of the grace period. Their output and exits
+        are still reported, and requests that are done by then are answered.
         """
         for connection in self._connections:
             connection.shut_down()
@@ -58,8 +58,8 @@ class Server:
             sessions.ask_to_end(grace)
             await self._wait_until(lambda: not sessions.running and self._has_answered, grace)
         sessions.kill_all()
-        await self._wait_until(lambda: not sessions.running, _LAST_WORDS_SECONDS)
-        # The ends of processes answer the requests that waited for them.
+        await self._wait_until(lambda: not sessions.running, _REAP_SECONDS)
+        # Exits of processes answer the requests that wait for them.
         await self._wait_until(lambda: self._has_answered, 5 * _POLL_SECONDS)
 
     @property
@@ -74,7 +74,10 @@ class Server:
             await asyncio.sleep(_POLL_SECONDS)
 
     def open(self, channel: Channel, *, keeps_session: bool) -> Receiver:
-        """A connection for a new peer; ``keeps_session``: its session survives it for a while."""
+        """Return a connection for a new peer.
+
+        ``keeps_session`` if its session survives the connection for a while.
+        """
         connection = Connection(
             channel,
             self._sessions,
@@ -89,8 +92,8 @@ class Server:
         self._idle.clear()
         return connection
 
-    def note_end_of_stranger(self) -> None:
-        """Note that a connection ended whose handshake was never complete."""
+    def note_failed_handshake(self) -> None:
+        """Note the end of a connection that did not complete the opening handshake."""
         self._sessions.note_end()
 
     def _forget(self, connection: Connection) -> None:
@@ -99,7 +102,7 @@ class Server:
             self._idle.set()
 
     async def aclose(self) -> None:
-        """End every connection and session; no process is left when this returns."""
+        """End all connections and sessions; no process is left when this returns."""
         for connection in list(self._connections):
             connection.ended(orderly=False)
         await self._idle.wait()
@@ -107,7 +110,7 @@ class Server:
 
 
 async def serve_stdio(server: Server, read_fd: int, write_fd: int) -> None:
-    """Serve the peer on two descriptors until it ends its side or the server is told to stop."""
+    """Serve the peer on two descriptors until it ends its side or a shutdown is requested."""
     closed = asyncio.Event()
     transport = StdioTransport(
         asyncio.get_running_loop(),

@@ -1,8 +1,8 @@
-"""Sessions: what belongs to a client rather than to one of its connections.
+"""Sessions: the state of a client that outlives its connections.
 
-A session owns processes. One connection at a time is attached to it and receives the processes'
-notifications. When that connection ends the session is detached: its processes go on, their
-output is retained, and it can be resumed until its time is over; then its processes are killed.
+A session owns processes. One connection at a time is attached to it and receives the notifications
+of the processes. When the connection ends, the session is detached: its processes continue, their
+output is retained, and the session can be resumed until it expires; then its processes are killed.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ _CHECK_BYTES: Final = 1024 * 1024
 
 
 class Attachment(Protocol):
-    """A connection, as the session it is attached to sees it."""
+    """A connection, as the session that it is attached to sees it."""
 
     @property
     def unsent_bytes(self) -> int:
@@ -53,7 +53,7 @@ class Attachment(Protocol):
 
 
 class Session:
-    """The processes of one client, and the connection that hears of them, if any."""
+    """The processes of one client, and the connection attached to it, if any."""
 
     def __init__(
         self,
@@ -98,7 +98,7 @@ class Session:
         return self.processes.retained_bytes + self.memory.held_bytes + writes
 
     def on_output(self, process: Process[NotificationEncoder], chunk: OutputChunk) -> None:
-        """Tell the attached connection, or else the registry; see ProcessEvents."""
+        """Notify the attached connection, or else the registry; see ProcessEvents."""
         if self.attachment is not None:
             self.attachment.notify(process.context.output(process, chunk))
         else:
@@ -107,24 +107,24 @@ class Session:
     def on_exited(
         self, process: Process[NotificationEncoder], seq: int, status: ExitStatus
     ) -> None:
-        """Tell the attached connection; see ProcessEvents."""
+        """Notify the attached connection; see ProcessEvents."""
         if self.attachment is not None:
             self.attachment.notify((process.context.exited(process, seq, status),))
 
     def on_closed(self, process: Process[NotificationEncoder], seq: int) -> None:
-        """Tell the attached connection; see ProcessEvents."""
+        """Notify the attached connection; see ProcessEvents."""
         message = process.context.closed(process, seq)
         if self.attachment is not None and message is not None:
             self.attachment.notify((message,))
 
     def _take_tag(self) -> int | None:
-        """The tag of the session's processes, once there are any."""
+        """Return the tag of the session's processes, created with the first one."""
         if self._tag is None and self._reaper is not None:
             self._tag = self._reaper.new_tag()
         return self._tag
 
     async def aclose(self) -> None:
-        """End every process, and what they have left behind."""
+        """End all processes, and those that they have left behind."""
         await self.processes.aclose()
         if self._reaper is not None and self._tag is not None:
             await self._reaper.end(self._tag)
@@ -136,9 +136,9 @@ class SessionRegistry:
     def __init__(
         self, loop: asyncio.AbstractEventLoop, watchdog: Watchdog | None, settings: Settings
     ) -> None:
-        """With a ``watchdog``, orphans are adopted and unused memory is given back.
+        """With a ``watchdog``, orphans are adopted and unused memory is returned.
 
-        Both concern the whole operating system process.
+        Both affect the whole operating system process.
         """
         self._loop = loop
         self._watchdog = watchdog
@@ -153,9 +153,9 @@ class SessionRegistry:
         self._ending: set[asyncio.Task[None]] = set()
 
     def create(self, attachment: Attachment, revision: str) -> Session:
-        """A new session with a connection attached that revision a revision.
+        """Create a session for a client that uses ``revision``, with its connection attached.
 
-        Raises InvalidRequest if there are as many as there may be.
+        Raises InvalidRequest if the maximum number of sessions is reached.
         """
         if len(self._sessions) >= self._settings.max_sessions:
             raise InvalidRequest(
@@ -187,7 +187,7 @@ class SessionRegistry:
         return session
 
     def detach(self, session: Session) -> None:
-        """Take the connection away and start the time to resume."""
+        """Detach the connection and start the timeout of the session."""
         session.attachment = None
         self.note_end()
         session.processes.resume_reading()
@@ -198,13 +198,13 @@ class SessionRegistry:
             self._bound_detached()
 
     def _count_retained(self, size: int) -> None:
-        """Count output of detached sessions, and look at the limit every now and then."""
+        """Count output of detached sessions, and check the limit every _CHECK_BYTES."""
         self._retained_since_check += size + CHUNK_COST
         if self._retained_since_check > _CHECK_BYTES:
             self._bound_detached()
 
     def _bound_detached(self) -> None:
-        """End the sessions that were detached first while all together hold too much."""
+        """End the sessions that were detached first while all of them hold too much memory."""
         self._retained_since_check = 0
         # They are in the order in which they were detached.
         held = {session_id: self._sessions[session_id].held_bytes for session_id in self._expiries}
@@ -214,7 +214,7 @@ class SessionRegistry:
                 break
             if size:
                 excess -= size
-                # Not at once: a process of the session may be delivering output.
+                # Deferred, because a process of the session may be delivering output.
                 self._loop.call_soon(self._end_early, self._sessions[session_id])
 
     def _end_early(self, session: Session) -> None:
@@ -223,7 +223,7 @@ class SessionRegistry:
             self.end(session)
 
     def end(self, session: Session) -> None:
-        """Forget a session and kill its processes."""
+        """End a session and kill its processes."""
         if self._sessions.pop(session.id, None) is None:
             return
         expiry = self._expiries.pop(session.id, None)
@@ -246,7 +246,7 @@ class SessionRegistry:
 
     @property
     def running(self) -> int:
-        """How many processes run."""
+        """Number of running processes."""
         return sum(session.processes.running for session in self._sessions.values())
 
     def ask_to_end(self, seconds: float) -> None:
@@ -256,16 +256,16 @@ class SessionRegistry:
                 process.terminate_gracefully(seconds)
 
     def kill_all(self) -> None:
-        """Kill every process; the connections still hear of it."""
+        """Kill every process; the exits are still reported."""
         for session in self._sessions.values():
             session.processes.kill_all()
 
     async def aclose(self) -> None:
-        """End every session and wait until no process is left."""
+        """End all sessions and wait until no process is left."""
         for session in list(self._sessions.values()):
             self.end(session)
         if self._ending:
-            # What cannot be ended in time is left to end_all and the watchdog.
+            # Processes that do not exit in time are left to end_all and the watchdog.
             await asyncio.wait(self._ending, timeout=REAP_SECONDS + END_SECONDS)
         if self._unused is not None:
             self._unused.close()

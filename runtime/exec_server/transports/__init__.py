@@ -1,1 +1,1 @@
-"""Transports: bytes on a socket or a pair of pipes ⇄ whole JSON messages."""
+"""Transports: conversion between bytes on a socket or pipes and whole JSON messages."""

@@ -1,8 +1,8 @@
-"""Who may open a WebSocket: bearer tokens on the upgrade request.
+"""Authentication of WebSocket clients by bearer tokens on the upgrade request.
 
-Two kinds of token: one that is known to both sides beforehand, and JSON Web Tokens signed with
-HS256 by a holder of the shared secret. The accepted forms and the texts of the refusals were
-measured on codex 0.169.
+There are two kinds of token: a fixed one that both sides know, and JSON Web Tokens signed with
+HS256 by a holder of the shared secret. The accepted forms and the error texts are those of codex
+0.169.
 """
 
 from __future__ import annotations
@@ -22,50 +22,50 @@ if TYPE_CHECKING:
 
 MISSING: Final = "missing websocket bearer token"
 MALFORMED: Final = "invalid authorization header"
-WRONG_TOKEN: Final = "invalid websocket bearer token"  # noqa: S105 (what is said, not a password)
+WRONG_TOKEN: Final = "invalid websocket bearer token"  # noqa: S105 (a message, not a password)
 WRONG_JWT: Final = "invalid websocket jwt"
 EXPIRED_JWT: Final = "expired websocket jwt"
 EARLY_JWT: Final = "websocket jwt is not valid yet"
 OTHER_ISSUER: Final = "websocket jwt issuer mismatch"
 OTHER_AUDIENCE: Final = "websocket jwt audience mismatch"
-"""Why an upgrade is refused, all with status 401."""
+"""Reasons to reject an upgrade, all with status 401."""
 
 MIN_SECRET_BYTES: Final = 32
-"""A shorter secret than its hash weakens HS256 (RFC 7518, section 3.2)."""
+"""A secret shorter than the hash weakens HS256 (RFC 7518, section 3.2)."""
 
 _VISIBLE: Final = re.compile(r"[\t\x20-\x7e]*")
 _JWT: Final = re.compile(r"([A-Za-z0-9_-]+\.[A-Za-z0-9_-]+)\.([A-Za-z0-9_-]{42}[AEIMQUYcgkosw048])")
-"""Three parts in base64url without padding; the signature of 32 bytes in its one right spelling."""
+"""Three parts in base64url without padding; the 32 bytes of the signature in canonical form."""
 
 
 class Unauthorized(Exception):
-    """An Authorization header that is not accepted; ``str(error)`` is the reason for the client."""
+    """An Authorization header was rejected; ``str(error)`` is the reason sent to the client."""
 
 
 class Authenticator(Protocol):
-    """Decides by an upgrade request's Authorization header."""
+    """A check of the Authorization header of upgrade requests."""
 
     def expiry(self, authorization: str | None) -> float | None:
-        """Accept a header and return the Unix time at which it expires; None if it never does.
+        """Return the Unix time at which a header expires; None if it never does.
 
-        Raises Unauthorized.
+        Raises Unauthorized if the header is not accepted.
         """
         ...
 
 
 class CapabilityToken:
-    """One token, known by its SHA-256 digest: whoever reads this server's memory has not got it."""
+    """A fixed token, kept as its SHA-256 digest, so that the server's memory does not reveal it."""
 
     def __init__(self, digest: bytes) -> None:
         self._digest = digest
 
     @classmethod
     def of(cls, token: str) -> CapabilityToken:
-        """For a token in plain text."""
+        """Return the authenticator for a token in plain text."""
         return cls(hashlib.sha256(token.encode()).digest())
 
     def expiry(self, authorization: str | None) -> float | None:
-        """See Authenticator. Takes as long for any token of the same length."""
+        """Check the token in constant time for its length; see Authenticator."""
         digest = hashlib.sha256(bearer_token(authorization).encode()).digest()
         if not hmac.compare_digest(digest, self._digest):
             raise Unauthorized(WRONG_TOKEN)
@@ -78,14 +78,16 @@ class SignedToken(msgspec.Struct, frozen=True):
     secret: bytes
     """At least MIN_SECRET_BYTES."""
     issuer: str | None = None
+    """Required value of ``iss``; None for any or none."""
     audience: str | None = None
-    """What ``iss`` must be, and ``aud`` must be or contain; None for anything or nothing."""
+    """Required value of ``aud``, or of one of its entries; None for any or none."""
     clock_skew_seconds: int = 30
-    """How far the clocks of both sides may differ."""
+    """Tolerated difference between the clocks of both sides."""
     now: Callable[[], float] = time.time
+    """Clock that returns Unix time."""
 
     def expiry(self, authorization: str | None) -> float | None:
-        """See Authenticator. The clock skew is granted at the end as at the beginning."""
+        """Check signature and claims, with the clock skew at both ends; see Authenticator."""
         claims = _claims(bearer_token(authorization), self.secret)
         self._check(claims)
         return float(claims.exp + self.clock_skew_seconds)
@@ -104,14 +106,14 @@ class SignedToken(msgspec.Struct, frozen=True):
 
 
 class _Header(msgspec.Struct):
-    """Header parameters that are ignored, but must have the right type."""
+    """Header parameters that are ignored but must have the right type."""
 
     typ: str | None = None
     cty: str | None = None
 
 
 class _Claims(msgspec.Struct):
-    """The claims that count. Whole seconds since 1970, in 64 bits."""
+    """The claims that are checked. Times are whole seconds since 1970, in 64 bits."""
 
     exp: int
     nbf: int | None = None
@@ -131,8 +133,8 @@ def bearer_token(authorization: str | None) -> str:
 
 
 def _claims(token: str, secret: bytes) -> _Claims:
-    """The claims of a token that was signed with the secret. Raises Unauthorized."""
-    # Loaded for the first token only; most servers never see one.
+    """Return the claims of a token signed with the secret. Raises Unauthorized."""
+    # Imported for the first token; most servers never see one.
     import jwt  # noqa: PLC0415
 
     if not _JWT.fullmatch(token):
@@ -150,12 +152,12 @@ def _claims(token: str, secret: bytes) -> _Claims:
 
 
 def _json_object(data: bytes) -> object:
-    """Decode JSON in UTF-8, which RFC 7519 demands; the parser alone would guess the encoding."""
+    """Decode JSON in UTF-8, as RFC 7519 requires; the parser alone would guess the encoding."""
     return json.loads(data.decode(), object_pairs_hook=_unique, parse_constant=_not_json)
 
 
 def _unique(members: list[tuple[str, Any]]) -> dict[str, Any]:
-    """An object of which no member is given twice."""
+    """Return the object. Raises ValueError for a repeated member."""
     found = dict(members)
     if len(found) < len(members):
         raise ValueError("duplicate member")

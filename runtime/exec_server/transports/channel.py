@@ -1,7 +1,7 @@
-"""What a transport and a connection know of each other.
+"""Interfaces between a transport and a connection.
 
-A transport owns the bytes: framing, limits, flow control and the way a connection ends. It gives
-whole messages to a Receiver and takes whole messages through the Channel.
+A transport is responsible for bytes: framing, limits, flow control and closing. It delivers whole
+messages to a Receiver and accepts whole messages through the Channel.
 """
 
 from __future__ import annotations
@@ -12,30 +12,30 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
 LONG_MESSAGE_BYTES: Final = 32 * 1024
-"""A message of at least this size is delivered in parts. What a shorter one costs, at most some
-milliseconds, is spent at once; nearly all messages are far below it."""
+"""Size from which a message is delivered in parts. A shorter one is processed in one go, which
+takes a few milliseconds at most; nearly all messages are far below it."""
 
 
 class StreamedMessage(Protocol):
-    """A message produced piece by piece while it is being sent.
+    """A message that is produced piece by piece while it is being sent.
 
-    ``length`` is known before the first piece, because a frame header announces it; the pieces
+    ``length`` is known before the first piece, because the frame header contains it; the pieces
     add up to exactly that many bytes.
     """
 
     length: int
     held_bytes: int
-    """Bytes of memory that it takes until it is finished; 0 if it reads from a file."""
+    """Bytes of memory that the message takes until it is finished; 0 if it is read from a file."""
 
     def next_piece(self) -> bytes:
-        """The next piece, never empty, until ``length`` bytes have been given.
+        """Return the next piece, never empty, until ``length`` bytes have been returned.
 
-        Raises OSError when the rest cannot be had; the connection is then beyond repair.
+        Raises OSError if the rest cannot be produced; the connection must then be dropped.
         """
         ...
 
     def finish(self) -> None:
-        """Called once, when the last piece was taken or the connection is gone."""
+        """Release resources; called once, after the last piece or when the connection is lost."""
         ...
 
 
@@ -50,7 +50,7 @@ class Channel(Protocol):
 
     @property
     def sent_bytes(self) -> int:
-        """Bytes that have left so far; as long as they grow, the peer reads."""
+        """Bytes sent so far; while the number grows, the peer is reading."""
         ...
 
     @property
@@ -63,7 +63,7 @@ class Channel(Protocol):
         ...
 
     def send_streamed_reply(self, message: StreamedMessage) -> None:
-        """Queue one message that is produced while it is sent."""
+        """Queue one message that is produced while it is sent, like a reply."""
         ...
 
     def send_notification(self, pieces: Sequence[bytes]) -> None:
@@ -79,7 +79,7 @@ class Channel(Protocol):
         ...
 
     def close(self, reason: str, *, violation: bool = False) -> None:
-        """Send what is queued, then end the connection; ``violation``: the peer is at fault."""
+        """Send what is queued, then close; ``violation`` if the peer broke the protocol."""
         ...
 
 
@@ -95,7 +95,7 @@ class Receiver(Protocol):
         ...
 
     def refuse(self, detail: str) -> None:
-        """Answer input that the transport could not turn into a message (id -1).
+        """Answer input that is not a message, with id -1.
 
         It ends the message whose parts were being delivered.
         """
@@ -110,8 +110,9 @@ class Receiver(Protocol):
         ...
 
     def ended(self, *, orderly: bool) -> None:
-        """No more messages will come.
+        """Handle the end of input: no more messages will be delivered.
 
-        ``orderly``: the peer ended its side and may still read, so pending replies are delivered.
+        ``orderly`` if the peer ended its side and may still read, so that pending responses are
+        still sent.
         """
         ...

@@ -1,10 +1,10 @@
-"""WebSocket frames over a connected socket, for either side: one JSON message per message.
+"""WebSocket framing over a connected socket, for either side: one JSON message per message.
 
-``websockets``' sans-I/O core does control frames, malformed frames and the closing handshake. Data
-frames are handled here: they are nearly all of the traffic, the core's general parser costs several
-times as much per message, and it holds a frame whole. Here a long one is unmasked and handed on
-while it arrives, and of fragments nothing is kept but their bytes. What remains to a side is its
-handshake, and whether its own frames are masked.
+The sans-I/O core of ``websockets`` handles control frames, malformed frames and the closing
+handshake. Data frames are handled here: they are nearly all of the traffic, and the general parser
+of the core takes several times as long per message and buffers whole frames. Here, a long frame is
+unmasked and passed on while it arrives. Each side adds its own opening handshake, and the server
+expects masked frames.
 """
 
 from __future__ import annotations
@@ -34,13 +34,13 @@ if TYPE_CHECKING:
     from exec_server.transports.stream import StreamOwner
 
 CLOSE_SECONDS: Final = 2.0
-"""How long the peer may take for its half of the closing handshake."""
+"""Time for the peer's half of the closing handshake."""
 
 TEXT_FINAL: Final = 0x80 | Opcode.TEXT
-"""The first byte of a text frame that is a whole message."""
+"""First byte of a text frame that is a whole message."""
 
 MASKED: Final = 0x80
-"""The bit of the second byte that says that a masking key follows."""
+"""Bit of the second byte of a frame that is followed by a masking key."""
 
 _PLAIN: Final = frozenset((TEXT_FINAL, 0x80 | Opcode.BINARY))
 _RESERVED_BITS: Final = 0x70
@@ -49,7 +49,7 @@ _DATA_OPCODES: Final = frozenset((Opcode.CONT, Opcode.TEXT, Opcode.BINARY))
 _KNOWN_OPCODES: Final = frozenset(Opcode)
 _KEY_BYTES: Final = 4
 
-# Typed for bytes; takes any buffer.
+# Typed for bytes, but it accepts any buffer.
 apply_mask: Final[Callable[[memoryview | bytes, memoryview | bytes], bytes]] = cast(
     "Any", _apply_mask
 )
@@ -57,7 +57,7 @@ apply_mask: Final[Callable[[memoryview | bytes, memoryview | bytes], bytes]] = c
 
 
 class OpenStream(Protocol):
-    """Opens the byte stream of a connected socket."""
+    """Function that opens the byte stream of a connected socket."""
 
     def __call__(
         self,
@@ -66,19 +66,19 @@ class OpenStream(Protocol):
         owner: StreamOwner,
         max_unsent_bytes: int,
     ) -> ByteStream:
-        """Make the stream; the socket stays the caller's."""
+        """Return the stream; the socket remains the caller's."""
         ...
 
 
 def open_stream(
     loop: asyncio.AbstractEventLoop, sock: socket.socket, owner: StreamOwner, max_unsent_bytes: int
 ) -> ByteStream:
-    """Open the stream of a socket that is not encrypted."""
+    """Open the stream of an unencrypted socket."""
     return ByteStream(loop, sock.fileno(), sock.fileno(), owner, max_unsent_bytes)
 
 
 class WebSocketEndpoint:
-    """One side of a connection, from the connected socket to the closed one.
+    """One side of a connection, from the connected socket until it is closed.
 
     ``on_closed`` is called when the socket is closed. A subclass reads the handshake (``_consume``)
     and then sets ``_receiver`` and ``_consume = self._consume_frames``.
@@ -116,10 +116,10 @@ class WebSocketEndpoint:
         self._stream = open_stream(loop, sock, self, max_unsent_bytes)
         self._consume: Callable[[memoryview], int] = self._consume_frames
 
-    # StreamOwner: what the socket brings
+    # StreamOwner
 
     def bytes_received(self, data: memoryview) -> None:
-        """Take what was read."""
+        """Consume what was read; see StreamOwner."""
         if self._partial:
             self._partial += data
             with memoryview(self._partial) as buffered:
@@ -131,7 +131,7 @@ class WebSocketEndpoint:
                 self._partial += data[used:]
 
     def end_received(self) -> None:
-        """The peer ended its side: it may still read what is queued."""
+        """Begin to close; the peer may still read what is queued. See StreamOwner."""
         self._peer_ended = True
         if self._receiver is None:
             self._abort()
@@ -139,7 +139,7 @@ class WebSocketEndpoint:
             self._start_closing()
 
     def stream_lost(self) -> None:
-        """The socket broke."""
+        """Close the broken socket; see StreamOwner."""
         self._abort()
 
     def pause_writing(self) -> None:
@@ -153,7 +153,7 @@ class WebSocketEndpoint:
             self._receiver.resume_writing()
 
     def all_sent(self) -> None:
-        """The last byte is with the kernel: end our side."""
+        """End this side, as the kernel has the last byte; see StreamOwner."""
         self._stream.send_goodbye()
         if self._peer_ended or self._protocol.close_rcvd is not None:
             self._abort()
@@ -202,7 +202,7 @@ class WebSocketEndpoint:
                     and message is None
                 )
                 if not plain and self._is_refused(first, second, length):
-                    # The core refuses it from its header alone, with the right close code.
+                    # The core rejects it by its header alone, with the right close code.
                     self._feed_core(bytes(data[position:]))
                     return available
                 begin = start + key_bytes
@@ -236,7 +236,7 @@ class WebSocketEndpoint:
         return position
 
     def _is_refused(self, first: int, second: int, length: int) -> bool:
-        """Whether a frame header alone breaks RFC 6455 or the limits."""
+        """Return True if a frame header alone violates RFC 6455 or the limits."""
         opcode = first & 0x0F
         return (
             bool(first & _RESERVED_BITS)
@@ -275,7 +275,7 @@ class WebSocketEndpoint:
         return message
 
     def _take_payload(self, receiver: Receiver, message: _Incoming, data: memoryview) -> None:
-        """Take the next bytes of the frame under way."""
+        """Take the next bytes of the frame that is being received."""
         message.frame_left -= len(data)
         is_last = message.frame_is_final and not message.frame_left
         payload = message.unmasked(data)
@@ -324,7 +324,7 @@ class WebSocketEndpoint:
             self._send_control()
 
     def _send_control(self) -> None:
-        """Queue what the core has to say: pings and pongs."""
+        """Queue the output of the core: pings and pongs."""
         pieces = self._protocol.data_to_send()
         if pieces:
             self._stream.queue_reply(pieces)
@@ -343,18 +343,18 @@ class WebSocketEndpoint:
         self._start_closing()
 
     def _start_closing(self) -> None:
-        """Deliver what is queued, then the close frame if there is one, then end our side."""
+        """Send what is queued, then the close frame if there is one, then end this side."""
         self._closing = True
         self._consume = self._consume_closing
         self._end()
-        # Behind everything queued: nothing may follow a close frame. The core marks the end of
-        # its output with an empty piece.
+        # Behind everything queued, because nothing may follow a close frame. The core marks the end
+        # of its output with an empty piece.
         self._stream.queue_notification([piece for piece in self._protocol.data_to_send() if piece])
         self._set_timer(CLOSE_SECONDS, self._abort)
         self._stream.notify_when_empty()
 
     def _consume_closing(self, data: memoryview) -> int:
-        """Look for the peer's close frame; everything else is too late."""
+        """Look for the peer's close frame and ignore everything else."""
         if self._message is not None and self._message.frame_left:
             skipped = min(self._message.frame_left, len(data))
             self._message.frame_left -= skipped
@@ -368,11 +368,11 @@ class WebSocketEndpoint:
     def _end(self) -> None:
         receiver, self._receiver = self._receiver, None
         if receiver is not None:
-            # What the peer asked before it left is either answered and queued, or moot.
+            # Requests that are not answered by now have lost their client.
             receiver.ended(orderly=False)
 
     def _abort(self) -> None:
-        """Close the socket now."""
+        """Close the socket immediately."""
         if self._closed:
             return
         self._closed = True
@@ -391,7 +391,7 @@ class WebSocketEndpoint:
 
 
 class _Incoming:
-    """A data message that is long or fragmented, while it arrives."""
+    """A long or fragmented data message that is being received."""
 
     def __init__(self, *, is_text: bool) -> None:
         self.is_text = is_text
@@ -401,13 +401,13 @@ class _Incoming:
         self.frame_is_final = False
         self.key = b""
         self.unsent = bytearray()
-        """Payload not handed on yet: together it is shorter than a part."""
+        """Payload that is not passed on yet, because it is shorter than a part."""
         self.is_in_parts = False
         self.is_unreadable = False
         self.check = Utf8Check()
 
     def unmasked(self, data: memoryview) -> bytes:
-        """The next payload bytes of the frame; the key turns with them."""
+        """Return the next payload bytes of the frame unmasked, and rotate the key accordingly."""
         if not self.key:
             return bytes(data)
         payload = apply_mask(data, self.key)
@@ -417,12 +417,12 @@ class _Incoming:
 
 
 def _close_reason(reason: str) -> str:
-    """A close frame holds at most 123 bytes of reason."""
+    """Shorten a reason to what fits into a close frame: at most 123 bytes."""
     return reason.encode()[:120].decode(errors="ignore")
 
 
 def socket_address(sock: socket.socket) -> str:
-    """The peer's address for messages: ``IP:PORT``, IPv6 in brackets, or ``unix``."""
+    """Return the peer's address for messages: ``IP:PORT``, IPv6 in brackets, or ``unix``."""
     if sock.family == socket.AF_UNIX:
         return "unix"
     try:

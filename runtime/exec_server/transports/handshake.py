@@ -1,9 +1,9 @@
-"""The opening handshake of the WebSocket listener: an HTTP request head in, a verdict out. No I/O.
+"""The opening handshake of the WebSocket listener: an HTTP request head in, a decision out. No I/O.
 
-The order of the checks is that of the real servers (v1 from 0.137): an Origin header is refused
-before anything else, so that no web page can reach the server from a browser; then the path; then
-the method; then the upgrade headers; last, the credentials (v2 from 0.158). The Host header, which
-the real servers ignore, is checked right after the Origin.
+The order of the checks is that of the released servers (v1 from 0.137): a request with an Origin
+header is rejected first, so that no web page can reach the server from a browser; then the path,
+the method, the upgrade headers and the credentials (v2 from 0.158) are checked. The Host header,
+which the released servers ignore, is checked right after the Origin header.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from exec_server.transports.auth import Authenticator
 
 MAX_HEAD_BYTES: Final = 16 * 1024
-"""Request line and headers together, however they share it; a WebSocket client sends a few hundred
+"""Maximum size of request line and headers together; a WebSocket client sends a few hundred
 bytes."""
 
 HANDSHAKE_SECONDS: Final = 10.0
@@ -36,7 +36,7 @@ _KEY: Final = re.compile(r"[A-Za-z0-9+/]{22}==")
 """16 bytes in base64 (RFC 6455, section 4.1)."""
 
 _FIRST_COUNTS: Final = frozenset({"authorization", "host"})
-"""Headers of which the first is used; of others with the same name the values are joined."""
+"""Headers of which only the first counts; the values of other repeated headers are joined."""
 
 _USED: Final = _FIRST_COUNTS | {
     "connection",
@@ -47,7 +47,7 @@ _USED: Final = _FIRST_COUNTS | {
     "transfer-encoding",
     "upgrade",
 }
-"""The headers that are looked at."""
+"""Headers that are not ignored."""
 
 _REASONS: Final = {
     200: "OK",
@@ -63,7 +63,7 @@ _REASONS: Final = {
 
 
 class HttpRejection(msgspec.Struct, frozen=True):
-    """An HTTP response that ends the connection."""
+    """An HTTP response after which the connection is closed."""
 
     status: int
     text: str = ""
@@ -81,29 +81,30 @@ class HttpRejection(msgspec.Struct, frozen=True):
 
 
 class Admission(msgspec.Struct, frozen=True):
-    """An accepted request to upgrade."""
+    """An accepted upgrade request."""
 
     key: str
-    """The value of Sec-WebSocket-Key, which the response is derived from."""
+    """Value of Sec-WebSocket-Key, from which the response is derived."""
     expires_at: float | None = None
     """Unix time at which its credentials expire; None if they never do."""
 
 
 class AdmissionPolicy(msgspec.Struct, frozen=True):
-    """The rules by which a listener accepts connections."""
+    """Rules by which a listener accepts connections."""
 
     authenticator: Authenticator | None = None
-    """Decides by the Authorization header; None accepts every client."""
+    """Check of the Authorization header; None to accept every client."""
     hosts: AbstractSet[str] | None = None
-    """Names, in lower case, that a Host header may give besides IP addresses and localhost; None
-    for any. A web page can make its own name point here (DNS rebinding), but not an address."""
+    """Names, in lower case, that are accepted in a Host header besides IP addresses and localhost;
+    None for any. DNS rebinding can make a web page's own name point here, but not an address."""
     handshake_seconds: float = HANDSHAKE_SECONDS
+    """Time for TLS and the request head together."""
 
 
 OPEN: Final = AdmissionPolicy()
 
 NO_HTTP: Final = HttpRejection(400, "expected a plain HTTP request")
-"""For a first byte that begins none, such as that of TLS, whose head would never end."""
+"""Response to a first byte that begins no request, such as that of TLS: it would have no end."""
 
 TOO_LARGE: Final = HttpRejection(431, f"request head exceeds {MAX_HEAD_BYTES} bytes")
 
@@ -136,10 +137,10 @@ def check_upgrade(head: bytes, policy: AdmissionPolicy = OPEN) -> Admission | Ht
         name: values[0] if name in _FIRST_COUNTS else ", ".join(values)
         for name, values in found.items()
     }
-    return _judge(policy, method, target.partition("?")[0], version, headers)
+    return _decide(policy, method, target.partition("?")[0], version, headers)
 
 
-def _judge(
+def _decide(
     policy: AdmissionPolicy, method: str, path: str, version: str, headers: dict[str, str]
 ) -> Admission | HttpRejection:
     if "origin" in headers:
@@ -176,7 +177,7 @@ def _authenticate(
 ) -> Admission | HttpRejection:
     expires_at = None
     if authenticator is not None:
-        from exec_server.transports.auth import Unauthorized  # noqa: PLC0415 (loaded if needed)
+        from exec_server.transports.auth import Unauthorized  # noqa: PLC0415 (imported if needed)
 
         try:
             expires_at = authenticator.expiry(headers.get("authorization"))
@@ -186,8 +187,8 @@ def _authenticate(
 
 
 def _is_own(host: str | None, names: AbstractSet[str]) -> bool:
-    """Return True if a Host header can come from a client that meant this server."""
-    if host is None:  # no browser leaves it out
+    """Return True if a client that addresses this server may send such a Host header."""
+    if host is None:  # browsers always send it
         return True
     name = _PORT.sub("", host).lower()
     if name in names or name == "localhost" or name.endswith(".localhost"):

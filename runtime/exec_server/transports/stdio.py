@@ -1,8 +1,8 @@
 """The stdio transport: one JSON message per line on two descriptors.
 
-Lines end in ``\\n`` (``\\r\\n`` is tolerated); lines of only white space are skipped. A line
-that is not UTF-8 ends the connection, because the byte stream can no longer be trusted; a line over
-the limit is skipped to its end and answered, because its end is still known.
+Lines end in ``\\n`` (``\\r\\n`` is tolerated); blank lines are skipped. A line that is not UTF-8
+ends the connection, because the byte stream can no longer be trusted. A line over the limit is
+skipped and answered with an error, because its end can still be found.
 """
 
 from __future__ import annotations
@@ -22,17 +22,17 @@ if TYPE_CHECKING:
     from exec_server.transports.channel import Receiver, StreamedMessage
 
 FLUSH_SECONDS: Final = 2.0
-"""How long the peer may read nothing of the last answers once the connection ends."""
+"""Time for which the peer may read nothing of the last responses while the connection closes."""
 
 _LONGEST_BLANK: Final = 64
-"""Bytes of a line above which only ASCII white space is taken for blank."""
+"""Size of a line above which only ASCII white space counts as blank."""
 
 _SPACE: Final = " \t\r\n\v\f\x1c\x1d\x1e\x85"
 _NEWLINE: Final = 0x0A
 
 
 class StdioTransport:
-    """One connection over a pair of descriptors, from start to ``on_closed``."""
+    """One connection over a pair of descriptors, until ``on_closed`` is called."""
 
     peer = "exec-server stdio"
     message_kind = "JSON-RPC"
@@ -87,7 +87,7 @@ class StdioTransport:
             self._stream.queue_reply((*pieces, b"\n"))
 
     def send_streamed_reply(self, message: StreamedMessage) -> None:
-        """Queue one message made while it is sent; see Channel."""
+        """Queue one message that is produced while it is sent; see Channel."""
         self._stream.queue_streamed_reply(b"", message, b"\n")
 
     def send_notification(self, pieces: Sequence[bytes]) -> None:
@@ -103,7 +103,7 @@ class StdioTransport:
         self._stream.resume_reading()
 
     def close(self, reason: str, *, violation: bool = False) -> None:
-        """Send what is queued, then end; a line protocol has no place for the reason."""
+        """Send what is queued, then close; lines cannot convey the reason. See Channel."""
         if self._closing:
             return
         self._closing = True
@@ -113,7 +113,7 @@ class StdioTransport:
         self._stream.notify_when_empty()
 
     def _await_flush(self) -> None:
-        """Finish once the peer has read nothing for a while; ``all_sent`` comes first mostly."""
+        """Finish after the peer has read nothing for FLUSH_SECONDS; ``all_sent`` may be earlier."""
         sent_bytes = self._stream.sent_bytes
 
         def check() -> None:
@@ -127,7 +127,7 @@ class StdioTransport:
     # StreamOwner
 
     def bytes_received(self, data: memoryview) -> None:
-        """Cut what was read into lines."""
+        """Split what was read into lines; see StreamOwner."""
         partial = self._partial
         partial += data
         start = 0
@@ -153,12 +153,12 @@ class StdioTransport:
             self._take_beginning()
 
     def _take_beginning(self) -> None:
-        """Hand on what there is of a long line."""
+        """Pass on the beginning of a long line, or more of it."""
         part = bytes(self._partial)
         self._partial.clear()
         self._searched = 0
         if not self._line_bytes:
-            part = part.lstrip()  # it may be a blank line
+            part = part.lstrip()  # the line may be blank
         self._line_bytes += len(part)
         if self._line_bytes > self._max_line_bytes:
             self._skip_line()
@@ -166,7 +166,7 @@ class StdioTransport:
             self._deliver_part(part, is_last=False)
 
     def _take_line(self, line: bytes) -> None:
-        """Hand on a whole line, or the rest of a long one."""
+        """Pass on a whole line, or the rest of a long one."""
         if self._line_bytes + len(line) > self._max_line_bytes:
             self._skip_line()
             self._skipping = False
@@ -210,14 +210,14 @@ class StdioTransport:
             self._receiver.receive(line)
 
     def end_received(self) -> None:
-        """End of input: the last line may lack its newline; pending replies are delivered."""
+        """Take the last line, which may lack its newline, and let the connection drain."""
         if not self._skipping and not self._closing and (self._partial or self._check is not None):
             self._take_line(bytes(self._partial))
             self._partial.clear()
         self._end(orderly=True)
 
     def stream_lost(self) -> None:
-        """The peer closed its reading side."""
+        """Close, as the peer no longer reads; see StreamOwner."""
         self._end(orderly=False)
         self._finish()
 
@@ -232,7 +232,7 @@ class StdioTransport:
             self._receiver.resume_writing()
 
     def all_sent(self) -> None:
-        """The last byte is with the kernel."""
+        """Close, as the kernel has the last byte; see StreamOwner."""
         self._finish()
 
     # Ending

@@ -1,9 +1,9 @@
-"""A non-blocking byte stream over file descriptors, with a queue that never copies.
+"""A non-blocking byte stream over file descriptors, with a send queue that does not copy.
 
-Both transports sit on it: a socket is one descriptor for both directions, stdio is two. Reads go
-into one buffer shared by all streams of the thread (the consumer copies what it keeps); writes
-leave as gathered ``writev`` calls of the very objects that were queued. asyncio's own transports
-allocate for every read and copy what they cannot send at once.
+All transports are built on it: a socket is one descriptor for both directions, stdio is two. Reads
+go into one buffer shared by all streams of the thread (the consumer copies what it keeps); writes
+are ``writev`` calls with the objects that were queued. The transports of asyncio allocate a buffer
+for every read and copy what they cannot send immediately.
 """
 
 from __future__ import annotations
@@ -24,40 +24,45 @@ if TYPE_CHECKING:
 log = logging.getLogger("exec_server")
 
 HIGH_WATER: Final = 256 * 1024
-"""Unsent bytes above which the producers of output are asked to pause."""
+"""Unsent bytes above which the owner is asked to pause writing."""
 
 LOW_WATER: Final = 64 * 1024
-"""Unsent bytes below which they may go on."""
+"""Unsent bytes below which the owner may resume writing."""
 
 TURN_SECONDS: Final = 0.0005
-"""How long one stream may keep the loop from the others, but for the message it has begun: a batch
-of small requests can ask for a thousand times its size in answers."""
+"""Time for which one stream may occupy the loop, apart from the message that it has begun: the
+responses to a batch of small requests can be a thousand times its size."""
 
 _GATHER_BYTES: Final = 512 * 1024
-_GATHER_PIECES: Final = 512  # IOV_MAX is 1024 on Linux; a message adds a few pieces at a time
-_JOIN_BELOW: Final = 32 * 1024  # joining small pieces costs less than a vector entry each
+"""Bytes collected for one write: more than a socket buffer usually takes."""
+
+_GATHER_PIECES: Final = 512
+"""Pieces collected for one write. IOV_MAX is 1024 on Linux; a message adds a few at a time."""
+
+_JOIN_BELOW: Final = 32 * 1024
+"""Size below which joining the pieces costs less than a vector entry for each."""
 
 _read_buffer: Final = memoryview(bytearray(256 * 1024))
 _NOTHING: Final = memoryview(b"")
 
 
 class StreamOwner(Protocol):
-    """Whoever gives the bytes of a stream a meaning."""
+    """The transport that interprets the bytes of a stream."""
 
     def bytes_received(self, data: memoryview) -> None:
         """Take what was read; the buffer is reused as soon as this returns.
 
-        What comes after the stream is ``throttled`` is to be kept: this is called again, with
-        nothing, when it no longer is.
+        Once the stream is ``throttled``, the rest must be kept: this is called again, with no
+        bytes, when it no longer is.
         """
         ...
 
     def end_received(self) -> None:
-        """The peer ended its sending side."""
+        """Handle the end of the peer's sending side."""
         ...
 
     def stream_lost(self) -> None:
-        """The stream broke or was closed; nothing more can be read or sent."""
+        """Handle a broken stream: nothing more can be read or sent."""
         ...
 
     def pause_writing(self) -> None:
@@ -69,14 +74,14 @@ class StreamOwner(Protocol):
         ...
 
     def all_sent(self) -> None:
-        """The queue ran empty after ``notify_when_empty``."""
+        """Handle the empty queue that ``notify_when_empty`` asked for."""
         ...
 
 
 class ByteStream:
     """Reads and writes two descriptors, which may be the same socket.
 
-    The descriptors belong to the caller, who closes them after ``detach``.
+    The descriptors belong to the caller, which closes them after ``detach``.
     """
 
     def __init__(
@@ -87,22 +92,23 @@ class ByteStream:
         owner: StreamOwner,
         max_unsent_bytes: int = sys.maxsize,
     ) -> None:
-        """Above ``max_unsent_bytes`` nothing more is taken from the peer until it has read most:
-        one that sends without ever reading its answers costs this much and no more.
+        """Nothing more is read from the peer while more than ``max_unsent_bytes`` are unsent.
+
+        That bounds the memory for a peer that sends without ever reading the responses.
         """
         self._loop = loop
         self._read_fd = read_fd
         self._write_fd = write_fd
         self._owner = owner
-        # It goes on being read when the queue is no longer congested.
+        # Reading resumes together with writing, at LOW_WATER.
         self._max_unsent_bytes = max(max_unsent_bytes, HIGH_WATER)
         self.throttled = False
-        """Whether nothing more is to be taken from the peer for now."""
+        """True while nothing more may be taken from the peer."""
         self._turn_end = 0.0
         self._is_full = False
         self._is_paused = False
         self.sent_bytes = 0
-        """Bytes given to the kernel so far."""
+        """Bytes written to the kernel so far."""
         self._always_ready = False
         self._reading = False
         self._writing = False
@@ -111,12 +117,12 @@ class ByteStream:
         self._flush_scheduled = False
         self._congested = False
         self._notify_when_empty = False
-        # What is being written now: pieces of whole messages, the first possibly cut.
+        # Pieces that are being written; of the first, part may have been written.
         self._current: deque[bytes | memoryview] = deque()
         self._current_bytes = 0
         self._long: StreamedMessage | None = None
         self._long_left = 0
-        # Whole messages that wait; a StreamedMessage stands for itself, its header before it.
+        # Whole messages that are queued; before a StreamedMessage there is its header.
         self._replies: deque[bytes | StreamedMessage] = deque()
         self._notifications: deque[Sequence[bytes]] = deque()
         self._waiting_bytes = 0
@@ -124,7 +130,7 @@ class ByteStream:
     # Reading
 
     def start_reading(self) -> None:
-        """Begin, or go on, delivering what the peer sends."""
+        """Begin to deliver what the peer sends, or continue."""
         if self._reading or self._lost:
             return
         self._reading = True
@@ -138,7 +144,7 @@ class ByteStream:
             self._loop.call_soon(self._read_ahead)
 
     def stop_reading(self) -> None:
-        """Leave what the peer sends in the kernel, for good."""
+        """Stop reading permanently."""
         self._stop_reading()
         self.throttled = False
 
@@ -149,38 +155,38 @@ class ByteStream:
                 self._loop.remove_reader(self._read_fd)
 
     def pause_reading(self) -> None:
-        """Take nothing from the peer until ``resume_reading``; see Channel."""
+        """Read nothing from the peer until ``resume_reading``; see Channel."""
         self._is_paused = True
         self._throttle()
 
     def resume_reading(self) -> None:
-        """Take input from the peer again; see Channel."""
+        """Read from the peer again; see Channel."""
         self._is_paused = False
         self._throttle()
 
     def _throttle(self) -> None:
-        """Stop taking what the peer sends, or go on with it."""
+        """Stop reading, or continue, according to the current reasons."""
         if self._is_full or self._is_paused:
             if self._reading:
                 self.throttled = True
                 self._stop_reading()
         elif self.throttled:
-            self._loop.call_soon(self._go_on)
+            self._loop.call_soon(self._continue_reading)
 
     def is_turn_over(self) -> bool:
-        """Whether the owner is to stop taking messages now, because others wait for the loop.
+        """Return True if the owner must stop taking messages, to let the loop serve others.
 
-        It is given what it keeps when their turn is over, as after being ``throttled``.
+        It gets the rest in the next turn of the loop, as after being ``throttled``.
         """
         if time.monotonic() < self._turn_end:
             return False
         if self._reading:
             self.throttled = True
             self._stop_reading()
-            self._loop.call_soon(self._go_on)
+            self._loop.call_soon(self._continue_reading)
         return self.throttled
 
-    def _go_on(self) -> None:
+    def _continue_reading(self) -> None:
         if not self.throttled or self._is_full or self._is_paused:
             return
         self.throttled = False
@@ -207,11 +213,11 @@ class ByteStream:
             self._deliver(None)
 
     def _read(self, buffer: memoryview) -> int:
-        """Read once; 0 at the end. Raises BlockingIOError if there is nothing, else OSError."""
+        """Read once; 0 at the end. Raises BlockingIOError if there is no data, or OSError."""
         return os.readv(self._read_fd, (buffer,))
 
     def _deliver(self, data: memoryview | None) -> None:
-        """Give the owner what was read, or the end; what it answers leaves in one call."""
+        """Pass data, or None for the end, to the owner; send its responses in one call."""
         self._corked = True
         self._turn_end = time.monotonic() + TURN_SECONDS
         try:
@@ -219,7 +225,7 @@ class ByteStream:
                 self._owner.end_received()
             else:
                 self._owner.bytes_received(data)
-        except Exception as error:  # a fault here ends this connection, not the server
+        except Exception as error:  # a fault ends this connection, not the server
             log.error("connection dropped by an internal error: %r", error)
             self._lose()
         finally:
@@ -231,7 +237,7 @@ class ByteStream:
 
     @property
     def unsent_bytes(self) -> int:
-        """Bytes queued and not yet given to the kernel."""
+        """Bytes of memory that are queued and not yet written."""
         return self._current_bytes + self._waiting_bytes
 
     def queue_reply(self, pieces: Sequence[bytes]) -> None:
@@ -246,7 +252,7 @@ class ByteStream:
     def queue_streamed_reply(
         self, header: bytes, message: StreamedMessage, trailer: bytes = b""
     ) -> None:
-        """Queue one framed message whose pieces are made while it is being sent."""
+        """Queue one framed message that is produced while it is sent."""
         if self._lost:
             message.finish()
             return
@@ -259,7 +265,7 @@ class ByteStream:
         self._after_queueing()
 
     def queue_notification(self, pieces: Sequence[bytes]) -> None:
-        """Queue one framed message behind everything."""
+        """Queue one framed message behind everything queued."""
         if self._lost:
             return
         self._notifications.append(pieces)
@@ -267,7 +273,7 @@ class ByteStream:
         self._after_queueing()
 
     def notify_when_empty(self) -> None:
-        """Call the owner's ``all_sent`` once the queue is empty, at once if it is."""
+        """Call the owner's ``all_sent`` as soon as the queue is empty."""
         self._notify_when_empty = True
         if not self._flush_scheduled and not self._corked:
             self._schedule_flush()
@@ -283,9 +289,9 @@ class ByteStream:
             self._schedule_flush()
 
     def send_now(self, pieces: Sequence[bytes]) -> None:
-        """Queue one framed message, and write it before the turn is over if nothing is in the way.
+        """Queue one framed message and write it in this turn of the loop, if possible.
 
-        For a peer that has nothing else to send and waits for the answer.
+        It is for a peer that has nothing else to send and waits for the response.
         """
         was_corked, self._corked = self._corked, True
         self.queue_reply(pieces)
@@ -294,7 +300,7 @@ class ByteStream:
             self._flush()
 
     def _schedule_flush(self) -> None:
-        # One turn later, so that what one turn produces leaves in one call.
+        # In the next turn, so that everything produced in this one is sent in one call.
         self._flush_scheduled = True
         self._loop.call_soon(self._flush_now)
 
@@ -304,7 +310,7 @@ class ByteStream:
             self._flush()
 
     def _fill_current(self) -> None:
-        """Take pieces for the next write: the message under way, then replies, then the rest."""
+        """Collect pieces to write: of the current message, then replies, then notifications."""
         current = self._current
         while self._current_bytes < _GATHER_BYTES and len(current) < _GATHER_PIECES:
             if self._long is not None:
@@ -370,7 +376,7 @@ class ByteStream:
                     current[0] = memoryview(first)[written:]
                     written = 0
             if time.monotonic() >= turn_end:
-                # The peer reads as fast as this is written.
+                # The peer reads as fast as this writes.
                 if not (self._writing or self._flush_scheduled):
                     self._schedule_flush()
                 break
@@ -388,16 +394,16 @@ class ByteStream:
             self._owner.all_sent()
 
     def _write(self, pieces: deque[bytes | memoryview]) -> int:
-        """Write some of the pieces and return how many bytes.
+        """Write some of the pieces and return the number of bytes written.
 
-        After BlockingIOError it is called again with the same bytes, and possibly more behind them.
+        After BlockingIOError it is called again with the same bytes, possibly followed by more.
         """
         if len(pieces) == 1:
             return os.write(self._write_fd, pieces[0])
         return os.writev(self._write_fd, tuple(pieces))
 
     def send_goodbye(self) -> None:
-        """Send what this kind of stream sends at its end, if anything, behind all that was sent."""
+        """Send what this kind of stream sends at its end; nothing by default."""
 
     def _start_writing(self) -> None:
         if not self._writing:
@@ -411,7 +417,7 @@ class ByteStream:
         self._owner.stream_lost()
 
     def detach(self) -> None:
-        """Stop all reading and writing and drop what is queued; the descriptors stay open."""
+        """Stop reading and writing and drop what is queued; the descriptors remain open."""
         if self._lost:
             return
         self.stop_reading()

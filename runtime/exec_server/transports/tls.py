@@ -1,8 +1,8 @@
-"""TLS of the WebSocket listener: a byte stream that encrypts.
+"""TLS for the WebSocket listener: an encrypting byte stream.
 
-A connection takes one descriptor, as without TLS, and its handshake no task. OpenSSL never touches
-the socket: it is given at most CHUNK_BYTES at a time, because it works through all that it can get
-before it returns, and messages without data, such as key updates, can go on for ever.
+A connection takes one descriptor, as without TLS, and its handshake takes no task. OpenSSL never
+accesses the socket: it gets at most CHUNK_BYTES at a time, because it processes everything
+available before it returns, and messages without data, such as key updates, could go on forever.
 """
 
 from __future__ import annotations
@@ -24,24 +24,25 @@ if TYPE_CHECKING:
     from exec_server.transports.stream import StreamOwner
 
 CHUNK_BYTES: Final = 32 * 1024
-"""Most that is decrypted or encrypted at once: two full records."""
+"""Maximum number of bytes encrypted or decrypted at a time: two full records."""
 
 MAX_WAITING_HANDSHAKES: Final = 16
-"""Handshake steps that may wait for the processor before no more connections are accepted. Those
-that wait in the kernel cost nothing, and none of them is dropped for others that come later."""
+"""Handshake steps that may be queued before no more connections are accepted. Connections that wait
+in the kernel cost nothing, and none of them is dropped in favor of later ones."""
 
 _cipher_buffer: Final = memoryview(bytearray(CHUNK_BYTES))
 
 
 def server_context(certificate: str, key: str) -> ssl.SSLContext:
-    """Return a server's context: TLS 1.2 or later with this certificate.
+    """Return the context of a server: TLS 1.2 or later with this certificate.
 
-    Both are paths of PEM files; the certificate's may hold its whole chain. Raises UsageError.
+    Both arguments are paths of PEM files; that of the certificate may contain its chain. Raises
+    UsageError.
     """
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.minimum_version = ssl.TLSVersion.TLSv1_2
     context.options |= ssl.OP_NO_RENEGOTIATION
-    # Connections last, so resumption gains nothing; tickets would be sent to every stranger.
+    # Connections are long, so resumption gains nothing, and tickets would be sent to everyone.
     context.num_tickets = 0
     context.set_alpn_protocols(["http/1.1"])
     for path in (certificate, key):
@@ -51,7 +52,7 @@ def server_context(certificate: str, key: str) -> ssl.SSLContext:
         except OSError as error:
             raise UsageError(f"failed to read {path}: {error.strerror}") from None
     try:
-        # An empty password: without one, OpenSSL asks the terminal for that of an encrypted key.
+        # Without a password, OpenSSL would prompt on the terminal for that of an encrypted key.
         context.load_cert_chain(certificate, key, password="")
     except (ssl.SSLError, ValueError) as error:
         reason = getattr(error, "reason", None) or error
@@ -62,10 +63,10 @@ def server_context(certificate: str, key: str) -> ssl.SSLContext:
 
 
 class HandshakeQueue:
-    """Takes the steps of all handshakes one after the other, one in each turn of the event loop.
+    """Runs the steps of all handshakes one by one, each in a turn of the event loop.
 
-    A step costs a signature, about a millisecond, so many at once would hold up the connections
-    that are established.
+    A step computes a signature, which takes about a millisecond, so many steps in one turn would
+    delay the established connections.
     """
 
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
@@ -79,11 +80,11 @@ class HandshakeQueue:
         return len(self._steps) >= MAX_WAITING_HANDSHAKES
 
     def when_drained(self, callback: Callable[[], None]) -> None:
-        """Call back once when no step waits any more."""
+        """Call ``callback`` once when no step is queued any more."""
         self._when_drained = callback
 
     def submit(self, step: Callable[[], None]) -> None:
-        """Have a step taken when those before it are."""
+        """Run a step after those that were submitted before."""
         if not self._steps:
             self._loop.call_soon(self._take_next)
         self._steps.append(step)
@@ -116,10 +117,10 @@ class TlsListener:
 
 
 class TlsStream(ByteStream):
-    """The server's side of TLS over an accepted socket.
+    """The server side of TLS over an accepted socket.
 
-    ``start_reading`` begins the handshake, and the owner gets data once it is done. A peer that
-    breaks TLS, or is not able to agree on it, is lost.
+    ``start_reading`` begins the handshake, and the owner gets data once it is done. The stream is
+    lost if the peer violates TLS or the handshake fails.
     """
 
     def __init__(
@@ -135,18 +136,18 @@ class TlsStream(ByteStream):
         self._listener = listener
         self._incoming = ssl.MemoryBIO()
         self._outgoing = ssl.MemoryBIO()
-        # Made when the peer has sent something: until then it costs next to nothing.
+        # Created when the peer has sent something; until then a connection costs almost nothing.
         self._tls: ssl.SSLObject | None = None
         self._is_secure = False
         self._has_ended = False
-        # Encrypted and not yet written, and how many bytes of the queued pieces it stands for.
+        # Ciphertext that is not yet written, and the number of queued bytes that it represents.
         self._encrypted = memoryview(b"")
-        self._stands_for = 0
+        self._represented_bytes = 0
 
     # The handshake
 
     def start_reading(self) -> None:
-        """Begin the handshake; after it, deliver, or go on delivering, what the peer sends."""
+        """Begin the handshake; after it, deliver what the peer sends, or continue."""
         if self._lost:
             return
         if self._is_secure:
@@ -165,7 +166,7 @@ class TlsStream(ByteStream):
         self._loop.remove_writer(self._fd)
 
     def _take_step(self) -> None:
-        """Go on with the handshake as far as what the peer has sent allows."""
+        """Continue the handshake as far as the received data allows."""
         if self._lost:
             return
         try:
@@ -178,13 +179,13 @@ class TlsStream(ByteStream):
                 self._loop.add_writer(self._fd, self._await_turn)
             else:
                 self._loop.add_reader(self._fd, self._await_turn)
-        except OSError:  # among them all that TLS raises
+        except OSError:  # the base class of all TLS errors
             self._lose()
         else:
             self.start_reading()
 
     def _shake_hands(self) -> None:
-        """Take what the peer sent and answer it. Raises OSError if that ends the handshake."""
+        """Process what the peer sent and respond. Raises OSError if the handshake fails."""
         self._take_ciphertext()
         if self._tls is None:
             self._tls = self._listener.context.wrap_bio(
@@ -196,13 +197,13 @@ class TlsStream(ByteStream):
         except ssl.SSLWantReadError:
             pass
         finally:
-            self._push()  # also the alert that says why it failed
+            self._push()  # also the alert with the reason for a failure
 
     def detach(self) -> None:
-        """Stop all reading and writing; see ByteStream."""
+        """Stop reading and writing; see ByteStream."""
         if not self._lost:
             self._stop_waiting()
-            # At once, and not when the garbage collector finds the connection: tens of kilobytes.
+            # Frees tens of kilobytes now, instead of when the garbage collector runs.
             self._tls = None
             self._incoming = self._outgoing = ssl.MemoryBIO()
             self._encrypted = memoryview(b"")
@@ -211,7 +212,7 @@ class TlsStream(ByteStream):
     # Reading
 
     def _take_ciphertext(self) -> None:
-        """Read from the socket once. Raises BlockingIOError if there is nothing."""
+        """Read from the socket once. Raises BlockingIOError if there is no data."""
         count = os.readv(self._fd, (_cipher_buffer,))
         if count:
             self._incoming.write(_cipher_buffer[:count])
@@ -239,7 +240,7 @@ class TlsStream(ByteStream):
         return count
 
     def _decrypt(self, buffer: memoryview) -> int:
-        """Decrypt all that can be; the buffer is larger than any ciphertext taken at once."""
+        """Decrypt everything available; the buffer is larger than the ciphertext of one read."""
         tls = self._tls
         assert tls is not None
         count = 0
@@ -250,49 +251,49 @@ class TlsStream(ByteStream):
             return count
         except (ssl.SSLEOFError, ssl.SSLZeroReturnError):
             pass
-        # The peer said that it sends no more, or just went; frames tell what is complete.
+        # The end, with or without a close alert; the framing shows whether a message is complete.
         self._has_ended = True
         return count
 
     # Writing
 
     def _write(self, pieces: deque[bytes | memoryview]) -> int:
-        if not self._stands_for:
+        if not self._represented_bytes:
             assert self._tls is not None
             data = _beginning(pieces)
             self._tls.write(data)
-            self._stands_for = len(data)
+            self._represented_bytes = len(data)
         self._push()
-        written, self._stands_for = self._stands_for, 0
+        written, self._represented_bytes = self._represented_bytes, 0
         return written
 
     def _push(self) -> None:
-        """Write all that is encrypted. Raises BlockingIOError if the socket does not take it."""
+        """Write all ciphertext. Raises BlockingIOError if the socket does not accept all of it."""
         if self._outgoing.pending:
             self._encrypted = memoryview(bytes(self._encrypted) + self._outgoing.read())
         while self._encrypted:
             self._encrypted = self._encrypted[os.write(self._fd, self._encrypted) :]
 
     def _send_alerts(self) -> None:
-        """Send what OpenSSL has to say of its own accord; a peer that does not read it is lost."""
+        """Send messages of OpenSSL itself; the stream is lost if the peer does not read them."""
         try:
             self._push()
         except BlockingIOError:
-            if not self._stands_for or len(self._encrypted) > 2 * CHUNK_BYTES:
+            if not self._represented_bytes or len(self._encrypted) > 2 * CHUNK_BYTES:
                 raise ConnectionAbortedError from None
 
     def send_goodbye(self) -> None:
-        """Tell the peer that no more comes, which keeps others from cutting the stream short."""
+        """Send the close alert, by which the peer can tell the end from a truncation."""
         if self._tls is None or not self._is_secure:
             return
-        with contextlib.suppress(OSError):  # that its half of it has not come, above all
+        with contextlib.suppress(OSError):  # mostly because the peer's close alert is missing
             self._tls.unwrap()
         with contextlib.suppress(OSError):
             self._push()
 
 
 def _beginning(pieces: deque[bytes | memoryview]) -> bytes | memoryview:
-    """Return the first bytes of the pieces, as many as are encrypted at once."""
+    """Return the first CHUNK_BYTES of the pieces, or all of them."""
     if len(pieces) == 1 or len(pieces[0]) >= CHUNK_BYTES:
         return memoryview(pieces[0])[:CHUNK_BYTES]
     size, taken = 0, []

@@ -6,7 +6,7 @@ import codecs
 
 
 def first_invalid_byte(data: bytes) -> int | None:
-    """Return the position of the first byte of a short text that is no UTF-8; None if all are."""
+    """Return the position of the first byte that is not UTF-8 in a short text, or None."""
     if not data.isascii():
         try:
             data.decode()
@@ -16,7 +16,7 @@ def first_invalid_byte(data: bytes) -> int | None:
 
 
 class InvalidUtf8(ValueError):
-    """The text is not UTF-8; ``position`` is the offset of the first byte that shows it."""
+    """A text is not UTF-8; ``position`` is the offset of the first invalid byte."""
 
     def __init__(self, position: int) -> None:
         super().__init__(f"invalid UTF-8 at byte {position}")
@@ -24,7 +24,7 @@ class InvalidUtf8(ValueError):
 
 
 class Utf8Check:
-    """Follows one text from its first byte to its last."""
+    """Incremental check of one text."""
 
     def __init__(self) -> None:
         self._decoder = codecs.getincrementaldecoder("utf-8")()
@@ -32,7 +32,7 @@ class Utf8Check:
         self._cut = 0
 
     def feed(self, piece: bytes, *, is_last: bool) -> None:
-        """Check the next bytes, which may end within a character. Raises InvalidUtf8."""
+        """Check the next bytes; a piece may end within a character. Raises InvalidUtf8."""
         if self._cut or not piece.isascii():
             try:
                 self._decoder.decode(piece, is_last)

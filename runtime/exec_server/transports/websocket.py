@@ -1,7 +1,7 @@
-"""The WebSocket transport of the server: an accepted socket, from its HTTP head to its end.
+"""The WebSocket transport of the server: one accepted socket, from its HTTP request to its end.
 
-Server frames are not masked: they are written as a header before the message's own pieces, which
-are never copied.
+Frames of a server are not masked, so the pieces of a message are written behind a header without
+being copied.
 """
 
 from __future__ import annotations
@@ -32,16 +32,16 @@ if TYPE_CHECKING:
     from exec_server.transports.endpoint import OpenStream
 
 PING_SECONDS: Final = 30.0
-"""An idle connection gets an empty ping this often, which keeps middleboxes from forgetting it."""
+"""Interval of empty pings on an idle connection, which keep middleboxes from dropping it."""
 
 CLOCK_CHECK_SECONDS: Final = 30.0
-"""Interval at which the expiry of credentials is compared with the wall clock, which may jump."""
+"""Interval at which expiring credentials are checked against the wall clock, which may jump."""
 
 UNAUTHORIZED: Final = 3000
-"""Close code of a connection whose credentials have expired (IANA: Unauthorized)."""
+"""Close code for expired credentials (IANA: Unauthorized)."""
 
 EXPIRED: Final = "expired websocket jwt"
-"""Its reason: the text with which such credentials are refused."""
+"""Close reason for expired credentials; also the text with which a handshake is refused."""
 
 _JOIN_BELOW: Final = 4096
 """Size below which copying a message behind its header costs less than a piece of its own."""
@@ -50,12 +50,12 @@ _CHECKED_REQUEST: Final = (
     b"GET / HTTP/1.1\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n"
     b"Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: %b\r\n\r\n"
 )
-"""A request for the WebSocket core, which has a parser and limits of its own: with this in place of
-what the client sent, nothing is judged twice, and by two standards."""
+"""Request given to the WebSocket core in place of the client's. The core has a parser and limits of
+its own, and so the client's request is not checked a second time by other rules."""
 
 
 def frame_header(length: int) -> bytes:
-    """The header of an unmasked, unfragmented text frame."""
+    """Return the header of an unmasked, unfragmented text frame."""
     if length < 126:
         return bytes((TEXT_FINAL, length))
     if length < 65536:
@@ -111,7 +111,7 @@ class WebSocketTransport(WebSocketEndpoint):
         self._set_timer(policy.handshake_seconds, self._abort)
         self._stream.start_reading()
 
-    # Channel: what the connection sends
+    # Channel
 
     @property
     def sent_bytes(self) -> int:
@@ -132,7 +132,7 @@ class WebSocketTransport(WebSocketEndpoint):
             self._stream.queue_reply((header, *pieces))
 
     def send_streamed_reply(self, message: StreamedMessage) -> None:
-        """Queue one message made while it is sent; see Channel."""
+        """Queue one message that is produced while it is sent; see Channel."""
         self._stream.queue_streamed_reply(frame_header(message.length), message)
 
     def send_notification(self, pieces: Sequence[bytes]) -> None:
@@ -152,7 +152,7 @@ class WebSocketTransport(WebSocketEndpoint):
         self._close(CloseCode.POLICY_VIOLATION if violation else CloseCode.GOING_AWAY, reason)
 
     def abort(self) -> None:
-        """Drop the peer at once."""
+        """Drop the connection immediately."""
         self._abort()
 
     # The HTTP head
@@ -194,7 +194,7 @@ class WebSocketTransport(WebSocketEndpoint):
         self._stream.notify_when_empty()
 
     def _check_expiry(self) -> None:
-        """Close the connection once its credentials have expired; its session can be resumed."""
+        """Close the connection when its credentials have expired; its session can be resumed."""
         if self._expires_at is None:
             return
         left = self._expires_at - time.time()

@@ -1,4 +1,4 @@
-"""The draft: v2 with resizing, closing of inputs, waiting, snapshots and gentle ends."""
+"""Handlers of the draft: v2 with resize, closeStdin, wait, snapshot and graceful termination."""
 
 from exec_server.revisions.draft.revision import Draft
 

@@ -1,4 +1,4 @@
-"""environment/* of the draft: what it adds to v2, and the server's limits."""
+"""Handlers of environment/* in the draft, which adds the limits of the server to v2."""
 
 from __future__ import annotations
 
@@ -29,11 +29,11 @@ _ADDED: Final = {
     "process_terminate_mode": True,
     "process_wait": True,
 }
-"""What clients may count on beside what v2 promises them."""
+"""Capabilities in addition to those of v2."""
 
 
 def describe_environment(settings: Settings) -> EnvironmentInfoResult:
-    """The answer to environment/info, sent along with initialize too."""
+    """Return the result of environment/info, which is also part of that of initialize."""
     limits = ServerLimits(
         max_processes=settings.max_processes,
         retained_bytes=settings.retained_bytes,
@@ -47,11 +47,11 @@ def describe_environment(settings: Settings) -> EnvironmentInfoResult:
 
 
 class EnvironmentDraft(v2.EnvironmentV2):
-    """environment/*."""
+    """Handlers of environment/*."""
 
     def __init__(self, connection: ConnectionContext) -> None:
         self._connection = connection
 
     async def info(self, params: EnvironmentInfoParams) -> EnvironmentInfoResult:
-        """What commands are best written for, where things are, what can be asked for."""
+        """Describe the shell, the paths, the capabilities and the limits."""
         return describe_environment(self._connection.settings)

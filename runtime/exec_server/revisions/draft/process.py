@@ -1,4 +1,4 @@
-"""process/* of the draft: v2's, and the rest of a process API."""
+"""Handlers of process/* in the draft: those of v2, and the rest of a process API."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ REVISION: Final = "draft"
 
 
 class ProcessDraft(ProcessesV2):
-    """process/*."""
+    """Handlers of process/*."""
 
     async def start(self, params: ProcessStartParams) -> ProcessStartResult:
         """Start a process; its notifications follow the response."""
@@ -79,17 +79,17 @@ class ProcessDraft(ProcessesV2):
         return jsonrpc.notification("process/started", started)
 
     async def resize(self, params: ProcessResizeParams) -> ProcessResizeResult:
-        """Give the terminal another size."""
+        """Change the size of the terminal."""
         self._known(params.process_id).resize(params.rows, params.cols)
         return ProcessResizeResult()
 
     async def close_stdin(self, params: ProcessCloseStdinParams) -> ProcessCloseStdinResult:
-        """End the input behind what was written."""
+        """Close the input behind what was written."""
         self._known(params.process_id).close_stdin()
         return ProcessCloseStdinResult()
 
     async def wait(self, params: ProcessWaitParams) -> ProcessWaitResult:
-        """The state of the process once it has ended, or when time is up."""
+        """Return the state of the process when it has ended, or after the timeout."""
         process = self._known(params.process_id)
         await process.wait(params.until, params.timeout_ms)
         return ProcessWaitResult(
@@ -97,7 +97,7 @@ class ProcessDraft(ProcessesV2):
         )
 
     async def snapshot(self, params: ProcessSnapshotParams) -> ProcessSnapshotResult:
-        """Beginning and end of the output, and the state."""
+        """Return the beginning and the end of the output, and the state."""
         process = self._known(params.process_id)
         taken = process.snapshot()
         streams = taken.streams
@@ -113,7 +113,7 @@ class ProcessDraft(ProcessesV2):
         )
 
     async def list(self, params: ProcessListParams) -> ProcessListResult:
-        """Every process that can be read, oldest first."""
+        """Return all processes that can be read, oldest first."""
         return ProcessListResult(
             processes=[
                 ListedProcess(
@@ -131,7 +131,7 @@ class ProcessDraft(ProcessesV2):
         )
 
     async def terminate(self, params: ProcessTerminateParams) -> ProcessTerminateResult:
-        """Kill the process group, or let it end itself first."""
+        """Kill the process group, or terminate it gracefully."""
         process = self._find(params.process_id)
         if process is None:
             is_ending = False

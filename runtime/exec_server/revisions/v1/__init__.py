@@ -1,4 +1,4 @@
-"""Revision v1 (codex 0.121 to 0.139): native absolute paths, exit code -1 or 1 for a signal."""
+"""Handlers of revision v1 (codex 0.121 to 0.139), which has native absolute paths."""
 
 from exec_server.revisions.v1.revision import V1
 

@@ -1,4 +1,4 @@
-"""fs/* of v1: paths are native and absolute."""
+"""Handlers of fs/* in v1: paths are native and absolute."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ R = TypeVar("R")
 
 
 class FilesystemV1:
-    """fs/*."""
+    """Handlers of fs/*."""
 
     def __init__(self, connection: ConnectionContext) -> None:
         self._connection = connection
@@ -54,13 +54,13 @@ class FilesystemV1:
     async def _run(self, operation: Operation[R], sandbox: Mapping[str, Any] | None) -> R:
         if sandbox is None:
             return await self._access.run(operation, None)
-        # Loads the shapes of permissions, which few clients send.
+        # Imports the models of permissions, which few clients send.
         from exec_server.revisions.sandbox import policy_of  # noqa: PLC0415
 
         return await self._access.run(operation, policy_of(sandbox))
 
     async def read_file(self, params: FsReadFileParams) -> FsReadFileResult:
-        """A whole file; a large one is read while it is sent."""
+        """Return a whole file; a large one is read while it is sent."""
         opening = requests.OpenForRead(to_native(params.path), False)
         source = source_of(await self._run(opening, params.sandbox))
         return FsReadFileResult(data_base64=await read_content(self._connection, source))
@@ -76,13 +76,13 @@ class FilesystemV1:
         return FsWriteFileResult()
 
     async def create_directory(self, params: FsCreateDirectoryParams) -> FsCreateDirectoryResult:
-        """Make a directory, by default with its parents."""
+        """Create a directory, by default with its parents."""
         making = requests.CreateDirectory(to_native(params.path), params.recursive is not False)
         await self._run(making, params.sandbox)
         return FsCreateDirectoryResult()
 
     async def get_metadata(self, params: FsGetMetadataParams) -> FsGetMetadataResult:
-        """Kind and times."""
+        """Return the kind and the times of a file."""
         found = await self._run(requests.GetMetadata(to_native(params.path)), params.sandbox)
         return FsGetMetadataResult(
             is_directory=found.is_directory,
@@ -93,7 +93,7 @@ class FilesystemV1:
         )
 
     async def read_directory(self, params: FsReadDirectoryParams) -> FsReadDirectoryResult:
-        """The entries of a directory."""
+        """Return the entries of a directory."""
         listing = requests.ReadDirectory(to_native(params.path))
         found = await self._run(listing, params.sandbox)
         return FsReadDirectoryResult(entries=await in_turns(_entries, found))

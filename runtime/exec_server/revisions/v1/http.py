@@ -1,4 +1,4 @@
-"""http/request of v1: redirects are followed, header values are sent as given."""
+"""Handler of http/request in v1: redirects are followed, header values are sent as given."""
 
 from __future__ import annotations
 
@@ -20,13 +20,13 @@ if TYPE_CHECKING:
 
 
 class HttpV1:
-    """http/request."""
+    """Handler of http/request."""
 
     def __init__(self, connection: ConnectionContext) -> None:
         self._requests = HttpRequests(connection, _result, HttpRequestBodyDeltaParams)
 
     async def request(self, params: HttpRequestParams) -> HttpRequestResult:
-        """Make a request; the body comes with the answer or as notifications after it."""
+        """Make a request; the body is in the result, or follows it in notifications."""
         request = HttpRequest(
             method=params.method,
             url=params.url,
@@ -38,12 +38,12 @@ class HttpV1:
         return await self._requests.answer(request, stream_as)
 
     async def aclose(self) -> None:
-        """Drop the requests that are under way."""
+        """Cancel pending requests."""
         await self._requests.aclose()
 
 
 def _result(status: int, headers: Sequence[tuple[str, str]], body: bytes) -> HttpRequestResult:
-    """The answer to http/request."""
+    """Return the result of http/request."""
     return HttpRequestResult(
         status=status,
         headers=[HttpHeader(name=name, value=value) for name, value in headers],

@@ -1,4 +1,4 @@
-"""process/* of v1: writes have no names, a signal shows as exit code -1 or 1."""
+"""Handlers of process/* in v1: writes have no ids, signals appear as exit code -1 or 1."""
 
 from __future__ import annotations
 
@@ -34,14 +34,14 @@ if TYPE_CHECKING:
 
 
 class V1NotificationEncoder(NumberedEvents):
-    """Process events in v1's shapes."""
+    """Encoder of v1."""
 
     revision = "v1"
     output_params = ProcessOutputParams
     closed_params = ProcessClosedParams
 
     def exited(self, process: Process[object], seq: int, status: ExitStatus) -> bytes:
-        """process/exited."""
+        """Encode process/exited."""
         params = ProcessExitedParams(
             process_id=process.id, seq=seq, exit_code=exit_code_without_signals(process, status)
         )
@@ -52,7 +52,7 @@ _ENCODER: Final = V1NotificationEncoder()
 
 
 class ProcessV1:
-    """process/*."""
+    """Handlers of process/*."""
 
     def __init__(self, connection: ConnectionContext) -> None:
         self._connection = connection
@@ -64,7 +64,7 @@ class ProcessV1:
         return process
 
     async def start(self, params: ProcessStartParams) -> ProcessStartResult:
-        """Start a process; its notifications follow this answer."""
+        """Start a process; its notifications follow the response."""
         spec = SpawnSpec(
             argv=params.argv,
             cwd=params.cwd,
@@ -77,7 +77,7 @@ class ProcessV1:
         return ProcessStartResult(process_id=params.process_id)
 
     async def read(self, params: ProcessReadParams) -> ProcessReadResult:
-        """Retained output, now or when there is some."""
+        """Return retained output, waiting for some if there is none."""
         process = self._find(params.process_id)
         view = await process.read_wait(
             params.after_seq or 0,
@@ -100,7 +100,7 @@ class ProcessV1:
         )
 
     async def write(self, params: ProcessWriteParams) -> ProcessWriteResult:
-        """Queue bytes for the standard input."""
+        """Queue input for the process."""
         process = self._connection.session.processes.get(params.process_id)
         if process is None:
             return ProcessWriteResult(status="unknownProcess")

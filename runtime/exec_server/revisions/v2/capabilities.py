@@ -1,4 +1,4 @@
-"""Discovery of skills and plugins: below given directories, and where a user has them."""
+"""Handlers of the discovery of skills and plugins, below given roots and of the user."""
 
 from __future__ import annotations
 
@@ -34,17 +34,17 @@ if TYPE_CHECKING:
 
 
 class CapabilitiesV2:
-    """capabilityRoots/* and capabilities/*."""
+    """Handlers of capabilityRoots/* and capabilities/*."""
 
     def __init__(self) -> None:
         self._turn = asyncio.Lock()
-        """One request of a connection at a time: each can be much work."""
+        """Lock that admits one request of a connection at a time, as each may take long."""
 
     async def discover_v1(
         self, params: CapabilityRootsDiscoverV1Params
     ) -> CapabilityRootsDiscoverV1Result:
-        """What is below some directories; what is wrong with one is said in its result."""
-        # Loads what only a client of codex's own kind asks for.
+        """Discover what is below some roots; errors of a root are in its result."""
+        # Imports what only codex itself needs.
         from exec_server.engine.discovery.capability_roots import (  # noqa: PLC0415
             MAX_RESPONSE_BYTES,
             CapabilityRoot,
@@ -71,7 +71,7 @@ class CapabilitiesV2:
     async def discover_v2(
         self, params: CapabilitiesDiscoverV2Params
     ) -> CapabilitiesDiscoverV2Result:
-        """What the user of this machine has; the working directory does not count."""
+        """Discover the plugins and skills of the user, whatever the working directory."""
         from exec_server.engine.discovery.capabilities import discover_capabilities  # noqa: PLC0415
 
         path_uri.parse(params.cwd)

@@ -1,4 +1,4 @@
-"""environmentConfig/read."""
+"""Handler of environmentConfig/read."""
 
 from __future__ import annotations
 
@@ -16,15 +16,15 @@ if TYPE_CHECKING:
 
 
 class ConfigV2:
-    """environmentConfig/*."""
+    """Handlers of environmentConfig/*."""
 
     def __init__(self) -> None:
         self._turn = asyncio.Lock()
-        """One request of a connection at a time: each can be much work."""
+        """Lock that admits one request of a connection at a time, as each may take long."""
 
     async def read(self, params: EnvironmentConfigReadParams) -> EnvironmentConfigReadResult:
-        """What the configuration files of this machine say of some settings."""
-        # Loads TOML readers and writers, which only a client of codex's own kind asks for.
+        """Read some settings from the configuration files of this machine."""
+        # Imports a TOML parser, which only codex itself needs.
         from exec_server.engine.discovery.config_layers import (  # noqa: PLC0415
             read_environment_config,
         )

@@ -1,4 +1,4 @@
-"""environment/* of v2: the machine, and what this server can do."""
+"""Handlers of environment/* in v2: the machine, and the capabilities of the server."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ CAPABILITIES: Final = EnvironmentCapabilities(
     fs_watch_missing=True,
     http_header_env_vars=True,
 )
-"""What clients may count on; what is not named here is absent and so false."""
+"""Capabilities of the server; those not named here are absent and therefore false."""
 
 CAPABILITIES_WITH_SANDBOX: Final = replace(
     CAPABILITIES,
@@ -35,11 +35,11 @@ CAPABILITIES_WITH_SANDBOX: Final = replace(
     linux_root_write_preserves_devices=True,
     sandboxed_file_streaming=True,
 )
-"""The same where something can be confined."""
+"""Capabilities of a server that can sandbox processes."""
 
 
 def describe_environment() -> EnvironmentInfoResult:
-    """The answer to environment/info, sent along with initialize too."""
+    """Return the result of environment/info, which is also part of that of initialize."""
     info = environment_info()
     return EnvironmentInfoResult(
         shell=Shell(name=info.shell.name, path=info.shell.path),
@@ -55,12 +55,12 @@ def describe_environment() -> EnvironmentInfoResult:
 
 
 class EnvironmentV2:
-    """environment/*."""
+    """Handlers of environment/*."""
 
     async def info(self, params: EnvironmentInfoParams) -> EnvironmentInfoResult:
-        """What commands are best written for, where things are, what can be asked for."""
+        """Describe the shell, the paths and the capabilities of this environment."""
         return describe_environment()
 
     async def status(self, params: EnvironmentStatusParams) -> EnvironmentStatusResult:
-        """Commands can be run as soon as there is an answer."""
+        """Return ``ready``: a server that responds can run commands."""
         return EnvironmentStatusResult(status="ready")

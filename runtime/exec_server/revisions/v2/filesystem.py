@@ -1,4 +1,4 @@
-"""fs/* of v2: paths are file URIs, files can be opened and read and written in blocks."""
+"""Handlers of fs/* in v2: paths are file URIs, and files can be read and written in blocks."""
 
 from __future__ import annotations
 
@@ -63,7 +63,7 @@ R = TypeVar("R")
 
 
 class FilesystemV2:
-    """fs/*."""
+    """Handlers of fs/*."""
 
     def __init__(self, connection: ConnectionContext) -> None:
         self._connection = connection
@@ -76,7 +76,7 @@ class FilesystemV2:
         return await self._access.run(operation, policy)
 
     async def read_file(self, params: FsReadFileParams) -> FsReadFileResult:
-        """A whole regular file; a large one is read while it is sent."""
+        """Return a whole regular file; a large one is read while it is sent."""
         follow = params.follow_symlinks is not False
         opening = requests.OpenForRead(_native(params.path), True, follow)
         source = source_of(await self._run(opening, params.sandbox))
@@ -94,7 +94,7 @@ class FilesystemV2:
         return FsWriteFileResult()
 
     async def create_directory(self, params: FsCreateDirectoryParams) -> FsCreateDirectoryResult:
-        """Make a directory, by default with its parents."""
+        """Create a directory, by default with its parents."""
         making = requests.CreateDirectory(
             _native(params.path),
             params.recursive is not False,
@@ -104,7 +104,7 @@ class FilesystemV2:
         return FsCreateDirectoryResult()
 
     async def get_metadata(self, params: FsGetMetadataParams) -> FsGetMetadataResult:
-        """Kind, size and times."""
+        """Return the kind, the size and the times of a file."""
         follow = params.follow_symlinks is not False
         looking = requests.GetMetadata(_native(params.path), follow)
         found = await self._run(looking, params.sandbox)
@@ -118,7 +118,7 @@ class FilesystemV2:
         )
 
     async def read_directory(self, params: FsReadDirectoryParams) -> FsReadDirectoryResult:
-        """The entries of a directory."""
+        """Return the entries of a directory."""
         listing = requests.ReadDirectory(_native(params.path))
         found = await self._run(listing, params.sandbox)
         return FsReadDirectoryResult(entries=await in_turns(_entries, found))
@@ -146,35 +146,35 @@ class FilesystemV2:
         return FsCopyResult()
 
     async def canonicalize(self, params: FsCanonicalizeParams) -> FsCanonicalizeResult:
-        """The path without symbolic links."""
+        """Return the path without symbolic links."""
         resolving = requests.Canonicalize(_native(params.path))
         path = from_native(await self._run(resolving, params.sandbox))
         return FsCanonicalizeResult(path=path_uri.format(path))
 
     async def open(self, params: FsOpenParams) -> FsOpenResult:
-        """Hold a file open under a name."""
+        """Open a file under a handle id."""
         self._handles.check_free(params.handle_id)
         opening = requests.OpenRegular(_native(params.path), params.mode)
         self._handles.adopt(params.handle_id, await self._run(opening, params.sandbox))
         return FsOpenResult(handle_id=params.handle_id)
 
     async def read_block(self, params: FsReadBlockParams) -> FsReadBlockResult:
-        """A part of an open file."""
+        """Read a block of an open file."""
         block = self._handles.read_block(params.handle_id, params.offset, params.len)
         return FsReadBlockResult(chunk=block.data, eof=block.eof)
 
     async def write_block(self, params: FsWriteBlockParams) -> FsWriteBlockResult:
-        """Write a part of an open file."""
+        """Write a block of an open file."""
         self._handles.write_block(params.handle_id, params.offset, params.chunk)
         return FsWriteBlockResult()
 
     async def close(self, params: FsCloseParams) -> FsCloseResult:
-        """Let go of an open file."""
+        """Close an open file."""
         self._handles.close(params.handle_id)
         return FsCloseResult()
 
     async def walk(self, params: FsWalkParams) -> FsWalkResult:
-        """The files and directories of a tree."""
+        """Return the files and directories of a tree."""
         options = params.options
         walking = requests.Walk(
             _native(params.path),
@@ -197,27 +197,27 @@ class FilesystemV2:
         )
 
     async def watch_missing(self, params: FsWatchMissingParams) -> FsWatchMissingResult:
-        """Tell once when one of some missing paths appears."""
+        """Notify once when one of some missing paths appears."""
         if self._watch is None:
-            # Loads an inotify library, which only a client of codex's own kind asks for.
+            # Imports an inotify library, which only codex itself needs.
             from exec_server.engine.files.missing_watch import MissingWatch  # noqa: PLC0415
 
-            self._watch = MissingWatch(self._tell_changed)
+            self._watch = MissingWatch(self._notify_changed)
         try:
             missing = [path_uri.parse(uri) for uri in params.missing]
             present = None if params.present is None else path_uri.parse(params.present)
         except InvalidRequest:
-            # A path of another system cannot be watched, which ends the watch before as well.
+            # A path of another system cannot be watched, but still replaces the previous watch.
             missing, present = [], None
         watching = self._watch.watch(params.watch_id, missing, present)
         return FsWatchMissingResult(watching=watching)
 
-    def _tell_changed(self, watch_id: int) -> None:
+    def _notify_changed(self, watch_id: int) -> None:
         params = FsMissingChangedParams(watch_id=watch_id)
         self._connection.notify((jsonrpc.notification("fs/missingChanged", params),))
 
     async def aclose(self) -> None:
-        """Let go of every file and of the watch."""
+        """Close all files and the watch."""
         await self._access.aclose()
         await self._handles.aclose()
         if self._watch is not None:

@@ -1,4 +1,4 @@
-"""http/request of v2: redirects can be left alone, header values can come from the environment."""
+"""Handler of http/request in v2, with a redirect policy and header values from the environment."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 
 class HttpV2:
-    """http/request."""
+    """Handler of http/request."""
 
     def __init__(self, connection: ConnectionContext) -> None:
         self._requests = HttpRequests(
@@ -29,7 +29,7 @@ class HttpV2:
         )
 
     async def request(self, params: HttpRequestParams) -> HttpRequestResult:
-        """Make a request; the body comes with the answer or as notifications after it."""
+        """Make a request; the body is in the result, or follows it in notifications."""
         request = HttpRequest(
             method=params.method,
             url=params.url,
@@ -42,7 +42,7 @@ class HttpV2:
         return await self._requests.answer(request, stream_as)
 
     async def aclose(self) -> None:
-        """Drop the requests that are under way."""
+        """Cancel pending requests."""
         await self._requests.aclose()
 
 
@@ -53,7 +53,7 @@ def _given(header: HttpRequestHeader) -> GivenHeader:
 
 
 def _result(status: int, headers: Sequence[tuple[str, str]], body: bytes) -> HttpRequestResult:
-    """The answer to http/request."""
+    """Return the result of http/request."""
     return HttpRequestResult(
         status=status,
         headers=[HttpHeader(name=name, value=value) for name, value in headers],

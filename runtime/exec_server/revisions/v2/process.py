@@ -1,4 +1,4 @@
-"""process/* of v2: exit codes tell signals, writes are named and done once."""
+"""Handlers of process/* in v2: exit codes show signals, writes have ids and are deduplicated."""
 
 from __future__ import annotations
 
@@ -51,22 +51,22 @@ if TYPE_CHECKING:
     from exec_server_protocol.v2.sandbox import SandboxType
 
 _LONG_NAME: Final = 64
-"""Characters of a write's name; above, it takes more memory than its digest."""
+"""Length above which the id of a write takes more memory than its digest."""
 
 _SPAWN_KINDS: Final = {errno.ENOENT: "spawnNotFound", errno.EACCES: "spawnPermissionDenied"}
 """Kinds of failed starts by errno; any other is ``spawnFailed`` (codex 0.171)."""
 
 SCOPE_ID_MAX_BYTES: Final = 256
-"""Limit of shellSnapshot.scopeId."""
+"""Maximum length of shellSnapshot.scopeId."""
 
 
 class ProcessContext(NumberedEvents):
-    """What v2 knows of one process: how to tell of it, and which writes it has had."""
+    """Encoder of v2 for one process, with the state of its writes."""
 
     __slots__ = (
         "_is_confined",
         "_looks_denied",
-        "_under_way",
+        "_pending_writes",
         "revision",
     )
 
@@ -74,14 +74,14 @@ class ProcessContext(NumberedEvents):
     closed_params = ProcessClosedParams
 
     def __init__(self, spec: SpawnSpec, revision: str = "v2") -> None:
-        """``revision``: v2, or the extension of it that started the process."""
+        """``revision`` is v2, or the extension of it that started the process."""
         self.revision = revision
-        self._under_way: dict[str, asyncio.Task[WriteStatus]] = {}
+        self._pending_writes: dict[str, asyncio.Task[WriteStatus]] = {}
         self._is_confined = spec.confinement is not None
         self._looks_denied: bool | None = None
 
     def exited(self, process: Process[object], seq: int, status: ExitStatus) -> bytes:
-        """process/exited."""
+        """Encode process/exited."""
         params = ProcessExitedParams(
             process_id=process.id,
             seq=seq,
@@ -91,7 +91,7 @@ class ProcessContext(NumberedEvents):
         return jsonrpc.notification("process/exited", params)
 
     def looks_denied(self, process: Process[object]) -> bool:
-        """Whether the process has failed, and that seems to come of its sandbox."""
+        """Return True if the process failed, apparently because of its sandbox."""
         if not self._is_confined or process.status is None:
             return False
         if self._looks_denied is None:
@@ -102,37 +102,39 @@ class ProcessContext(NumberedEvents):
     async def write_once(
         self, process: Process[object], write_id: str, data: bytes, accepted: AcceptedWrites
     ) -> WriteStatus:
-        """Queue bytes unless a write of that name was accepted before, whatever it wrote.
+        """Queue input unless a write with this id was accepted before, whatever its data.
 
-        A write that waits for room goes on when its connection is lost, because a client that had
-        no answer sends it again under the same name.
+        A write that waits for room continues if its connection is lost, because a client without a
+        response sends it again with the same id.
         """
         if (self, _short(write_id)) in accepted:
             return "accepted"
-        task = self._under_way.get(write_id)
+        task = self._pending_writes.get(write_id)
         if task is None:
             outcome = start_eagerly(process.write(data))
             if not isinstance(outcome, asyncio.Task):
-                return self._note(write_id, outcome, accepted)
-            task = self._under_way[write_id] = outcome
-            task.add_done_callback(lambda task: self._settle(write_id, task, accepted))
+                return self._remember(write_id, outcome, accepted)
+            task = self._pending_writes[write_id] = outcome
+            task.add_done_callback(lambda task: self._finish_write(write_id, task, accepted))
         return await asyncio.shield(task)
 
-    def _settle(
+    def _finish_write(
         self, write_id: str, task: asyncio.Task[WriteStatus], accepted: AcceptedWrites
     ) -> None:
-        del self._under_way[write_id]
+        del self._pending_writes[write_id]
         if not task.cancelled() and task.exception() is None:
-            self._note(write_id, task.result(), accepted)
+            self._remember(write_id, task.result(), accepted)
 
-    def _note(self, write_id: str, status: WriteStatus, accepted: AcceptedWrites) -> WriteStatus:
+    def _remember(
+        self, write_id: str, status: WriteStatus, accepted: AcceptedWrites
+    ) -> WriteStatus:
         if status == "accepted":
             accepted.add((self, _short(write_id)))
         return status
 
 
 def _short(write_id: str) -> str | bytes:
-    """What is remembered of a name: the name, or for a long one its digest."""
+    """Return the id of a write, or its digest if the id is long."""
     if len(write_id) <= _LONG_NAME:
         return write_id
     return hashlib.sha256(write_id.encode()).digest()
@@ -148,9 +150,9 @@ def _working_directory(uri: str) -> str:
 
 
 async def spawn_spec(params: ProcessStartParams, rows: int = 24, cols: int = 80) -> SpawnSpec:
-    """What a start asks for, confined if it has to be; a terminal is ``rows`` by ``cols``.
+    """Return the spec of a process to start, sandboxed if required.
 
-    Raises InvalidRequest or InvalidArgument if it cannot be done.
+    A terminal is ``rows`` by ``cols``. Raises InvalidRequest or InvalidArgument.
     """
     if params.network_proxy is not None:
         raise InvalidRequest("networkProxy: this server does not start network proxies")
@@ -198,12 +200,12 @@ def classified_failures() -> Iterator[None]:
 
 
 def sandbox_type(spec: SpawnSpec) -> SandboxType:
-    """What a process is confined with: for the released enumeration, ours is ``linuxSeccomp``."""
+    """Return the kind of sandbox; the closest released value for ours is ``linuxSeccomp``."""
     return "none" if spec.confinement is None else "linuxSeccomp"
 
 
 class ProcessesV2:
-    """process/*, as far as revisions that extend v2 have it as well."""
+    """Handlers of process/* that revisions extending v2 share."""
 
     def __init__(self, connection: ConnectionContext) -> None:
         self._connection = connection
@@ -218,7 +220,7 @@ class ProcessesV2:
         return process
 
     async def read(self, params: ProcessReadParams) -> ProcessReadResult:
-        """Retained output, now or when there is some."""
+        """Return retained output, waiting for some if there is none."""
         process = self._known(params.process_id)
         view = await process.read_wait(
             params.after_seq or 0,
@@ -244,7 +246,7 @@ class ProcessesV2:
         )
 
     async def write(self, params: ProcessWriteParams) -> ProcessWriteResult:
-        """Queue bytes for the standard input, once per name."""
+        """Queue input for the process, once per write id."""
         if not params.write_id:
             raise InvalidArgument("writeId must not be empty")
         process = self._find(params.process_id)
@@ -260,7 +262,7 @@ class ProcessesV2:
         )
 
     async def signal(self, params: ProcessSignalParams) -> ProcessSignalResult:
-        """Interrupt the process group; nothing if there is none."""
+        """Interrupt the process group, if the process exists."""
         process = self._find(params.process_id)
         if process is not None:
             process.signal(signal.SIGINT)
@@ -268,10 +270,10 @@ class ProcessesV2:
 
 
 class ProcessV2(ProcessesV2):
-    """process/*."""
+    """Handlers of process/*."""
 
     async def start(self, params: ProcessStartParams) -> ProcessStartResult:
-        """Start a process; its notifications follow this answer."""
+        """Start a process; its notifications follow the response."""
         with classified_failures():
             spec = await spawn_spec(params)
             processes = self._connection.session.processes

@@ -1,7 +1,7 @@
-"""The ``sandbox`` of a request, as a policy of the engine.
+"""Conversion of the ``sandbox`` of a request to a policy of the engine.
 
-What restricts nothing is no policy: permissions that are ``disabled`` or ``external``, and managed
-ones that leave everything open. What does restrict is enforced or refused.
+Permissions that are ``disabled`` or ``external``, and managed ones without restrictions, give no
+policy. Restrictions are enforced or refused.
 """
 
 from __future__ import annotations
@@ -35,14 +35,14 @@ if TYPE_CHECKING:
 ReadPath: TypeAlias = "Callable[[str, str], str]"
 
 _OPEN: Final = (DisabledPermissions, ExternalPermissions)
-"""Permissions that are no business of this server."""
+"""Permissions that this server does not have to enforce."""
 
 
 def policy_for_files(sandbox: Sandbox | None) -> SandboxPolicy | None:
-    """What a file operation may touch; None if nothing restricts it.
+    """Return the policy of a file operation; None if it is unrestricted.
 
-    Raises InvalidArgument for permissions that mean nothing, InvalidRequest for what cannot be
-    enforced here.
+    Raises InvalidArgument for invalid permissions, InvalidRequest for those that cannot be
+    enforced.
     """
     if sandbox is None or isinstance(sandbox.permissions, _OPEN):
         return None
@@ -53,7 +53,7 @@ def policy_for_files(sandbox: Sandbox | None) -> SandboxPolicy | None:
 
 
 def policy_for_process(sandbox: Sandbox, cwd: str, env: Mapping[str, str]) -> SandboxPolicy | None:
-    """What a process may touch that starts in ``cwd``; None if nothing restricts it.
+    """Return the policy of a process that starts in ``cwd``; None if it is unrestricted.
 
     Raises as ``policy_for_files``; the paths of other systems are malformed here.
     """
