@@ -36,8 +36,8 @@ class Settings(msgspec.Struct, frozen=True):
     max_retained_bytes: int = 128 * MEBIBYTE
     """Memory for the retained output of all processes of a session, in bytes."""
     max_detached_bytes: int = 224 * MEBIBYTE
-    """Memory of all detached sessions together. The other limits allow one as much, so that a single
-    one never ends early."""
+    """Memory of all detached sessions together. The other limits allow a single session as much,
+    so that one alone never ends early."""
     remembered_writes: int = 65_536
     """Accepted writes remembered for deduplication, per session (v2 process/write)."""
     write_queue_bytes: int = 8 * MEBIBYTE
