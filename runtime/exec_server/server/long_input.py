@@ -122,7 +122,7 @@ class LongInput:
         self._is_whole = True
 
     async def read(self) -> tuple[jsonrpc.Message, LongParams] | None:
-        """Scan what has arrived; return the message, with undecoded params, once it is whole.
+        """Scan what has arrived; return the message with undecoded params, or None if incomplete.
 
         Raises MalformedMessage, also only once it is whole, and ProtocolViolation; see ``jsonrpc``.
         """
