@@ -165,14 +165,16 @@ class MessageScan:
         """
         position = 0
         while position < len(part) and not self._is_broken:
-            if self._long is not None:
-                size = TEXT_SLICE_BYTES
-            elif self._in_text:
+            size = SLICE_BYTES
+            if self._in_text and self._long is None:
                 # The rest of a text has no structure.
                 end = part.find(b'"', position, position + TEXT_SLICE_BYTES)
-                size = TEXT_SLICE_BYTES if end < 0 else max(end - position, SLICE_BYTES)
-            else:
-                size = SLICE_BYTES
+                left = (min(len(part), position + TEXT_SLICE_BYTES) if end < 0 else end) - position
+                size = max(left, SLICE_BYTES)
+                if len(self._outline) - self._text_start + left > LONG_TEXT_BYTES:
+                    self._leave_out_text()
+            if self._long is not None:
+                size = TEXT_SLICE_BYTES
             piece = self._carry + part[position : position + size]
             carried = len(self._carry)
             # An escape is not cut in two.
@@ -202,6 +204,9 @@ class MessageScan:
         base = len(outline)
         outline += piece
         in_text = self._in_text
+        if in_text and b'"' not in piece:
+            self._check_outline()
+            return
         offset = base - 1
         is_first = True
         for segment in _without_escapes(piece).split(b'"'):
@@ -229,9 +234,14 @@ class MessageScan:
                             return
                 offset += len(segment)
         self._in_text = in_text
+        self._check_outline()
+
+    def _check_outline(self) -> None:
+        """Refuse what exceeds a limit, and leave out the text under way if it is long."""
         if self._values > self._max_values:
             self._refuse_values()
-        if in_text and len(outline) - self._text_start > LONG_TEXT_BYTES:
+        outline = self._outline
+        if self._in_text and len(outline) - self._text_start > LONG_TEXT_BYTES:
             self._leave_out_text()
         if len(outline) > self._max_json_bytes:
             raise MalformedMessage(
@@ -313,7 +323,9 @@ class MessageScan:
         if len(self._stack) != 2 or not (self._member and self._follows_colon):
             return
         self._long = self._texts[self._member.decode(errors="replace")] = LongText()
-        self._long.feed(bytes(self._outline[self._text_start :]))
+        with memoryview(self._outline) as outline:
+            begun = bytes(outline[self._text_start :])
+        self._long.feed(begun)
         del self._outline[self._text_start :]
 
     def _refuse_values(self) -> None:
