@@ -68,7 +68,7 @@ from exec_server.errors import InvalidArgument, InvalidRequest
         ("file:////%00/bad/path/L2M6L_8", "/c:/\udcff"),
     ],
 )
-def test_what_a_uri_names(uri: str, path: str) -> None:
+def test_uris_are_parsed(uri: str, path: str) -> None:
     """v2 fs/*: many ways to write it, one path."""
     assert path_uri.parse(uri) == path
 
@@ -122,7 +122,7 @@ FOREIGN = "'{}' is invalid on 'linux'"
         ("file:///%00/BAD/path/AA", FOREIGN.format("file:///%00/BAD/path/AA")),
     ],
 )
-def test_what_is_no_path_uri_at_all(uri: str, message: str) -> None:
+def test_invalid_uris_are_refused(uri: str, message: str) -> None:
     """v2 fs/*: a bad argument, in the released servers' words."""
     with pytest.raises(InvalidArgument) as caught:
         path_uri.parse(uri)
@@ -199,7 +199,7 @@ COMPONENTS = st.one_of(
 
 @given(st.lists(COMPONENTS).map(lambda components: "/" + "/".join(components)))
 def test_every_path_survives(path: str) -> None:
-    """Whatever its bytes, there and back."""
+    """For any bytes, in both directions."""
     assert path_uri.parse(path_uri.format(path)) == path
 
 
@@ -211,7 +211,7 @@ def test_every_path_survives(path: str) -> None:
     ).map("".join)
 )
 def test_the_canonical_form_names_the_same(rest: str) -> None:
-    """However the URI was written."""
+    """In any spelling of the URI."""
     try:
         path = path_uri.parse("file:///" + rest)
     except InvalidRequest:  # a drive letter came to the front

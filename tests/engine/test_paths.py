@@ -115,6 +115,6 @@ def test_a_nul_stops_a_path_on_its_way_to_the_system() -> None:
 
 
 def test_displayable_text_can_be_sent() -> None:
-    """What is not UTF-8 becomes U+FFFD, everything else stays."""
+    """Bytes that are not UTF-8 become U+FFFD."""
     assert paths.displayable("/ü") == "/ü"
     assert paths.displayable("/a\udcff\udcc3") == "/a\ufffd\ufffd"

@@ -27,7 +27,7 @@ DENIED = (-32600, "Permission denied (os error 13)")
 
 @pytest.fixture
 def client(servers: peer.Servers) -> Iterator[peer.Client]:
-    """A client of v2 that is ready."""
+    """An initialized client of v2."""
     with servers.client("ws", "v2") as client:
         client.initialize()
         yield client
@@ -35,7 +35,7 @@ def client(servers: peer.Servers) -> Iterator[peer.Client]:
 
 @pytest.fixture
 def root(tmp_path: Path) -> Path:
-    """A directory for writing, with a secret, and a new one beside it."""
+    """A writable directory with a secret, and a replacement beside it."""
     root = tmp_path / "root"
     (root / "vault").mkdir(parents=True)
     (root / ".git").mkdir()
@@ -49,7 +49,7 @@ def root(tmp_path: Path) -> Path:
 
 
 def rules(root: Path, *, access: str = "write", skip: tuple[str, ...] = ()) -> dict[str, Any]:
-    """The secrets of a directory are denied, the rest may be written, or only read."""
+    """Return a sandbox that denies the secrets of a directory, and allows access to the rest."""
     denied = [root / name for name in ("secret", "vault") if name not in skip]
     return sandbox(
         READ_ALL,
@@ -59,7 +59,7 @@ def rules(root: Path, *, access: str = "write", skip: tuple[str, ...] = ()) -> d
 
 
 class Program:
-    """A confined program that tries something as often as it is asked to."""
+    """A sandboxed program that repeats an action on request."""
 
     def __init__(self, client: peer.Client, script: str, restricted: dict[str, Any]) -> None:
         self._client = client
@@ -73,8 +73,8 @@ class Program:
         )
         assert started["sandboxType"] == "linuxSeccomp"
 
-    def says(self) -> str:
-        """What it finds now."""
+    def result(self) -> str:
+        """Return the output of the next attempt."""
         self._count += 1
         line = base64.b64encode(b"%d\n" % self._count).decode()
         write = {"processId": "program", "writeId": str(self._count), "chunk": line}
@@ -145,26 +145,26 @@ FILE_WRITES: dict[str, Callable[[peer.Client, Path], None]] = {
 
 @pytest.mark.parametrize("how", FILE_WRITES)
 @pytest.mark.parametrize("access", ["read", "write"])
-def test_a_running_program_does_not_read_what_the_server_writes(
+def test_a_running_program_cannot_read_a_denied_file_that_the_server_writes(
     client: peer.Client, root: Path, how: str, access: str
 ) -> None:
-    """The file is written in place, so the mount upon it stays."""
+    """The file is written in place, so the mount on it stays."""
     (root.parent / "way").symlink_to("root")
     program = Program(client, reading(root / "secret"), rules(root, access=access))
-    assert "Permission denied" in program.says()
+    assert "Permission denied" in program.result()
     FILE_WRITES[how](client, root)
     assert (root / "secret").read_text() == "new secret"
-    assert "Permission denied" in program.says()
+    assert "Permission denied" in program.result()
     program.end()
 
 
-def test_a_running_program_does_not_read_a_match_of_a_pattern_that_is_written(
+def test_a_running_program_cannot_read_a_match_that_the_server_writes(
     client: peer.Client, root: Path
 ) -> None:
     restricted = sandbox(READ_ALL, entry(glob(f"{root}/**/secret"), "deny"))
     program = Program(client, reading(root / "vault/secret"), restricted)
     write(client, root / "vault/secret")
-    assert "Permission denied" in program.says()
+    assert "Permission denied" in program.result()
     program.end()
 
 
@@ -186,12 +186,12 @@ CREATIONS: dict[str, Callable[[peer.Client, Path], None]] = {
 
 @pytest.mark.parametrize("how", CREATIONS)
 @pytest.mark.parametrize("removed_by", ["server", "program"])
-def test_what_was_denied_is_not_created_anew_while_a_program_runs(
+def test_a_denied_file_is_not_created_anew_while_a_program_runs(
     client: peer.Client, root: Path, how: str, removed_by: str
 ) -> None:
     script = f"{reading(root / 'secret')}; {reading(root / 'vault/secret')}"
     program = Program(client, script, rules(root))
-    program.says()
+    program.result()
     for path in (root / "secret", root / "vault"):
         if removed_by == "server":
             remove(client, path)
@@ -201,7 +201,7 @@ def test_what_was_denied_is_not_created_anew_while_a_program_runs(
             path.unlink()
     with pytest.raises(AssertionError, match="is denied to a sandboxed process"):
         CREATIONS[how](client, root)
-    assert "new secret" not in program.says()
+    assert "new secret" not in program.result()
     assert not (root / "secret").exists()
     assert not (root / "vault").exists()
     program.end()
@@ -209,27 +209,27 @@ def test_what_was_denied_is_not_created_anew_while_a_program_runs(
 
 
 @pytest.mark.parametrize("how", FILE_WRITES)
-def test_the_server_does_not_write_where_a_program_has_replaced_what_is_denied(
+def test_the_server_does_not_write_to_the_replacement_of_a_denied_file(
     client: peer.Client, root: Path, how: str
 ) -> None:
-    """The mount is gone then, and everything written could be read. The new file often has the
+    """The mount is lost, so the new contents could be read. The new file often has the
     inode of the old one."""
     (root.parent / "way").symlink_to("root")
     program = Program(client, reading(root / "secret"), rules(root))
-    program.says()
+    program.result()
     (root / "secret").unlink()
     (root / "secret").write_text("by a program")
     with pytest.raises(AssertionError, match="is denied to a sandboxed process"):
         FILE_WRITES[how](client, root)
     assert (root / "secret").read_text() == "by a program"
-    assert program.says() == "by a program"  # which no mount can prevent
+    assert program.result() == "by a program"  # which no mount can prevent
     program.end()
     FILE_WRITES[how](client, root)
     assert (root / "secret").read_text() == "new secret"
 
 
 def test_other_files_can_be_written_meanwhile(client: peer.Client, root: Path) -> None:
-    """Also by a call to which /proc is closed, so that it cannot ask for the name of a file."""
+    """Also by a call to which /proc is denied, so that it cannot look up the name of a file."""
     (root / "other").write_text("old")
     program = Program(client, reading(root / "secret"), rules(root))
     closed = sandbox(READ_ALL, entry(plain(root), "write"), entry(plain(Path("/proc")), "deny"))
@@ -242,39 +242,39 @@ def test_other_files_can_be_written_meanwhile(client: peer.Client, root: Path) -
     program.end()
 
 
-def test_what_is_denied_and_missing_is_not_created_while_a_program_runs(
+def test_a_missing_denied_file_is_not_created_while_a_program_runs(
     client: peer.Client, root: Path
 ) -> None:
     missing = root.parent / "missing"
     restricted = sandbox(READ_ALL, entry(plain(missing / "secret"), "deny"))
     program = Program(client, reading(missing / "secret"), restricted)
-    assert "No such file" in program.says()
+    assert "No such file" in program.result()
     make(client, missing)
     for create in (write, stream, make):
         with pytest.raises(AssertionError, match="is denied to a sandboxed process"):
             create(client, missing / "secret")
     write(client, missing / "other")
-    assert "No such file" in program.says()
+    assert "No such file" in program.result()
     program.end()
     write(client, missing / "secret")
 
 
 @pytest.mark.parametrize("exists", [True, False])
-def test_what_is_protected_is_not_removed_while_a_program_runs(
+def test_a_protected_path_is_not_removed_while_a_program_runs(
     client: peer.Client, root: Path, exists: bool
 ) -> None:
-    """The program could create its own then."""
+    """The program could then create it anew."""
     git = root / ".git"
     if not exists:
         git.rmdir()
     program = Program(client, f"mkdir -p {git}/hooks && echo made", rules(root))
-    assert "made" not in program.says()
+    assert "made" not in program.result()
     other = rules(root.parent, access="write", skip=("secret", "vault"))
     for more in ({}, {"sandbox": other}):
         with pytest.raises(AssertionError, match="read-only for a sandboxed process"):
             remove(client, git, **more)
     write(client, git / "config")
-    assert "made" not in program.says()
+    assert "made" not in program.result()
     program.end()
     remove(client, git)
     assert not git.exists()
@@ -284,10 +284,10 @@ def test_a_whole_workspace_can_be_removed_while_a_program_runs(
     client: peer.Client, root: Path
 ) -> None:
     program = Program(client, f"mkdir -p {root}/.git && echo made", rules(root))
-    assert program.says() == "made\n"
+    assert program.result() == "made\n"
     remove(client, root)
     make(client, root)
-    assert "made" not in program.says()
+    assert "made" not in program.result()
     program.end()
 
 
@@ -301,7 +301,7 @@ def by_creation(path: Path) -> None:
 
 
 def by_another_name(path: Path) -> None:
-    """The same inode, but another entry of the directory."""
+    """Create the same inode under another directory entry."""
     other = path.with_name("other")
     os.link(path, other)
     path.unlink()
@@ -341,7 +341,7 @@ def test_a_file_call_is_denied_after_the_server_has_written_the_file(
 def test_a_file_call_is_denied_after_the_server_has_created_the_file_anew(
     client: peer.Client, root: Path, how: str
 ) -> None:
-    """Which is not refused, because a call is all that was confined."""
+    """Creation is not refused, because only a file call was sandboxed."""
     paths = root / "secret", root / "vault/secret"
     calls = [{"path": path.as_uri(), "sandbox": rules(root)} for path in paths]
     for path, call in zip(paths, calls, strict=True):
@@ -354,8 +354,10 @@ def test_a_file_call_is_denied_after_the_server_has_created_the_file_anew(
         assert "result" not in answer
 
 
-def test_a_directory_of_the_same_number_is_protected_too(client: peer.Client, root: Path) -> None:
-    """A directory that is made anew often has the inode of the old one."""
+def test_a_denied_directory_with_a_reused_inode_is_protected(
+    client: peer.Client, root: Path
+) -> None:
+    """A directory that is created anew often has the inode of the old one."""
     call = {"path": (root / ".git/config").as_uri(), "dataBase64": "", "sandbox": rules(root)}
     for _ in range(20):
         assert (
@@ -371,9 +373,9 @@ def test_a_directory_of_the_same_number_is_protected_too(client: peer.Client, ro
 def test_a_start_is_denied_after_a_program_has_replaced_the_file(
     client: peer.Client, root: Path, replace: Callable[[Path], None]
 ) -> None:
-    """While another program runs that had its own mount upon the old one."""
+    """While another program runs that had a mount on the old file."""
     old = Program(client, reading(root / "secret"), rules(root))
-    old.says()
+    old.result()
     replace(root / "secret")
     client.start("new", "sh", "-c", reading(root / "secret"), cwd="file:///", sandbox=rules(root))
     said = [event["params"] for event in client.closed("new")]

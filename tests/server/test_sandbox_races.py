@@ -1,4 +1,4 @@
-"""Sandboxes that are prepared while another program exchanges files below them."""
+"""Sandboxes that are set up while another program replaces files."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ pytestmark = needs_sandbox
 
 DATA = base64.b64encode(b"data").decode()
 
-EXCHANGING = """
+REPLACING = """
 import ctypes, sys
 exchange = ctypes.CDLL(None).renameat2
 first, second = (path.encode() for path in sys.argv[1:])
@@ -36,7 +36,7 @@ while True:
 
 @pytest.fixture
 def root(tmp_path: Path) -> Path:
-    """A directory with a part that a rule names, and a link out of it."""
+    """A directory with a subdirectory for rules, and a link to outside of it."""
     root = tmp_path / "root"
     (root / "sub/keep").mkdir(parents=True)
     (root / "sub/secret").write_text("SECRET")
@@ -61,7 +61,7 @@ def start(client: peer.Client, name: str, *argv: str, **sandbox: Any) -> None:
 def fake_bubblewrap(
     directory: Path, monkeypatch: pytest.MonkeyPatch, script: str
 ) -> Iterator[None]:
-    """Put a program before bubblewrap that changes ``options``, or anything else, first."""
+    """Install a wrapper of bubblewrap that first changes ``options`` or files."""
     program = directory / "bin/bwrap"
     program.parent.mkdir()
     real = shutil.which("bwrap")
@@ -84,7 +84,7 @@ def fake_bubblewrap(
 
 
 def ended(client: peer.Client, name: str) -> tuple[str, int]:
-    """Everything that a process wrote, and its exit code."""
+    """Return the output of a process, and its exit code."""
     events = client.closed(name)
     chunks = (e["params"]["chunk"] for e in events if e["method"] == "process/output")
     (exited,) = (e["params"] for e in events if e["method"] == "process/exited")
@@ -101,13 +101,13 @@ def ended(client: peer.Client, name: str) -> tuple[str, int]:
     ],
 )
 def test_a_directory_replaced_by_a_link_gives_no_access(root: Path, rule: Any) -> None:
-    """Neither outside nor what a rule denies, however often it is tried."""
+    """Neither to files outside nor to denied files, in many attempts."""
     free = sandbox(READ_ALL, entry(plain(root), "write"))
     ruled = sandbox(READ_ALL, entry(plain(root), "write"), rule(root))
     script = "cat sub/secret link/secret; echo x > sub/by-process; echo x > link/by-process"
     outside = root.parent / "outside"
     with client() as one:
-        exchanging = ("python3", "-c", EXCHANGING, str(root / "sub"), str(root / "link"))
+        exchanging = ("python3", "-c", REPLACING, str(root / "sub"), str(root / "link"))
         start(one, "exchanging", *exchanging, cwd=root.as_uri(), sandbox=free)
         for count in range(40):
             params = peer.start_params(
@@ -136,7 +136,7 @@ FOOLED = {
 
 
 @pytest.mark.parametrize("way", FOOLED)
-def test_a_mount_that_is_not_as_planned_is_refused(
+def test_a_mount_that_differs_from_the_plan_is_refused(
     root: Path, monkeypatch: pytest.MonkeyPatch, way: str
 ) -> None:
     path, other = str(root / "sub"), str(root / "other")
@@ -156,7 +156,7 @@ def test_a_mount_that_is_not_as_planned_is_refused(
 
 
 @pytest.mark.parametrize("denied", ["sub", "sub/secret"])
-def test_a_cover_that_is_missing_is_noticed(
+def test_a_missing_denying_mount_is_detected(
     root: Path, monkeypatch: pytest.MonkeyPatch, denied: str
 ) -> None:
     path = str(root / denied)
@@ -176,7 +176,7 @@ def test_a_cover_that_is_missing_is_noticed(
 
 
 def test_bubblewrap_creates_nothing_outside(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """It creates a missing mount point, even through a link into the old root."""
+    """It would create a missing mount point, even through a link into the old root."""
     victim, created = root / "victim", root.parent / "outside/created"
     victim.touch()
     script = (
@@ -193,8 +193,8 @@ def test_bubblewrap_creates_nothing_outside(root: Path, monkeypatch: pytest.Monk
     assert not created.exists()
 
 
-def test_mount_points_in_a_place_that_others_write_work(root: Path) -> None:
-    """With all that such a view needs besides."""
+def test_mount_points_in_a_directory_writable_for_others(root: Path) -> None:
+    """Such a view also has links and placeholders."""
     free = sandbox(READ_ALL, entry(plain(root), "write"))
     ruled = sandbox(READ_ALL, entry(plain(root), "write"), entry(plain(root / "sub/keep"), "read"))
     with client() as one:
@@ -215,8 +215,8 @@ def test_mount_points_in_a_place_that_others_write_work(root: Path) -> None:
 
 
 @pytest.mark.parametrize("form", ["rule", "pattern"])
-def test_a_link_that_an_earlier_program_planted_is_no_way_to_a_rule(root: Path, form: str) -> None:
-    """The rule would hold for what the link leads to, and not for what was there."""
+def test_a_rule_that_crosses_a_planted_link_is_refused(root: Path, form: str) -> None:
+    """The rule would apply to the link's target instead of the original file."""
     free = sandbox(READ_ALL, entry(plain(root), "write"))
     path = root / "sub/secret"
     denied = entry(plain(path) if form == "rule" else glob(f"{root}/sub/*"), "deny")
@@ -232,7 +232,7 @@ def test_a_link_that_an_earlier_program_planted_is_no_way_to_a_rule(root: Path, 
 
 @contextmanager
 def lease(path: Path) -> Iterator[None]:
-    """Nobody opens a file, except without waiting, before this ends."""
+    """Hold a lease, so that a blocking open of the file waits."""
     before = signal.signal(signal.SIGIO, signal.SIG_IGN)
     descriptor = os.open(path, os.O_RDONLY)
     try:
@@ -244,7 +244,7 @@ def lease(path: Path) -> Iterator[None]:
         signal.signal(signal.SIGIO, before)
 
 
-def test_a_repository_that_cannot_be_read_holds_up_nobody(root: Path) -> None:
+def test_a_repository_file_that_blocks_delays_no_request(root: Path) -> None:
     (root / ".git").write_text("gitdir: nowhere\n")
     ruled = sandbox(READ_ALL, entry(plain(root), "write"))
     target = {"path": (root / "new").as_uri(), "sandbox": ruled}

@@ -1,4 +1,4 @@
-"""Sandboxes as clients ask for them: enforced for processes and files, or refused."""
+"""Sandboxes of requests: enforced for processes and file operations, or refused."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 @pytest.fixture(params=["stdio", "ws"])
 def client(request: pytest.FixtureRequest, servers: peer.Servers) -> Iterator[peer.Client]:
-    """A client of v2 that is ready."""
+    """An initialized client of v2."""
     with servers.client(request.param, "v2") as client:
         client.initialize()
         yield client
@@ -62,7 +62,7 @@ UNRESTRICTED = {
         (entry(place("tmpdir"), "write"), {"temporaryDirectories": ["{root}"]}),
     ],
 )
-def test_places_stand_for_directories(
+def test_special_paths_are_resolved(
     client: peer.Client, root: Path, place_entry: dict[str, Any], context: dict[str, Any]
 ) -> None:
     filled = _fill(context, {"{root}": root.as_uri(), "{above}": root.parent.as_uri()})
@@ -82,7 +82,9 @@ def _fill(value: Any, values: dict[str, str]) -> Any:
 
 
 @needs_sandbox
-def test_the_temporary_directory_is_that_of_the_command(client: peer.Client, root: Path) -> None:
+def test_tmpdir_is_taken_from_the_environment_of_the_command(
+    client: peer.Client, root: Path
+) -> None:
     env = {"PATH": "/usr/bin:/bin", "TMPDIR": str(root)}
     run(
         client,
@@ -107,7 +109,7 @@ def test_rules_and_patterns_deny(client: peer.Client, root: Path, access: str) -
 
 
 @needs_sandbox
-def test_the_network_alone_can_be_restricted(client: peer.Client, root: Path) -> None:
+def test_only_the_network_can_be_restricted(client: peer.Client, root: Path) -> None:
     probe = "python3 -c 'import socket; socket.socket()'"
     output, exited = run(client, f"touch new && {probe}", UNRESTRICTED, root)
     assert (root / "new").exists()
@@ -118,7 +120,7 @@ def test_the_network_alone_can_be_restricted(client: peer.Client, root: Path) ->
 
 
 @needs_sandbox
-def test_only_failures_seem_denied(client: peer.Client, root: Path) -> None:
+def test_only_failed_commands_are_reported_as_denied(client: peer.Client, root: Path) -> None:
     restricted = sandbox(READ_ALL)
     assert run(client, "echo Permission denied", restricted, root)[1]["sandboxDenied"] is False
     assert run(client, "exit 3", restricted, root)[1]["sandboxDenied"] is False
@@ -128,7 +130,7 @@ def test_only_failures_seem_denied(client: peer.Client, root: Path) -> None:
 
 
 @needs_sandbox
-def test_a_command_that_cannot_be_run_ends_with_101(client: peer.Client, root: Path) -> None:
+def test_a_command_that_cannot_be_executed_exits_with_101(client: peer.Client, root: Path) -> None:
     params = peer.start_params("p", "nonesuch", cwd=root.as_uri(), sandbox=sandbox(READ_ALL))
     assert client.call("process/start", params)["sandboxType"] == "linuxSeccomp"
     (exited,) = (e["params"] for e in client.closed("p") if e["method"] == "process/exited")
@@ -148,7 +150,7 @@ def test_terminals_work(client: peer.Client, root: Path) -> None:
 
 
 @needs_sandbox
-def test_file_calls_are_confined_too(client: peer.Client, root: Path) -> None:
+def test_file_calls_are_sandboxed(client: peer.Client, root: Path) -> None:
     restricted = sandbox(
         READ_ALL,
         entry(place("project_roots"), "write"),
@@ -199,7 +201,7 @@ def test_file_calls_are_confined_too(client: peer.Client, root: Path) -> None:
 
 
 @needs_sandbox
-def test_a_large_file_passes_the_sandbox_whole(client: peer.Client, root: Path) -> None:
+def test_a_large_file_is_read_and_written_completely(client: peer.Client, root: Path) -> None:
     data = base64.b64encode(os.urandom(3_000_000)).decode()
     restricted = sandbox(READ_ALL, entry(plain(root), "write"))
     target = {"path": (root / "large").as_uri(), "sandbox": restricted}
@@ -227,7 +229,7 @@ def test_a_large_file_passes_the_sandbox_whole(client: peer.Client, root: Path) 
         (sandbox(entry({"type": "path", "path": "file://host/x"}, "read")), -32600, "file:"),
     ],
 )
-def test_what_cannot_be_enforced_is_refused(
+def test_sandboxes_that_cannot_be_enforced_are_refused(
     client: peer.Client, restricted: dict[str, Any], code: int, words: str
 ) -> None:
     restricted = {**restricted, "workspaceRoots": ["file:///"]}
@@ -239,7 +241,7 @@ def test_what_cannot_be_enforced_is_refused(
         assert (error["code"], words in error["message"]) == (code, True), error
 
 
-def test_file_calls_need_a_directory_for_places(client: peer.Client, root: Path) -> None:
+def test_special_paths_of_file_calls_require_a_cwd(client: peer.Client, root: Path) -> None:
     for dynamic in (place("project_roots"), place("current_working_directory"), glob("*.pem")):
         restricted = sandbox(READ_ALL, entry(dynamic, "deny"))
         error = client.error("fs/readFile", {"path": root.as_uri(), "sandbox": restricted})
@@ -256,7 +258,7 @@ def test_a_managed_network_is_refused(client: peer.Client, root: Path) -> None:
 
 
 @pytest.mark.parametrize("works", [pytest.param(True, marks=needs_sandbox), False])
-def test_the_capabilities_tell_whether_anything_is_confined(
+def test_the_capability_flag_depends_on_bubblewrap(
     root: Path, monkeypatch: pytest.MonkeyPatch, works: bool
 ) -> None:
     if not works:
@@ -281,9 +283,7 @@ def test_the_capabilities_tell_whether_anything_is_confined(
 
 
 @needs_sandbox
-def test_discovery_sees_what_the_sandbox_of_a_root_lets_it_see(
-    client: peer.Client, root: Path
-) -> None:
+def test_discovery_of_a_root_respects_its_sandbox(client: peer.Client, root: Path) -> None:
     for skill in ("open", "hidden"):
         (root / skill).mkdir()
         (root / skill / "SKILL.md").write_text(skill)
@@ -343,7 +343,7 @@ DEEP = "file:///" + "/".join("a" * 200)
         ),
     ],
 )
-def test_more_than_a_sandbox_can_hold_is_refused(
+def test_sandboxes_with_too_many_rules_are_refused(
     client: peer.Client, root: Path, asked: dict[str, Any], problem: str
 ) -> None:
     params = {"path": (root / "file").as_uri(), "sandbox": asked}
@@ -354,7 +354,7 @@ def test_more_than_a_sandbox_can_hold_is_refused(
 
 
 @needs_sandbox
-def test_discovery_of_what_the_user_has_sees_what_the_sandbox_lets_it_see(
+def test_discovery_of_user_plugins_respects_the_sandbox(
     root: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     home = root / os.fsdecode(b"no \xff UTF-8")
@@ -429,7 +429,7 @@ V1_SHAPES = {
 
 @needs_sandbox
 @pytest.mark.parametrize("shape", V1_SHAPES)
-def test_every_shape_of_v1_confines_file_calls(shape: str, root: Path) -> None:
+def test_all_forms_of_v1_restrict_file_calls(shape: str, root: Path) -> None:
     restricted = {**V1_SHAPES[shape](root), "windowsSandboxLevel": "disabled"}
     data = base64.b64encode(b"data").decode()
     with peer.stdio() as client:
@@ -447,7 +447,7 @@ def test_every_shape_of_v1_confines_file_calls(shape: str, root: Path) -> None:
 
 
 @needs_sandbox
-def test_policies_of_v1_can_hide(root: Path) -> None:
+def test_policies_of_v1_can_hide_files(root: Path) -> None:
     access = {"type": "restricted", "readable_roots": [str(root)]}
     restricted = {"sandboxPolicy": {"type": "read-only", "access": access}}
     with peer.stdio() as client:
@@ -480,7 +480,7 @@ def test_policies_of_v1_can_hide(root: Path) -> None:
         ),
     ],
 )
-def test_sandboxes_of_v1_that_mean_nothing_are_refused(given: dict[str, Any], code: int) -> None:
+def test_invalid_sandboxes_of_v1_are_refused(given: dict[str, Any], code: int) -> None:
     with peer.stdio() as client:
         client.initialize()
         params = {"path": "/etc/passwd", "sandbox": given}
@@ -498,7 +498,7 @@ def test_sandboxes_of_v1_that_mean_nothing_are_refused(given: dict[str, Any], co
         {"permissions": {"file_system": {"write": ["/"]}}},
     ],
 )
-def test_sandboxes_of_v1_that_restrict_nothing_are_direct_access(
+def test_unrestricted_sandboxes_of_v1_give_direct_access(
     root: Path, given: dict[str, Any] | None
 ) -> None:
     with peer.stdio() as client:
@@ -510,9 +510,7 @@ def test_sandboxes_of_v1_that_restrict_nothing_are_direct_access(
 
 
 @needs_sandbox
-def test_reading_creates_nothing_and_needs_no_protected_names(
-    client: peer.Client, root: Path
-) -> None:
+def test_reading_creates_no_placeholders(client: peer.Client, root: Path) -> None:
     confined = {"sandbox": sandbox(READ_ALL, entry(plain(root), "write"))}
     present = sorted(os.listdir(root))
     for name in (".git", ".agents", ".codex", ".aws"):

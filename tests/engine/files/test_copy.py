@@ -1,4 +1,4 @@
-"""Copying files, links and trees (v1 fs/copy)."""
+"""Copies of files, links and directory trees (v1 fs/copy)."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def _usual_umask() -> Iterator[None]:
 
 @pytest.fixture
 def tree(tmp_path: Path) -> Path:
-    """A directory with something of every kind in it."""
+    """A directory with files of every type."""
     tree = tmp_path / "tree"
     (tree / "sub").mkdir(parents=True)
     tree.chmod(0o700)
@@ -51,7 +51,7 @@ COPIED_TREE = {
     "to sub": "sub",
     "dangling": "no where",
 }
-"""What ``tree`` looks like when copied; see ``look``."""
+"""A copy of ``tree`` in the form of ``look``."""
 
 
 def write(path: Path, text: str, mode: int = 0o644) -> None:
@@ -60,7 +60,7 @@ def write(path: Path, text: str, mode: int = 0o644) -> None:
 
 
 def look(root: Path) -> dict[str, object]:
-    """A tree as data: the mode of directories, text and mode of files, the text of links."""
+    """Return a tree as data: modes of directories, text and mode of files, targets of links."""
     found: dict[str, object] = {}
     for path in [root, *root.rglob("*")]:
         status = path.lstat()
@@ -76,7 +76,7 @@ def look(root: Path) -> dict[str, object]:
 
 
 def set_capability(path: Path) -> None:
-    """Let a program use raw sockets, by revision 2 of the attribute."""
+    """Grant a program raw sockets, by revision 2 of the attribute."""
     try:
         os.setxattr(path, "security.capability", struct.pack("<5I", 0x02000001, 1 << 13, 0, 0, 0))
     except OSError:
@@ -85,7 +85,7 @@ def set_capability(path: Path) -> None:
 
 @pytest.fixture
 def small_disk(tmp_path: Path) -> Iterator[Path]:
-    """A file system with space for a megabyte."""
+    """A file system with one megabyte of space."""
     place = tmp_path / "disk"
     place.mkdir()
     mount = ["mount", "-t", "tmpfs", "-o", "size=1m", "tmpfs", str(place)]
@@ -96,7 +96,7 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
 
 
 def failure(source: Path, destination: Path, recursive: bool = True) -> int | None:
-    """The errno with which copying fails; None if it does not."""
+    """Return the errno of a copy that fails, None if it succeeds."""
     try:
         copy(str(source), str(destination), recursive)
     except OSError as error:
@@ -116,7 +116,7 @@ class TestFiles:
         assert stat.S_IMODE((tmp_path / "to").stat().st_mode) == mode
 
     def test_over_an_existing_file(self, tmp_path: Path) -> None:
-        """Nothing of a longer one is left, and its mode is replaced."""
+        """The rest of a longer file is removed, and its mode is replaced."""
         write(tmp_path / "from", "new", 0o754)
         write(tmp_path / "to", "something longer", 0o600)
         copy(f"{tmp_path}/from/", f"{tmp_path}/to/", True)
@@ -143,7 +143,7 @@ class TestFiles:
         assert (tmp_path / "to").read_bytes() == data
 
     def test_from_proc_and_to_a_device(self, tmp_path: Path) -> None:
-        """Where the kernel does not copy by itself."""
+        """Copies that copy_file_range does not support."""
         copy("/proc/version", f"{tmp_path}/version", False)
         assert (tmp_path / "version").read_text().startswith("Linux version")
         mode = os.stat("/dev/null").st_mode
@@ -155,7 +155,7 @@ class TestFiles:
     def test_set_id_bits_of_another_owner(
         self, tmp_path: Path, owner: tuple[int, int], is_there: bool
     ) -> None:
-        """They would give the rights of root to a program that another user has written."""
+        """They would grant the rights of root to a program of another user."""
         if os.geteuid():
             pytest.skip("only root can give a file to another user")
         write(tmp_path / "from", "text")
@@ -168,7 +168,7 @@ class TestFiles:
         assert stat.S_IMODE((tmp_path / "to").stat().st_mode) == 0o755
 
     def test_capabilities(self, tmp_path: Path) -> None:
-        """Neither those of the source nor those of what was there."""
+        """Neither those of the source nor those of the old file are kept."""
         for name in ("from", "to"):
             write(tmp_path / name, name, 0o755)
             set_capability(tmp_path / name)
@@ -177,8 +177,8 @@ class TestFiles:
         assert "security.capability" not in os.listxattr(tmp_path / "to")
 
     @pytest.mark.parametrize("is_there", [False, True])
-    def test_holes_stay_holes(self, tmp_path: Path, small_disk: Path, is_there: bool) -> None:
-        """So a file that says it is larger than the disk can be copied to it."""
+    def test_holes_are_preserved(self, tmp_path: Path, small_disk: Path, is_there: bool) -> None:
+        """A sparse file larger than the disk can be copied to it."""
         size = 1 << 40
         with (tmp_path / "from").open("wb") as file:
             file.seek(size // 2)
@@ -196,8 +196,8 @@ class TestFiles:
             assert file.read(8) == b"\0middle\0"
 
     @pytest.mark.parametrize("end", [b"", b"end"])
-    def test_holes_over_a_file_that_stays_the_file_it_is(self, tmp_path: Path, end: bytes) -> None:
-        """Nothing of the old contents shows through."""
+    def test_holes_over_a_file_written_in_place(self, tmp_path: Path, end: bytes) -> None:
+        """None of the old contents remains."""
         with (tmp_path / "from").open("wb") as file:
             file.write(b"begin")
             file.truncate(1 << 20)
@@ -209,7 +209,7 @@ class TestFiles:
         assert (tmp_path / "other name").read_bytes() == (tmp_path / "from").read_bytes()
 
     def test_larger_than_the_free_space(self, tmp_path: Path, small_disk: Path) -> None:
-        """ENOSPC before a byte is written, and nothing is left."""
+        """ENOSPC before anything is written, without leftovers."""
         (tmp_path / "from").write_bytes(b"x" * (2 << 20))
         free = os.statvfs(small_disk).f_bavail
         assert failure(tmp_path / "from", small_disk / "to") == errno.ENOSPC
@@ -217,7 +217,7 @@ class TestFiles:
         assert os.statvfs(small_disk).f_bavail == free
 
     def test_onto_itself(self, tmp_path: Path) -> None:
-        """By the same name, through links, as a hard link: all is as before."""
+        """By the same name, through links, as a hard link: the file is unchanged."""
         path = tmp_path / "file"
         write(path, "precious", 0o640)
         (tmp_path / "link").symlink_to("file")
@@ -231,7 +231,7 @@ class TestFiles:
         assert path.read_text() == "precious"
 
     def test_failures(self, tmp_path: Path) -> None:
-        """Each leaves the source alone."""
+        """None changes the source."""
         source = tmp_path / "from"
         write(source, "text")
         (tmp_path / "loop").symlink_to("loop")
@@ -249,8 +249,8 @@ class TestLinks:
     """A symbolic link as source."""
 
     @pytest.mark.parametrize("target", ["file", "tree", "nowhere", "../up", "link"])
-    def test_a_link_is_made_anew(self, tmp_path: Path, target: str) -> None:
-        """With the same text, wherever it leads."""
+    def test_a_link_is_recreated(self, tmp_path: Path, target: str) -> None:
+        """With the same target, existing or not."""
         write(tmp_path / "file", "text")
         (tmp_path / "tree").mkdir()
         (tmp_path / "link").symlink_to(target)
@@ -259,7 +259,7 @@ class TestLinks:
             assert os.readlink(tmp_path / f"copy{recursive}") == target
 
     def test_something_is_at_the_destination(self, tmp_path: Path) -> None:
-        """EEXIST, whatever it is, the link itself included."""
+        """EEXIST for any type, including the link itself."""
         write(tmp_path / "file", "text")
         (tmp_path / "dir").mkdir()
         (tmp_path / "link").symlink_to("file")
@@ -297,7 +297,7 @@ class TestTrees:
         assert look(there) == COPIED_TREE | {"sub": 0o750, "sub/mine": ("kept", 0o644)}
 
     def test_merged_through_a_link_inside(self, tree: Path, tmp_path: Path) -> None:
-        """A link to a directory stands for the directory."""
+        """A link to a directory is treated as the directory."""
         (tmp_path / "elsewhere").mkdir()
         (tmp_path / "there").mkdir()
         (tmp_path / "there" / "sub").symlink_to("../elsewhere")
@@ -306,7 +306,7 @@ class TestTrees:
         assert os.listdir(tmp_path / "elsewhere") == ["b"]
 
     def test_a_tree_holding_hard_links_to_the_source(self, tree: Path, tmp_path: Path) -> None:
-        """Loses nothing either."""
+        """No file is truncated."""
         (tmp_path / "there").mkdir()
         (tmp_path / "there" / "a").hardlink_to(tree / "a")
         copy(str(tree), f"{tmp_path}/there", True)
@@ -318,7 +318,7 @@ class TestTrees:
         ["tree", "tree/sub", "tree/new/deep", "link", "link/new", "tree/to sub/x", "l2/new"],
     )
     def test_into_itself(self, tree: Path, tmp_path: Path, destination: str) -> None:
-        """Refused by any name, and nothing is made."""
+        """Refused under any name, and nothing is created."""
         (tmp_path / "link").symlink_to("tree")
         (tmp_path / "l2").symlink_to("tree/not there yet")
         before = sorted(os.listdir(tree))
@@ -334,8 +334,8 @@ class TestTrees:
         copy(str(tree), f"{tmp_path}/tree2", True)
         assert look(tmp_path / "tree2") == COPIED_TREE
 
-    def test_something_else_is_in_the_way(self, tree: Path, tmp_path: Path) -> None:
-        """A file or a link that leads nowhere, at the top or inside."""
+    def test_another_type_of_file_exists(self, tree: Path, tmp_path: Path) -> None:
+        """A file or a dangling link, at the top or inside."""
         write(tmp_path / "file", "text")
         (tmp_path / "dangling").symlink_to("nowhere")
         (tmp_path / "loop").symlink_to("loop")
@@ -358,7 +358,7 @@ class TestTrees:
             assert kind == "directory" or (there / name).read_text() == "mine"
 
     def test_very_deep(self, tmp_path: Path) -> None:
-        """Deeper than Python would recurse."""
+        """Deeper than the recursion limit of Python."""
         path = tmp_path / "from"
         deep = f"{path}" + "/d" * 1500
         os.makedirs(path)

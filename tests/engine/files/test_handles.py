@@ -1,4 +1,4 @@
-"""Files held open, read and written in blocks (v2 fs/open, readBlock, writeBlock, close)."""
+"""File handles (v2 fs/open, readBlock, writeBlock, close)."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 @pytest.fixture
 def handles() -> Iterator[FileHandles]:
-    """No file is open before, none is left open after."""
+    """File handles, all closed after the test."""
     before = os.listdir("/proc/self/fd")
     umask = os.umask(0o022)
     handles = FileHandles()
@@ -32,20 +32,20 @@ def handles() -> Iterator[FileHandles]:
 
 @pytest.fixture
 def file(tmp_path: Path) -> Path:
-    """Ten bytes."""
+    """A file of ten bytes."""
     (tmp_path / "file").write_bytes(b"0123456789")
     return tmp_path / "file"
 
 
 def refusal(operation: Callable[..., object], *arguments: Any) -> str:
-    """The words of an InvalidRequest."""
+    """Return the message of an InvalidRequest."""
     with pytest.raises(InvalidRequest) as caught:
         operation(*arguments)
     return str(caught.value)
 
 
 def error_number(operation: Callable[..., object], *arguments: Any) -> int | None:
-    """The errno of an OSError."""
+    """Return the errno of an OSError."""
     with pytest.raises(OSError) as caught:  # noqa: PT011 - its number is what is looked at
         operation(*arguments)
     return caught.value.errno
@@ -55,7 +55,9 @@ class TestOpen:
     """v2 fs/open."""
 
     @pytest.mark.parametrize("handle_id", ["", "a", "a" * 32, "ü" * 16])
-    def test_ids_are_the_clients(self, handles: FileHandles, file: Path, handle_id: str) -> None:
+    def test_ids_are_chosen_by_the_client(
+        self, handles: FileHandles, file: Path, handle_id: str
+    ) -> None:
         """Up to 32 bytes, each once."""
         handles.open(handle_id, str(file))
         assert handles.read_block(handle_id, 0, 2).data == b"01"
@@ -65,7 +67,7 @@ class TestOpen:
 
     @pytest.mark.parametrize("handle_id", ["a" * 33, "ü" * 17])
     def test_ids_too_long(self, handles: FileHandles, file: Path, handle_id: str) -> None:
-        """Refused by every method, before anything else is looked at."""
+        """Refused by every method, before any other check."""
         too_long = "file handle ID must not exceed 32 bytes"
         assert refusal(handles.open, handle_id, "/missing") == too_long
         assert refusal(handles.read_block, handle_id, 0, 0) == too_long
@@ -74,13 +76,13 @@ class TestOpen:
 
     @pytest.mark.parametrize("path", ["", "/dev/null", "/dev/zero", "fifo", "link to directory"])
     def test_regular_files_only(self, handles: FileHandles, tmp_path: Path, path: str) -> None:
-        """At once, in words that name the path."""
+        """Refused without blocking; the message names the path."""
         os.mkfifo(tmp_path / "fifo")
         (tmp_path / "link to directory").symlink_to(".")
         native = os.path.join(tmp_path, path).rstrip("/")
         assert refusal(handles.open, "a", native) == f"path `{native}` is not a file"
 
-    def test_what_cannot_be_opened(self, handles: FileHandles, file: Path) -> None:
+    def test_files_that_cannot_be_opened(self, handles: FileHandles, file: Path) -> None:
         """The system's error."""
         os.mkfifo(file.parent / "fifo")
         assert error_number(handles.open, "a", f"{file.parent}/missing") == errno.ENOENT
@@ -97,7 +99,7 @@ class TestOpen:
         handles.open("a", str(file))
 
     def test_replacing(self, handles: FileHandles, file: Path) -> None:
-        """Empties a file that keeps its mode, creates a missing one, follows links."""
+        """Truncates a file and keeps its mode, creates a missing one, follows links."""
         file.chmod(0o751)
         (file.parent / "dangling").symlink_to("created")
         handles.open("a", str(file), "replace")
@@ -107,7 +109,7 @@ class TestOpen:
         assert (created.st_size, stat.S_IMODE(created.st_mode)) == (0, 0o644)
 
     def test_128_at_once(self, handles: FileHandles, file: Path) -> None:
-        """No more, until one is closed; what is refused is not touched."""
+        """No more until one is closed; a refused file is not changed."""
         for number in range(MAX_HANDLES):
             handles.open(f"{number}", str(file))
         assert refusal(handles.open, "more", str(file), "replace") == (
@@ -136,7 +138,7 @@ class TestReadBlock:
     def test_blocks(
         self, handles: FileHandles, file: Path, offset: int, length: int, block: Block
     ) -> None:
-        """The end shows in a block that is not full; reading can go on after it."""
+        """A short block indicates the end; reading can continue after it."""
         handles.open("a", str(file))
         assert handles.read_block("a", offset, length) == block
         assert handles.read_block("a", 0, 1) == Block(b"0", eof=False)
@@ -160,25 +162,25 @@ class TestReadBlock:
         assert handles.read_block("a", 0, 1).data == b"0"
 
     @pytest.mark.parametrize("offset", [2**63 - 10, 2**63 - 1, 2**63, 2**64 - 1])
-    def test_an_offset_that_no_file_has(
+    def test_an_offset_beyond_the_maximum(
         self, handles: FileHandles, file: Path, offset: int
     ) -> None:
-        """EINVAL, and as after any error of the system, the handle is gone."""
+        """EINVAL; as after any system error, the handle is closed."""
         handles.open("a", str(file))
         assert error_number(handles.read_block, "a", offset, 20) == errno.EINVAL
         with pytest.raises(NotFound, match=r"^unknown file handle `a`$"):
             handles.read_block("a", 0, 1)
         handles.open("a", str(file))
 
-    def test_not_what_is_open_to_write(self, handles: FileHandles, file: Path) -> None:
-        """EBADF, and the handle is gone."""
+    def test_a_file_open_for_writing(self, handles: FileHandles, file: Path) -> None:
+        """EBADF, and the handle is closed."""
         handles.open("a", str(file), "replace")
         assert error_number(handles.read_block, "a", 0, 1) == errno.EBADF
         with pytest.raises(NotFound):
             handles.write_block("a", 0, b"x")
 
     def test_the_file_that_was_opened(self, handles: FileHandles, file: Path) -> None:
-        """Whatever its name leads to later; its growth shows."""
+        """Even after its name is reused; appended data can be read."""
         handles.open("a", str(file))
         file.rename(file.parent / "moved")
         file.write_bytes(b"another")
@@ -192,7 +194,7 @@ class TestWriteBlock:
     """v2 fs/writeBlock."""
 
     def test_anywhere_in_any_order(self, handles: FileHandles, file: Path) -> None:
-        """What lies between reads as zeros and takes no place."""
+        """Gaps read as zeros and take no space."""
         handles.open("a", str(file), "replace")
         handles.write_block("a", 2**32, b"end")
         handles.write_block("a", 0, b"hello")
@@ -228,7 +230,7 @@ class TestWriteBlock:
         handles.write_block("a", 0, b"x")
 
     def test_an_error_of_the_system(self, handles: FileHandles, file: Path) -> None:
-        """EBADF for a file open to read, EFBIG where the file system ends: the handles stay."""
+        """EBADF for a file open for reading, EFBIG beyond the limit; handles stay open."""
         handles.open("a", str(file))
         assert error_number(handles.write_block, "a", 0, b"x") == errno.EBADF
         assert handles.read_block("a", 0, 1).data == b"0"
@@ -239,7 +241,7 @@ class TestWriteBlock:
         )
         handles.write_block("b", 0, b"x")
 
-    def test_a_reader_sees_it(self, handles: FileHandles, file: Path) -> None:
+    def test_readers_see_the_written_data(self, handles: FileHandles, file: Path) -> None:
         """At once, and after the writer is closed."""
         handles.open("reader", str(file))
         handles.open("writer", str(file), "replace")
@@ -253,7 +255,7 @@ class TestClose:
     """v2 fs/close."""
 
     def test_once_or_more(self, handles: FileHandles, file: Path) -> None:
-        """Repeated and unknown ids are fine; the handle is unknown afterwards."""
+        """Repeated and unknown ids are accepted; the handle is unknown afterwards."""
         handles.open("a", str(file))
         for handle_id in ("a", "a", "unknown"):
             handles.close(handle_id)
@@ -265,7 +267,7 @@ class TestClose:
                 operation()
 
     def test_all_at_the_end(self, file: Path) -> None:
-        """Nothing stays open, and closing twice is fine."""
+        """All descriptors are closed; aclose is idempotent."""
         before = os.listdir("/proc/self/fd")
         handles = FileHandles()
         for number in range(10):

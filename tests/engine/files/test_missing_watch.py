@@ -1,4 +1,4 @@
-"""Being told when a missing path may have appeared (v2 fs/watchMissing, fs/missingChanged)."""
+"""Watches for missing paths (v2 fs/watchMissing, fs/missingChanged)."""
 
 from __future__ import annotations
 
@@ -20,12 +20,12 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 TURNS = 5
-"""Of the event loop, after which whatever was to happen at once has happened."""
+"""Turns of the event loop after which pending events have been handled."""
 
 
 @pytest.fixture
 def tree(tmp_path: Path) -> Path:
-    """Something to change."""
+    """A tree of files to be changed."""
     (tmp_path / "dir" / "sub").mkdir(parents=True)
     (tmp_path / "dir" / "file").write_bytes(b"inner")
     (tmp_path / "file").write_bytes(b"outer")
@@ -42,11 +42,11 @@ import asyncio, subprocess, sys
 from exec_server.engine.files.missing_watch import MissingWatch
 
 async def main(directory):
-    told = asyncio.Queue()
-    watches = MissingWatch(told.put_nowait)
+    fired = asyncio.Queue()
+    watches = MissingWatch(fired.put_nowait)
     assert watches.watch(1, [directory + "/m"])
     subprocess.run(["mount", "-t", "tmpfs", "none", directory], check=True)
-    print(await asyncio.wait_for(told.get(), 10))
+    print(await asyncio.wait_for(fired.get(), 10))
     await watches.aclose()
 
 asyncio.run(main(sys.argv[1]))
@@ -55,16 +55,16 @@ asyncio.run(main(sys.argv[1]))
 
 
 class Client:
-    """Somebody who watches, and what he was told."""
+    """A client with a watch, and the notifications it received."""
 
     def __init__(self, tree: Path) -> None:
         self._tree = tree
-        self._told: asyncio.Queue[int] = asyncio.Queue()
-        self._watches = MissingWatch(self._told.put_nowait)
+        self._fired: asyncio.Queue[int] = asyncio.Queue()
+        self._watches = MissingWatch(self._fired.put_nowait)
         self.aclose = self._watches.aclose
 
     def watch(self, watch_id: int, *missing: str, present: str | None = None) -> bool:
-        """Watch paths seen from the tree."""
+        """Watch paths relative to the tree."""
         return self._watches.watch(
             watch_id,
             [os.path.join(self._tree, path) for path in missing],
@@ -72,28 +72,28 @@ class Client:
         )
 
     async def next(self) -> int:
-        """Which watch is over."""
-        return await asyncio.wait_for(self._told.get(), PATIENCE)
+        """Return the id of the next watch that fires."""
+        return await asyncio.wait_for(self._fired.get(), PATIENCE)
 
-    async def hears_nothing(self) -> bool:
-        """Whether no watch is over, a few turns from now."""
+    async def stays_silent(self) -> bool:
+        """Return True if no watch fires within a few turns."""
         for _ in range(TURNS):
             await asyncio.sleep(0)
-        return self._told.empty()
+        return self._fired.empty()
 
 
 @asynccontextmanager
 async def client(tree: Path) -> AsyncIterator[Client]:
-    """A client that leaves nothing open."""
-    somebody = Client(tree)
+    """A client that is closed at the end."""
+    watcher = Client(tree)
     try:
-        yield somebody
+        yield watcher
     finally:
-        await somebody.aclose()
+        await watcher.aclose()
 
 
 def run(test: Coroutine[Any, Any, None]) -> None:
-    """Run a test and see that every descriptor is closed."""
+    """Run a test, and check that all descriptors are closed."""
     before = os.listdir("/proc/self/fd")
     asyncio.run(test)
     assert os.listdir("/proc/self/fd") == before
@@ -117,7 +117,7 @@ def fill(tree: Path) -> None:
 
 
 class TestEvents:
-    """What ends a watch."""
+    """Events that fire a watch."""
 
     @pytest.mark.parametrize(
         ("missing", "change"),
@@ -141,15 +141,15 @@ class TestEvents:
     def test_a_path_or_its_first_missing_ancestor_appears(
         self, tree: Path, missing: str, change: Callable[[Path], object]
     ) -> None:
-        """As anything, in any way; as the file system may not care, in any case of letters."""
+        """As any type, in any way, and with any case of letters."""
 
         async def test() -> None:
-            async with client(tree) as somebody:
-                assert somebody.watch(7, missing)
-                assert await somebody.hears_nothing()
+            async with client(tree) as watcher:
+                assert watcher.watch(7, missing)
+                assert await watcher.stays_silent()
                 change(tree)
-                assert await somebody.next() == 7
-                assert await somebody.hears_nothing()
+                assert await watcher.next() == 7
+                assert await watcher.stays_silent()
 
         run(test())
 
@@ -166,29 +166,29 @@ class TestEvents:
             ("dir/sub/m", lambda tree: tree.rename(tree.parent / "away")),
         ],
     )
-    def test_something_on_the_way_changes(
+    def test_a_directory_on_the_way_changes(
         self, tree: Path, missing: str, change: Callable[[Path], object]
     ) -> None:
         """A directory is removed, renamed, replaced or made accessible."""
 
         async def test() -> None:
-            async with client(tree) as somebody:
-                assert somebody.watch(1, missing)
+            async with client(tree) as watcher:
+                assert watcher.watch(1, missing)
                 change(tree)
-                assert await somebody.next() == 1
+                assert await watcher.next() == 1
 
         run(test())
 
-    def test_a_directory_that_somebody_still_uses_is_removed(self, tree: Path) -> None:
-        """It is gone from its place all the same."""
+    def test_a_directory_in_use_is_removed(self, tree: Path) -> None:
+        """The watch fires although the inode still exists."""
 
         async def test() -> None:
-            async with client(tree) as somebody:
-                assert somebody.watch(1, "empty/m")
+            async with client(tree) as watcher:
+                assert watcher.watch(1, "empty/m")
                 descriptor = os.open(tree / "empty", os.O_RDONLY)
                 try:
                     (tree / "empty").rmdir()
-                    assert await somebody.next() == 1
+                    assert await watcher.next() == 1
                 finally:
                     os.close(descriptor)
 
@@ -210,33 +210,33 @@ class TestEvents:
             ("dir", lambda tree: (tree / "dir").chmod(0o700)),
         ],
     )
-    def test_what_is_present_changes(
+    def test_the_present_path_changes(
         self, tree: Path, present: str, change: Callable[[Path], object]
     ) -> None:
-        """Its contents, its rights, its place."""
+        """Its contents, its mode, its location."""
 
         async def test() -> None:
-            async with client(tree) as somebody:
-                assert somebody.watch(1, "m", present=present)
+            async with client(tree) as watcher:
+                assert watcher.watch(1, "m", present=present)
                 change(tree)
-                assert await somebody.next() == 1
+                assert await watcher.next() == 1
 
         run(test())
 
-    def test_what_is_present_changes_under_another_name(self, tree: Path) -> None:
+    def test_the_present_path_changes_under_another_name(self, tree: Path) -> None:
         """It is the same file."""
 
         async def test() -> None:
             os.link(tree / "file", tree / "dir" / "other name")
-            async with client(tree) as somebody:
-                assert somebody.watch(1, "m", present="file")
+            async with client(tree) as watcher:
+                assert watcher.watch(1, "m", present="file")
                 write(tree / "dir" / "other name")
-                assert await somebody.next() == 1
+                assert await watcher.next() == 1
 
         run(test())
 
     def test_something_is_mounted_on_the_way(self, tree: Path) -> None:
-        """Which may bring along what was missing."""
+        """The mounted file system may contain a missing path."""
         own_mounts = ["unshare", "--user", "--map-root-user", "--mount"]
         if subprocess.run([*own_mounts, "true"], capture_output=True).returncode:
             pytest.skip("needs a mount namespace of its own")
@@ -247,19 +247,19 @@ class TestEvents:
         assert (done.stdout, done.stderr) == ("1\n", "")
 
     def test_one_of_many(self, tree: Path) -> None:
-        """Wherever it is."""
+        """In any directory."""
 
         async def test() -> None:
-            async with client(tree) as somebody:
-                assert somebody.watch(1, "a/x", "dir/y", "dir/sub/z", "dir/sub/zz", "m")
+            async with client(tree) as watcher:
+                assert watcher.watch(1, "a/x", "dir/y", "dir/sub/z", "dir/sub/zz", "m")
                 create(tree / "dir" / "sub" / "z")
-                assert await somebody.next() == 1
+                assert await watcher.next() == 1
 
         run(test())
 
 
 class TestSilence:
-    """What does not end a watch. A second client, told of the change, shows that it was seen."""
+    """Events that do not fire a watch. A second client is notified, so the event was seen."""
 
     @pytest.mark.parametrize(
         ("change", "witnessed"),
@@ -281,79 +281,79 @@ class TestSilence:
         change: Callable[[Path], object],
         witnessed: tuple[str, str | None],
     ) -> None:
-        """Of neighbours, and inside of a directory that is present."""
+        """Of neighbours, and inside of the present directory."""
 
         async def test() -> None:
-            async with client(tree) as somebody, client(tree) as witness:
-                assert somebody.watch(1, "m", "dir/sub/m", "dir/m/m", present="dir")
+            async with client(tree) as watcher, client(tree) as witness:
+                assert watcher.watch(1, "m", "dir/sub/m", "dir/m/m", present="dir")
                 assert witness.watch(1, witnessed[0], present=witnessed[1])
                 change(tree)
                 assert await witness.next() == 1
-                assert await somebody.hears_nothing()
+                assert await watcher.stays_silent()
                 create(tree / "m")
-                assert await somebody.next() == 1
+                assert await watcher.next() == 1
 
         run(test())
 
-    def test_reading_what_is_present(self, tree: Path) -> None:
-        """Is no change, nor is opening it to write."""
+    def test_reading_the_present_file(self, tree: Path) -> None:
+        """Neither reading nor opening for writing is a change."""
 
         async def test() -> None:
-            async with client(tree) as somebody:
-                assert somebody.watch(1, "m", present="file")
+            async with client(tree) as watcher:
+                assert watcher.watch(1, "m", present="file")
                 assert (tree / "file").read_bytes() == b"outer"
                 os.close(os.open(tree / "file", os.O_RDWR))
-                assert await somebody.hears_nothing()
+                assert await watcher.stays_silent()
                 write(tree / "file")
-                assert await somebody.next() == 1
+                assert await watcher.next() == 1
 
         run(test())
 
     def test_many_events_before_the_one_that_matters(self, tree: Path) -> None:
-        """It is not lost, even if others are."""
+        """The relevant event is not lost, even if others are."""
 
         async def test() -> None:
-            async with client(tree) as somebody:
-                assert somebody.watch(1, "m")
+            async with client(tree) as watcher:
+                assert watcher.watch(1, "m")
                 for _ in range(20_000):
                     create(tree / "busy")
                     (tree / "busy").unlink()
                 create(tree / "m")
-                assert await somebody.next() == 1
+                assert await watcher.next() == 1
 
         run(test())
 
 
 class TestOnce:
-    """A watch tells once and is over."""
+    """A watch fires only once."""
 
     def test_nothing_follows(self, tree: Path) -> None:
-        """However much happens, until there is another watch."""
+        """Further events are ignored until there is another watch."""
 
         async def test() -> None:
-            async with client(tree) as somebody:
-                assert somebody.watch(1, "m", "n")
+            async with client(tree) as watcher:
+                assert watcher.watch(1, "m", "n")
                 create(tree / "m")
                 create(tree / "n")
-                assert await somebody.next() == 1
+                assert await watcher.next() == 1
                 create(tree / "o")
-                assert await somebody.hears_nothing()
-                assert somebody.watch(2, "p")
+                assert await watcher.stays_silent()
+                assert watcher.watch(2, "p")
                 create(tree / "p")
-                assert await somebody.next() == 2
+                assert await watcher.next() == 2
 
         run(test())
 
-    def test_nobody_is_told_after_the_end(self, tree: Path) -> None:
+    def test_nothing_fires_after_aclose(self, tree: Path) -> None:
         """Closing may be repeated."""
 
         async def test() -> None:
-            async with client(tree) as somebody:
-                assert somebody.watch(1, "m")
+            async with client(tree) as watcher:
+                assert watcher.watch(1, "m")
                 create(tree / "m")
-                await somebody.aclose()
-                assert await somebody.hears_nothing()
-                await somebody.aclose()
+                await watcher.aclose()
+                assert await watcher.stays_silent()
+                await watcher.aclose()
 
         run(test())
 
@@ -365,37 +365,39 @@ class TestIds:
         """0 never; what is running goes on."""
 
         async def test() -> None:
-            async with client(tree) as somebody:
-                assert not somebody.watch(0, "m")
-                assert somebody.watch(5, "m")
-                assert [somebody.watch(watch_id, "n") for watch_id in (5, 4, 0)] == [False] * 3
+            async with client(tree) as watcher:
+                assert not watcher.watch(0, "m")
+                assert watcher.watch(5, "m")
+                assert [watcher.watch(watch_id, "n") for watch_id in (5, 4, 0)] == [False] * 3
                 create(tree / "n")
-                assert await somebody.hears_nothing()
+                assert await watcher.stays_silent()
                 create(tree / "m")
-                assert await somebody.next() == 5
-                assert not somebody.watch(5, "o")
-                assert somebody.watch(2**64 - 1, "o")
+                assert await watcher.next() == 5
+                assert not watcher.watch(5, "o")
+                assert watcher.watch(2**64 - 1, "o")
 
         run(test())
 
     @pytest.mark.parametrize("missing", [(), ("file",), ("n",)])
-    def test_a_larger_one_ends_what_was_running(self, tree: Path, missing: tuple[str, ...]) -> None:
+    def test_a_larger_id_ends_the_previous_watch(
+        self, tree: Path, missing: tuple[str, ...]
+    ) -> None:
         """Even if it is refused; its id is used up then."""
 
         async def test() -> None:
-            async with client(tree) as somebody:
-                assert somebody.watch(1, "m")
-                assert somebody.watch(2, *missing) == (missing == ("n",))
+            async with client(tree) as watcher:
+                assert watcher.watch(1, "m")
+                assert watcher.watch(2, *missing) == (missing == ("n",))
                 create(tree / "m")
-                assert await somebody.hears_nothing()
-                assert not somebody.watch(2, "o")
-                assert somebody.watch(3, "o")
+                assert await watcher.stays_silent()
+                assert not watcher.watch(2, "o")
+                assert watcher.watch(3, "o")
 
         run(test())
 
 
 class TestRefusals:
-    """What cannot be watched."""
+    """Watches that are refused."""
 
     @pytest.mark.parametrize(
         "missing",
@@ -419,12 +421,12 @@ class TestRefusals:
         ],
     )
     def test_paths(self, tree: Path, missing: tuple[str, ...]) -> None:
-        """That exist, lead through links or files, cannot be, or come without being told of."""
+        """Paths that exist, lead through links or files, are invalid, or change without events."""
 
         async def test() -> None:
-            async with client(tree) as somebody:
-                assert not somebody.watch(1, *missing)
-                assert somebody.watch(2, "m")
+            async with client(tree) as watcher:
+                assert not watcher.watch(1, *missing)
+                assert watcher.watch(2, "m")
 
         run(test())
 
@@ -433,12 +435,12 @@ class TestRefusals:
         ["m", "to file", "to dir/file", "dangling", "loop", "file/x", "/proc/self/status"],
     )
     def test_something_present(self, tree: Path, present: str) -> None:
-        """That is not, is a link or behind one, or changes without being told of."""
+        """A path that is missing, is or crosses a link, or changes without events."""
 
         async def test() -> None:
-            async with client(tree) as somebody:
-                assert not somebody.watch(1, "m", present=present)
-                assert somebody.watch(2, "m", present="dir/file")
+            async with client(tree) as watcher:
+                assert not watcher.watch(1, "m", present=present)
+                assert watcher.watch(2, "m", present="dir/file")
 
         run(test())
 
@@ -446,13 +448,13 @@ class TestRefusals:
         """1 to 64, the same one more than once or not."""
 
         async def test() -> None:
-            async with client(tree) as somebody:
-                assert not somebody.watch(1)
-                assert not somebody.watch(2, present="file")
-                assert not somebody.watch(3, *["m"] * 65)
-                assert somebody.watch(4, *["m"] * 64)
-                assert somebody.watch(5, *[f"m{number}" for number in range(64)])
+            async with client(tree) as watcher:
+                assert not watcher.watch(1)
+                assert not watcher.watch(2, present="file")
+                assert not watcher.watch(3, *["m"] * 65)
+                assert watcher.watch(4, *["m"] * 64)
+                assert watcher.watch(5, *[f"m{number}" for number in range(64)])
                 create(tree / "m63")
-                assert await somebody.next() == 5
+                assert await watcher.next() == 5
 
         run(test())

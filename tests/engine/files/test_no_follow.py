@@ -116,7 +116,7 @@ class TestLinks:
     def test_one_put_there_meanwhile_is_not_followed(
         self, tree: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        """Somebody exchanges a directory for a link at the last moment before the file is opened:
+        """A directory is replaced by a link immediately before the file is opened:
         the file is that of the directory, nothing outside is read."""
         (tree / "safe").mkdir()
         (tree / "safe" / "file").write_bytes(b"safe")
@@ -154,7 +154,7 @@ class TestRoot:
 
 
 class TestWithoutLinks:
-    """Where there is no link, everything is done as ever."""
+    """Operations on paths without links."""
 
     def test_missing(self, tree: Path) -> None:
         """ENOENT where something has to exist."""
@@ -221,7 +221,7 @@ class TestWithoutLinks:
 
     @pytest.mark.parametrize("name", ["file", "to file", "dir", "missing"])
     def test_removing_recursively_is_not_offered(self, tree: Path, name: str) -> None:
-        """Whatever the path, and it stays."""
+        """For any path, and the path is kept."""
         before = os.listdir(tree)
         assert failure(files.remove, f"{tree}/{name}", follow_symlinks=False) == (
             OperationFailed,
@@ -247,7 +247,7 @@ class TestRegularOnly:
             files.open_for_read(path, regular_only=True)
         assert str(caught.value) == f"path `{os.path.normpath(path)}` is not a file"
 
-    def test_what_cannot_even_be_opened(self, tree: Path) -> None:
+    def test_paths_that_cannot_be_opened(self, tree: Path) -> None:
         """The error of the system."""
         with socket.socket(socket.AF_UNIX) as listener:
             listener.bind(f"{tree}/socket")

@@ -49,7 +49,7 @@ def make_loop(folder: Path) -> str:
 
 
 def make_socket(path: Path) -> str:
-    """A Unix socket that nobody listens to."""
+    """A Unix socket without a listener."""
     os.mknod(path, stat.S_IFSOCK | 0o600)
     return str(path)
 
@@ -69,7 +69,7 @@ OPERATIONS: dict[str, Callable[[str], object]] = {
 
 
 class TestPaths:
-    """What every operation does with its path."""
+    """Handling of paths by all operations."""
 
     @pytest.mark.parametrize("operation", OPERATIONS.values(), ids=OPERATIONS)
     @pytest.mark.parametrize("path", ["", "a", "~", "~/a", "file:///a", "./a"])
@@ -114,7 +114,7 @@ class TestErrors:
         "name", ["read_file", "get_metadata", "read_directory", "canonicalize", "copy from"]
     )
     def test_a_missing_path(self, tmp_path: Path, name: str) -> None:
-        """ENOENT, also for a link that leads nowhere where links are followed."""
+        """ENOENT, also for a dangling link where links are followed."""
         (tmp_path / "dangling").symlink_to("nowhere")
         assert failure(OPERATIONS[name], f"{tmp_path}/missing") == errno.ENOENT
         if name != "copy from":
@@ -141,7 +141,7 @@ class TestErrors:
         assert failure(OPERATIONS[name], f"{tmp_path}/{'x' * 256}") == errno.ENAMETOOLONG
 
     def test_no_permission(self) -> None:
-        """EACCES for every operation of somebody who may not look."""
+        """EACCES for every operation without search permission."""
         with tempfile.TemporaryDirectory() as root:
             folder = Path(root, "closed")
             folder.mkdir()
@@ -199,7 +199,7 @@ class TestWriteFile:
         files.write_file(f"{tmp_path}/file", kind(data))
         assert (tmp_path / "file").read_bytes() == data
 
-    def test_what_cannot_be_written(self, tmp_path: Path) -> None:
+    def test_files_that_cannot_be_written(self, tmp_path: Path) -> None:
         """A directory, a missing parent, a socket, a full device."""
         assert failure(files.write_file, str(tmp_path), b"") == errno.EISDIR
         assert failure(files.write_file, f"{tmp_path}/no/file", b"") == errno.ENOENT
@@ -207,7 +207,7 @@ class TestWriteFile:
         assert failure(files.write_file, "/dev/full", b"x") == errno.ENOSPC
         assert files.write_file("/dev/null", b"x") is None
 
-    def test_a_fifo_that_nobody_reads_is_an_error_at_once(self, tmp_path: Path) -> None:
+    def test_a_fifo_without_a_reader_is_an_error(self, tmp_path: Path) -> None:
         """Waiting for a reader would hold up everybody."""
         os.mkfifo(tmp_path / "fifo")
         assert failure(files.write_file, f"{tmp_path}/fifo", b"x") == errno.ENXIO
@@ -251,7 +251,7 @@ class TestWriteFile:
 class TestCreateDirectory:
     """v1 fs/createDirectory."""
 
-    def test_recursive_makes_what_is_missing(self, tmp_path: Path) -> None:
+    def test_recursive_creates_missing_parents(self, tmp_path: Path) -> None:
         """With default permissions; doing it again is fine, also through a link."""
         files.create_directory(f"{tmp_path}/a/b/c")
         (tmp_path / "link").symlink_to("a")
@@ -331,7 +331,7 @@ class TestReadDirectory:
     """v1 fs/readDirectory."""
 
     def test_entries(self, tmp_path: Path) -> None:
-        """Hidden ones too; kinds follow links; links that lead nowhere are left out."""
+        """Including hidden names; types are those of link targets; dangling links are omitted."""
         (tmp_path / "file").write_bytes(b"")
         (tmp_path / ".hidden").mkdir()
         (tmp_path / "to file").symlink_to("file")
@@ -365,7 +365,7 @@ class TestReadDirectory:
         (tmp_path / "link").symlink_to("empty")
         assert files.read_directory(f"{tmp_path}/link") == []
 
-    def test_what_is_no_directory(self, tmp_path: Path) -> None:
+    def test_paths_other_than_directories(self, tmp_path: Path) -> None:
         """ENOTDIR."""
         (tmp_path / "file").write_bytes(b"")
         os.mkfifo(tmp_path / "fifo")
@@ -385,7 +385,7 @@ class TestRemove:
     """v1 fs/remove."""
 
     def test_a_whole_tree_by_default(self, tmp_path: Path) -> None:
-        """And nothing that links in it lead to."""
+        """Targets of links in it are kept."""
         outside = tmp_path / "outside"
         outside.mkdir()
         (outside / "kept").write_bytes(b"x")
@@ -420,14 +420,14 @@ class TestRemove:
         files.remove(f"{tmp_path}/dir", recursive=False)
         assert os.listdir(tmp_path) == []
 
-    def test_what_is_missing(self, tmp_path: Path) -> None:
+    def test_missing_paths(self, tmp_path: Path) -> None:
         """Fine by default, also below missing parents; ENOENT without force."""
         for path in ("missing", "missing/too"):
             files.remove(f"{tmp_path}/{path}")
             assert failure(files.remove, f"{tmp_path}/{path}", force=False) == errno.ENOENT
 
     def test_the_root_stays(self) -> None:
-        """However it is written."""
+        """In any spelling."""
         for path in ("/", "/..", "//"):
             with pytest.raises(InvalidRequest, match="root"):
                 files.remove(path)
@@ -466,8 +466,10 @@ class TestCanonicalize:
         assert files.get_metadata(path).is_directory
 
 
-def test_more_names_than_one_listing_holds(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """It is refused: half a listing would be taken for the whole."""
+def test_a_listing_beyond_the_limit_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A partial listing would be taken for a complete one."""
     for number in range(20):
         (tmp_path / f"{number:036}").touch()
     monkeypatch.setattr("exec_server.engine.files.listing.LISTING_BYTES", 2000)

@@ -1,4 +1,4 @@
-"""Reading files: whole, piece by piece, and those that have to be waited for (v1 fs/readFile)."""
+"""Reading of files: complete, in chunks, and with waiting (v1 fs/readFile)."""
 
 from __future__ import annotations
 
@@ -27,23 +27,23 @@ TOO_LARGE = r"^file is too large to read: limit is 536870912 bytes$"
 
 
 def run(coroutine: Coroutine[Any, Any, bytes]) -> bytes:
-    """Run to the end, within a bound."""
+    """Run a coroutine with a time limit."""
     return asyncio.run(asyncio.wait_for(coroutine, PATIENCE))
 
 
 def take(source: files.ReadSource, piece: int = 72 * 1024) -> list[bytes]:
-    """All pieces of a source whose size is known."""
+    """Return the chunks of a source with a known size."""
     assert source.size is not None
     return list(iter(lambda: source.read(piece), b""))
 
 
 def unread(pipe: int) -> bool:
-    """Whether something written to a pipe has not been read yet."""
+    """Return True if a pipe contains unread data."""
     return fcntl.ioctl(pipe, termios.FIONREAD, bytes(4)) != bytes(4)
 
 
 async def load(path: str) -> bytes:
-    """The contents of a file that may have to be waited for."""
+    """Return the contents of a file that may not be available at once."""
     source = files.open_for_read(path)
     try:
         await source.load(MemoryBudget())
@@ -53,8 +53,8 @@ async def load(path: str) -> bytes:
 
 
 @pytest.mark.parametrize("size", [0, 1, 4096, 131_071, 131_072, 131_073, 1_000_000])
-def test_the_size_is_known_and_pieces_add_up(tmp_path: Path, size: int) -> None:
-    """No piece is larger than asked for, nor than 128 KiB."""
+def test_the_size_is_known_and_chunks_add_up(tmp_path: Path, size: int) -> None:
+    """No chunk is larger than requested, nor than 128 KiB."""
     data = os.urandom(size)
     (tmp_path / "file").write_bytes(data)
     for piece in (1000, 73_728, 1 << 30):
@@ -74,7 +74,7 @@ def test_links_are_followed(tmp_path: Path) -> None:
     assert files.read_file(f"{tmp_path}/link") == b"x"
 
 
-def test_what_cannot_be_read(tmp_path: Path) -> None:
+def test_files_that_cannot_be_read(tmp_path: Path) -> None:
     """Directories and sockets."""
     with pytest.raises(IsADirectoryError):
         files.open_for_read(str(tmp_path))
@@ -85,7 +85,7 @@ def test_what_cannot_be_read(tmp_path: Path) -> None:
 
 
 def test_devices_and_proc(tmp_path: Path) -> None:
-    """An empty device, and files that say they are empty but are not."""
+    """An empty device, and files that report a size of 0 but are not empty."""
     assert run(load("/dev/null")) == b""
     assert files.read_file("/proc/self/stat").startswith(f"{os.getpid()} ".encode())
     assert run(load("/proc/self/cmdline")) == Path("/proc/self/cmdline").read_bytes()
@@ -97,8 +97,8 @@ SYS_FILE = "/sys/devices/system/cpu/online"
 
 
 @pytest.mark.skipif(not os.path.exists(SYS_FILE), reason="needs /sys")
-def test_a_sys_file_that_announces_more_than_it_has() -> None:
-    """A whole page is announced, a few bytes come."""
+def test_a_sys_file_that_reports_more_than_it_contains() -> None:
+    """The reported size is a page, the contents are a few bytes."""
     source = files.open_for_read(SYS_FILE)
     content = b"".join(take(source))
     assert source.size == len(content) < 4096
@@ -118,7 +118,7 @@ def test_a_file_over_the_limit(tmp_path: Path) -> None:
 
 
 def test_an_endless_device(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Read up to the limit, and then refused; others get their turns meanwhile."""
+    """Read up to the limit, and then refused; the event loop is not blocked meanwhile."""
     monkeypatch.setattr("exec_server.engine.files.source.READ_LIMIT_BYTES", 16 * 1024 * 1024)
     turns = 0
 
@@ -140,8 +140,8 @@ def test_an_endless_device(monkeypatch: pytest.MonkeyPatch) -> None:
     assert turns > 4
 
 
-def test_a_file_cut_short_ends_early(tmp_path: Path) -> None:
-    """And what is appended is left out."""
+def test_a_truncated_file_ends_early(tmp_path: Path) -> None:
+    """Appended data is ignored."""
     path = tmp_path / "file"
     path.write_bytes(bytes(1_000_000))
     shrinking, growing = files.open_for_read(str(path)), files.open_for_read(str(path))
@@ -155,7 +155,7 @@ def test_a_file_cut_short_ends_early(tmp_path: Path) -> None:
 
 
 def test_a_file_stays_readable_when_it_is_removed_or_replaced(tmp_path: Path) -> None:
-    """What was opened is read."""
+    """The opened file is read."""
     path = tmp_path / "file"
     path.write_bytes(b"a" * 200_000)
     source = files.open_for_read(str(path))
@@ -166,7 +166,7 @@ def test_a_file_stays_readable_when_it_is_removed_or_replaced(tmp_path: Path) ->
 
 
 def test_a_fifo_is_read_from_its_first_writer_to_its_last(tmp_path: Path) -> None:
-    """Opening does not wait; the end is when nobody has it open for writing."""
+    """Opening does not block; the end is reached when the last writer closes it."""
     fifo = str(tmp_path / "fifo")
     os.mkfifo(fifo)
 
@@ -191,7 +191,7 @@ def test_a_fifo_is_read_from_its_first_writer_to_its_last(tmp_path: Path) -> Non
     assert run(read()) == b"one two"
 
 
-def test_a_writer_that_says_nothing_ends_a_fifo(tmp_path: Path) -> None:
+def test_a_writer_that_writes_nothing_ends_a_fifo(tmp_path: Path) -> None:
     """Opened and closed again: empty."""
     fifo = str(tmp_path / "fifo")
     os.mkfifo(fifo)
@@ -205,8 +205,8 @@ def test_a_writer_that_says_nothing_ends_a_fifo(tmp_path: Path) -> None:
     assert run(read()) == b""
 
 
-def test_waiting_for_a_fifo_can_be_given_up(tmp_path: Path) -> None:
-    """And leaves nothing open; other FIFOs are read meanwhile."""
+def test_waiting_for_a_fifo_can_be_cancelled(tmp_path: Path) -> None:
+    """No descriptor remains open; other FIFOs are read meanwhile."""
     os.mkfifo(tmp_path / "silent")
     os.mkfifo(tmp_path / "other")
 
@@ -229,14 +229,14 @@ def test_waiting_for_a_fifo_can_be_given_up(tmp_path: Path) -> None:
 
 
 def test_a_fifo_cannot_be_read_at_once(tmp_path: Path) -> None:
-    """``read_file`` never waits."""
+    """``read_file`` never blocks."""
     os.mkfifo(tmp_path / "fifo")
     with pytest.raises(BlockingIOError):
         files.read_file(f"{tmp_path}/fifo")
 
 
-def test_a_terminal_is_read_when_it_has_something() -> None:
-    """Until somebody types the end-of-file character."""
+def test_a_terminal_is_read_as_input_arrives() -> None:
+    """Until the end-of-file character."""
 
     async def read() -> bytes:
         master, slave = pty.openpty()
@@ -258,7 +258,7 @@ def test_a_terminal_is_read_when_it_has_something() -> None:
 
 
 def test_closing_twice(tmp_path: Path) -> None:
-    """Harmless, and nothing is left to read."""
+    """Closing is idempotent, and no data remains."""
     (tmp_path / "file").write_bytes(bytes(200_000))
     before = os.listdir("/proc/self/fd")
     source = files.open_for_read(f"{tmp_path}/file")

@@ -1,4 +1,4 @@
-"""Files get all of their new contents or keep the old ones (v1 and v2 fs/writeFile, fs/copy)."""
+"""Atomic replacement of file contents (v1 and v2 fs/writeFile, fs/copy)."""
 
 from __future__ import annotations
 
@@ -44,20 +44,20 @@ both = pytest.mark.parametrize("put", [write, copy])
 
 @pytest.fixture
 def old(tmp_path: Path) -> Path:
-    """A file that has contents, alone in its directory."""
+    """A file with contents, alone in its directory."""
     path = tmp_path / "file"
     path.write_bytes(OLD)
     return path
 
 
 def alone(path: Path) -> bool:
-    """Whether nothing else is in the directory of a file."""
+    """Return True if a file is alone in its directory."""
     return os.listdir(path.parent) == [path.name]
 
 
 @contextmanager
 def largest_file(size: int) -> Iterator[None]:
-    """Files of this process can grow no larger: as full a disk as anybody can have."""
+    """Limit the size of this process's files, with the effect of a full disk."""
     before = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (size, before[1]))
     try:
@@ -81,8 +81,8 @@ def small_disk(place: Path, size: str) -> Iterator[Path]:
 
 
 @contextmanager
-def as_somebody() -> Iterator[None]:
-    """Without root's rights."""
+def as_ordinary_user() -> Iterator[None]:
+    """Run without the rights of root."""
     user, group = os.geteuid(), os.getegid()
     if user == 0:
         os.setegid(65534)
@@ -96,10 +96,10 @@ def as_somebody() -> Iterator[None]:
 
 
 class TestFailures:
-    """What is left when writing fails."""
+    """State after a failed write."""
 
     def test_a_new_file_is_not_left_in_part(self, tmp_path: Path) -> None:
-        """Nothing is left of it, written or copied."""
+        """Neither a written nor a copied one."""
         source = tmp_path / "source"
         source.write_bytes(NEW)
         with largest_file(20_000):
@@ -116,8 +116,10 @@ class TestFailures:
         assert old.read_bytes() == OLD
         assert alone(old)
 
-    def test_so_does_one_that_is_written_in_place(self, old: Path, tmp_path: Path) -> None:
-        """Because it has two names."""
+    def test_an_old_file_written_in_place_keeps_its_contents(
+        self, old: Path, tmp_path: Path
+    ) -> None:
+        """It is written in place because it has two names."""
         other = tmp_path / "other"
         other.hardlink_to(old)
         with largest_file(20_000), pytest.raises(OSError, match="File too large"):
@@ -127,7 +129,7 @@ class TestFailures:
     @needs_root
     @both
     def test_a_full_disk(self, tmp_path: Path, put: Callable[[Path], None]) -> None:
-        """Old contents stay, new files are not left in part, in place or not."""
+        """Old contents are kept and new files are removed, in place or not."""
         with small_disk(tmp_path, "32k") as disk:
             path = disk / "file"
             path.write_bytes(OLD)
@@ -147,7 +149,7 @@ class TestFailures:
     def test_a_disk_without_room_for_both(
         self, tmp_path: Path, put: Callable[[Path, bytes], None]
     ) -> None:
-        """The old contents make room for the new ones, as they always have."""
+        """The file is overwritten in place."""
         with small_disk(tmp_path, "64k") as disk:
             path = disk / "file"
             path.write_bytes(b"x" * 45_000)
@@ -158,7 +160,7 @@ class TestFailures:
 
     @pytest.mark.parametrize("exists", [True, False])
     def test_the_end_of_the_process_in_the_middle(self, tmp_path: Path, exists: bool) -> None:
-        """The kernel removes what has no name yet."""
+        """The kernel removes an unnamed file."""
         path = tmp_path / "file"
         if exists:
             path.write_bytes(OLD)
@@ -194,7 +196,7 @@ put(os.fsencode(sys.argv[1]), Contents(8, half))
 def test_readers_see_the_old_or_the_new_contents(
     old: Path, put: Callable[[Path, bytes], None]
 ) -> None:
-    """However often they look meanwhile."""
+    """In many reads during the replacement."""
     versions = [bytes([letter]) * 300_000 for letter in b"ab"]
     put(old, versions[0])
     seen: set[bytes] = set()
@@ -216,8 +218,8 @@ def test_readers_see_the_old_or_the_new_contents(
 
 
 @both
-def test_who_has_the_old_file_open_keeps_it(old: Path, put: Callable[[Path], None]) -> None:
-    """A script that runs is not changed under its interpreter."""
+def test_an_open_old_file_is_unchanged(old: Path, put: Callable[[Path], None]) -> None:
+    """Such as a script that is being executed."""
     with old.open("rb") as opened:
         put(old)
         assert opened.read() == OLD
@@ -225,7 +227,7 @@ def test_who_has_the_old_file_open_keeps_it(old: Path, put: Callable[[Path], Non
 
 
 class TestWhatIsKept:
-    """The new contents are in the same file as far as anybody cares."""
+    """Properties of the old file that are kept."""
 
     def test_the_mode(self, old: Path) -> None:
         """Whatever the umask."""
@@ -276,7 +278,7 @@ class TestWhatIsKept:
         assert os.listdir(tmp_path / "sub") == ["first"]
 
     def test_the_file_itself_when_it_is_emptied(self, old: Path) -> None:
-        """Whoever appends to a log goes on appending to it."""
+        """Processes that append to a log keep their file."""
         with old.open("ab", buffering=0) as log:
             write(old, b"")
             assert old.read_bytes() == b""
@@ -285,7 +287,7 @@ class TestWhatIsKept:
 
     @both
     def test_set_user_id(self, old: Path, put: Callable[[Path], None]) -> None:
-        """Whether that bit stays is the kernel's business, so the file is written in place."""
+        """The kernel decides about the bit, so the file is written in place."""
         old.chmod(0o4755)
         inode = old.stat().st_ino
         put(old)
@@ -316,11 +318,11 @@ class TestWhatIsKept:
 
 
 class TestRights:
-    """Whoever may write a file may write it, even where he may create none."""
+    """Writable files in directories where no file can be created."""
 
     @pytest.mark.parametrize("directory_mode", [0o555, 0o1777])
     def test_a_directory_that_lets_nothing_be_replaced(self, directory_mode: int) -> None:
-        """One without write permission; a sticky one with somebody else's file."""
+        """One without write permission; a sticky one with another user's file."""
         with tempfile.TemporaryDirectory() as root:
             Path(root).chmod(0o755)
             folder = Path(root, "folder")
@@ -329,7 +331,7 @@ class TestRights:
             path.write_bytes(OLD)
             path.chmod(0o666)
             folder.chmod(directory_mode)
-            with as_somebody():
+            with as_ordinary_user():
                 files.write_file(str(path), NEW)
             assert path.read_bytes() == NEW
             assert alone(path)
@@ -337,20 +339,20 @@ class TestRights:
 
     @needs_root
     def test_a_file_that_may_not_be_written(self) -> None:
-        """Is not replaced either, though its directory would let it be."""
+        """It is not replaced, although its directory is writable."""
         with tempfile.TemporaryDirectory() as root:
             Path(root).chmod(0o777)
             path = Path(root, "file")
             path.write_bytes(OLD)
             path.chmod(0o444)
-            with as_somebody(), pytest.raises(PermissionError):
+            with as_ordinary_user(), pytest.raises(PermissionError):
                 files.write_file(str(path), NEW)
             assert path.read_bytes() == OLD
 
 
 @pytest.fixture
-def no_nameless_files(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A file system that knows no files without a name, as some over networks."""
+def no_unnamed_files(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A file system without unnamed files, such as some network file systems."""
     plain = os.open
 
     def limited(path: bytes, flags: int, mode: int = 0o777, *, dir_fd: int | None = None) -> int:
@@ -361,20 +363,20 @@ def no_nameless_files(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(os, "open", limited)
 
 
-@pytest.mark.usefixtures("no_nameless_files")
-class TestWithoutNamelessFiles:
-    """A hidden name is used instead, for as long as it takes."""
+@pytest.mark.usefixtures("no_unnamed_files")
+class TestWithoutUnnamedFiles:
+    """A temporary hidden name is used instead."""
 
     @both
     def test_old_and_new(self, old: Path, tmp_path: Path, put: Callable[[Path], None]) -> None:
-        """Nothing else is left."""
+        """No other file remains."""
         put(old)
         put(tmp_path / "new")
         assert old.read_bytes() == (tmp_path / "new").read_bytes() == NEW
         assert sorted(os.listdir(tmp_path)) == ["file", "new"]
 
     def test_failures(self, old: Path, tmp_path: Path) -> None:
-        """Nothing is left of them."""
+        """No file remains."""
         with largest_file(20_000):
             for path in (old, tmp_path / "new"):
                 with pytest.raises(OSError, match="File too large"):
@@ -387,7 +389,7 @@ class TestWithoutNamelessFiles:
 def test_durable_means_that_file_and_directory_reach_the_disk(
     old: Path, tmp_path: Path, name: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The contents before they get their name, the name before the answer."""
+    """The contents before the file gets its name, the name before the response."""
     synced: list[str] = []
     monkeypatch.setattr(os, "fsync", lambda fd: synced.append(os.readlink(f"/proc/self/fd/{fd}")))
     (tmp_path / "hidden").mkdir()

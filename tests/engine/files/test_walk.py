@@ -1,4 +1,4 @@
-"""Listing directory trees (v2 fs/walk)."""
+"""Listings of directory trees (v2 fs/walk)."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 
 def go(path: Path | str, **options: Any) -> WalkOutcome:
-    """Walk with the largest limits, following no links, unless said otherwise."""
+    """Walk with the maximum limits and without following links by default."""
     return walk(
         str(path),
         WalkOptions(
@@ -37,12 +37,12 @@ def go(path: Path | str, **options: Any) -> WalkOutcome:
 
 
 def listed(root: Path, **options: Any) -> list[str]:
-    """The paths found, as seen from the root; directories end in a slash."""
+    """Return the paths found, relative to the root; directories end in a slash."""
     return shown(root, go(root, **options))
 
 
 def shown(root: Path, outcome: WalkOutcome) -> list[str]:
-    """The paths in an outcome, as seen from the root; directories end in a slash."""
+    """Return the paths in an outcome, relative to the root; directories end in a slash."""
     return [
         os.path.relpath(path_uri.parse(entry.path), root)
         + {"file": "", "directory": "/"}[entry.kind]
@@ -51,7 +51,7 @@ def shown(root: Path, outcome: WalkOutcome) -> list[str]:
 
 
 def make(root: Path, *paths: str) -> Path:
-    """Make files, directories (``a/``) and links (``a -> b``) with what is missing above them."""
+    """Create files, directories (``a/``) and links (``a -> b``) with missing parents."""
     for path in paths:
         name, _, target = path.partition(" -> ")
         (root / name).parent.mkdir(parents=True, exist_ok=True)
@@ -65,8 +65,8 @@ def make(root: Path, *paths: str) -> Path:
 
 
 @contextmanager
-def somebody_else() -> Iterator[Path]:
-    """A directory of an ordinary user, whose rights the test has meanwhile."""
+def ordinary_user() -> Iterator[Path]:
+    """Run with the rights of an ordinary user; yield a directory of that user."""
     with tempfile.TemporaryDirectory() as root:
         user = os.geteuid()
         if not user:
@@ -98,8 +98,8 @@ class TestOrder:
         names = ["B", "Z", "_", "a", "é", "\uffee", "😀"]
         assert listed(make(tmp_path, *reversed(names))) == names
 
-    def test_what_is_neither_file_nor_directory(self, tmp_path: Path) -> None:
-        """Is left out."""
+    def test_special_files(self, tmp_path: Path) -> None:
+        """Special files are omitted."""
         make(tmp_path, "f", "to f -> f", "to d -> .", "dangling -> nowhere", "loop -> loop")
         os.mkfifo(tmp_path / "fifo")
         os.mknod(tmp_path / "socket", stat.S_IFSOCK | 0o600)
@@ -131,12 +131,12 @@ class TestOrder:
 
 
 class TestRoots:
-    """What can be walked."""
+    """Roots of different types."""
 
     @pytest.mark.parametrize("name", ["file", "fifo", "link to file", "link to directory"])
     @pytest.mark.parametrize("follow", [False, True])
     def test_nothing_below(self, tmp_path: Path, name: str, follow: bool) -> None:
-        """A file or another special thing; a link to a directory only if followed."""
+        """A file, a special file, or a link to a directory that is not followed."""
         make(tmp_path, "file", "link to file -> file", "link to directory -> dir", "dir/x")
         os.mkfifo(tmp_path / "fifo")
         found = shown(tmp_path, go(tmp_path / name, follow_directory_symlinks=follow))
@@ -165,7 +165,7 @@ class TestRoots:
 
 
 class TestLimits:
-    """How far a walk goes."""
+    """Limits of a walk."""
 
     @pytest.mark.parametrize(
         ("depth", "found"),
@@ -177,7 +177,7 @@ class TestLimits:
         ],
     )
     def test_depth(self, tmp_path: Path, depth: int, found: list[str]) -> None:
-        """Going no deeper is not counted as leaving something out."""
+        """The result is not truncated by the depth."""
         make(tmp_path, "a/b/c/g", "a/f")
         outcome = go(tmp_path, max_depth=depth, max_directories=max(1, depth + 1) if depth else 1)
         assert (shown(tmp_path, outcome), outcome.truncated) == (found, False)
@@ -187,7 +187,7 @@ class TestLimits:
         [(1, 2, True), (2, 4, True), (3, 5, True), (4, 6, False), (10_000, 6, False)],
     )
     def test_directories(self, tmp_path: Path, limit: int, count: int, truncated: bool) -> None:
-        """The root is one; those not gone into are listed nevertheless."""
+        """The root counts; skipped directories are still listed."""
         make(tmp_path, "a/x/f", "a/f", "b/f")
         everything = ["a/", "b/", "a/f", "a/x/", "b/f", "a/x/f"]
         outcome = go(tmp_path, max_directories=limit)
@@ -204,7 +204,7 @@ class TestLimits:
         ],
     )
     def test_entries(self, tmp_path: Path, limit: int, found: list[str], truncated: bool) -> None:
-        """Every name counts, listed or not, but for links that lead nowhere."""
+        """Every name counts, listed or not, except dangling links."""
         make(tmp_path, "a -> nowhere", "b", "c -> b", "d/f")
         os.mkfifo(tmp_path / "e")
         outcome = go(tmp_path, max_entries=limit)
@@ -213,7 +213,7 @@ class TestLimits:
     @pytest.mark.parametrize("name", ["max_directories", "max_entries"])
     @pytest.mark.parametrize("path", ["", "missing"])
     def test_too_low(self, tmp_path: Path, name: str, path: str) -> None:
-        """Refused before anything else is looked at."""
+        """Refused before any other check."""
         with pytest.raises(
             InvalidRequest, match=r"^filesystem walk limits must be greater than zero$"
         ):
@@ -233,7 +233,7 @@ class TestLimits:
         )
 
     def test_hidden_directories(self, tmp_path: Path) -> None:
-        """Are listed, but if so wished, not gone into; the root may be hidden."""
+        """They are listed, and optionally not entered; the root may be hidden."""
         root = make(tmp_path / ".root", ".hidden/x", "a/.b/c", "a/.d", ".f").parent / ".root"
         assert listed(root, prune_hidden_directories=True, max_directories=2) == [
             ".f",
@@ -257,7 +257,7 @@ class TestFollowing:
         ]
 
     def test_each_directory_once(self, tmp_path: Path) -> None:
-        """Gone into under the name that comes first; a way back up ends there."""
+        """Under the first name; a link to a parent directory is not entered."""
         make(tmp_path, "A -> b", "b/f", "b/up -> ..", "c -> b/", "d/same -> ../b")
         outcome = go(tmp_path, follow_directory_symlinks=True, max_directories=3)
         assert shown(tmp_path, outcome) == [
@@ -271,7 +271,7 @@ class TestFollowing:
         ]
         assert not outcome.truncated
 
-    def test_links_that_lead_nowhere(self, tmp_path: Path) -> None:
+    def test_dangling_links(self, tmp_path: Path) -> None:
         """Are no errors."""
         make(tmp_path, "dangling -> nowhere", "loop -> loop", "below file -> f/x", "f")
         outcome = go(tmp_path, follow_directory_symlinks=True)
@@ -279,10 +279,10 @@ class TestFollowing:
 
 
 class TestErrors:
-    """What cannot be looked at does not end the walk."""
+    """Entries that cannot be examined do not end the walk."""
 
     def test_names_that_are_not_utf8(self, tmp_path: Path) -> None:
-        """Shown as well as can be; they count."""
+        """Reported with U+FFFD; they count."""
         make(tmp_path, "a", "😀", "\udcffd/x")
         uri = f"{path_uri.format(str(tmp_path))}/%EF%BF%BDd"
         outcome = go(tmp_path)
@@ -296,7 +296,7 @@ class TestErrors:
 
     def test_a_directory_that_may_not_be_read(self) -> None:
         """Is listed, and an error; also as the root."""
-        with somebody_else() as root:
+        with ordinary_user() as root:
             make(root, "closed/f", "open/f")
             (root / "closed").chmod(0o300)
             error = WalkError(path_uri.format(f"{root}/closed"), errno.EACCES)
@@ -307,7 +307,7 @@ class TestErrors:
 
     def test_a_directory_that_may_not_be_searched(self) -> None:
         """Each of its entries is an error."""
-        with somebody_else() as root:
+        with ordinary_user() as root:
             make(root, "closed/d/", "closed/f", "closed/link -> f", "open")
             (root / "closed").chmod(0o600)
             outcome = go(root)
@@ -320,8 +320,10 @@ class TestErrors:
                 go(root / "closed" / "d")
 
 
-def test_more_names_than_one_listing_holds(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """What fits is listed, in whichever directory it stops."""
+def test_a_listing_beyond_the_limit_is_truncated(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In any directory."""
     (tmp_path / "sub").mkdir()
     for number in range(40):
         (tmp_path / f"{number:02}").touch()

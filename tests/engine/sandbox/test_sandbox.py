@@ -1,4 +1,4 @@
-"""Confined commands: what they see, what they may do, and that they are processes like others."""
+"""Sandboxed commands: access to files and the network, system calls, signals and terminals."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ else:
 
 @pytest.fixture
 def tree(tmp_path: Path) -> Path:
-    """A directory with a few files; inside of what tests may write, but no place by itself."""
+    """A directory with a few files."""
     for name in ("root/file", "root/sub/file", "root/sub/deep/file", "outside/file"):
         file = tmp_path / name
         file.parent.mkdir(parents=True, exist_ok=True)
@@ -75,7 +75,7 @@ async def test_only_the_writable_directory_can_be_written(tree: Path) -> None:
 
 
 @asynchronous
-async def test_the_rule_of_the_longest_path_counts(tree: Path) -> None:
+async def test_the_rule_of_the_longest_path_applies(tree: Path) -> None:
     root = tree / "root"
     rules = writable(root), readable(root / "sub"), writable(root / "sub/deep")
     async with SandboxBench(*rules) as bench:
@@ -85,7 +85,7 @@ async def test_the_rule_of_the_longest_path_counts(tree: Path) -> None:
 
 
 @asynchronous
-async def test_what_is_denied_cannot_be_read_listed_or_replaced(tree: Path) -> None:
+async def test_denied_paths_cannot_be_read_listed_or_replaced(tree: Path) -> None:
     root = tree / "root"
     async with SandboxBench(writable(root), denied(root / "file"), denied(root / "sub")) as bench:
         for command in ("cat file", "ls sub", "cat sub/file", "touch sub/new"):
@@ -100,7 +100,7 @@ async def test_what_is_denied_cannot_be_read_listed_or_replaced(tree: Path) -> N
 
 
 @asynchronous
-async def test_a_part_of_what_is_denied_can_be_allowed(tree: Path) -> None:
+async def test_a_path_below_a_denied_directory_can_be_allowed(tree: Path) -> None:
     root = tree / "root"
     rules = denied(root / "sub"), readable(root / "sub/deep")
     async with SandboxBench(writable(root), *rules) as bench:
@@ -111,7 +111,7 @@ async def test_a_part_of_what_is_denied_can_be_allowed(tree: Path) -> None:
 
 
 @asynchronous
-async def test_what_no_rule_names_is_hidden(tree: Path) -> None:
+async def test_paths_without_a_rule_are_hidden(tree: Path) -> None:
     policy = SandboxPolicy(
         (*(Rule(path, "read") for path in MINIMAL_PATHS), writable(tree / "root"))
     )
@@ -128,7 +128,7 @@ async def test_what_no_rule_names_is_hidden(tree: Path) -> None:
 
 
 @asynchronous
-async def test_patterns_deny_what_they_match(tree: Path) -> None:
+async def test_patterns_deny_their_matches(tree: Path) -> None:
     root = tree / "root"
     policy = SandboxPolicy((READ_ALL, writable(root)), (f"{root}/**/file",), scan_depth=2)
     async with SandboxBench() as bench:
@@ -142,8 +142,8 @@ async def test_patterns_deny_what_they_match(tree: Path) -> None:
 
 @pytest.mark.parametrize("name", [".git", ".agents", ".codex", ".aws"])
 @asynchronous
-async def test_what_other_programs_go_by_is_kept(tree: Path, name: str) -> None:
-    """Present or not; and if it was not there, it is not there afterwards."""
+async def test_protected_names_are_read_only(tree: Path, name: str) -> None:
+    """Existing or not; a missing one is still missing afterwards."""
     root = tree / "root"
     script = f"touch {name}/new; mkdir {name}; mv {name} other; rm -rf {name}; ls -d {name}"
     async with SandboxBench(writable(root)) as bench:
@@ -158,7 +158,7 @@ async def test_what_other_programs_go_by_is_kept(tree: Path, name: str) -> None:
 
 
 @asynchronous
-async def test_a_rule_for_it_takes_that_protection_away(tree: Path) -> None:
+async def test_a_rule_for_a_protected_name_overrides_the_protection(tree: Path) -> None:
     root = tree / "root"
     (root / ".git").mkdir()
     async with SandboxBench(writable(root), writable(root / ".git")) as bench:
@@ -167,7 +167,7 @@ async def test_a_rule_for_it_takes_that_protection_away(tree: Path) -> None:
 
 
 @asynchronous
-async def test_the_repository_of_a_worktree_is_protected_too(tree: Path) -> None:
+async def test_the_repository_of_a_worktree_is_protected(tree: Path) -> None:
     root, repository = tree / "root", tree / "outside/repository"
     repository.mkdir()
     (root / ".git").write_text(f"gitdir: {repository}\n")
@@ -178,8 +178,8 @@ async def test_the_repository_of_a_worktree_is_protected_too(tree: Path) -> None
 
 
 @asynchronous
-async def test_the_way_to_a_rule_cannot_be_moved(tree: Path) -> None:
-    """Or else the file would be free the next time."""
+async def test_directories_above_a_rule_cannot_be_moved(tree: Path) -> None:
+    """The file would otherwise be accessible in the next sandbox."""
     root = tree / "root"
     async with SandboxBench(writable(root), denied(root / "sub/deep/file")) as bench:
         _, code = await bench.finish("mv sub elsewhere", cwd=str(root))
@@ -190,7 +190,7 @@ async def test_the_way_to_a_rule_cannot_be_moved(tree: Path) -> None:
 
 
 @asynchronous
-async def test_what_is_missing_cannot_be_made_unless_it_is_skipped(tree: Path) -> None:
+async def test_missing_paths_cannot_be_created_unless_they_are_skipped(tree: Path) -> None:
     root = tree / "root"
     rules = denied(root / "a"), readable(root / "b/c"), Rule(str(root / "d"), "deny", True)
     async with SandboxBench(writable(root), *rules) as bench:
@@ -199,7 +199,7 @@ async def test_what_is_missing_cannot_be_made_unless_it_is_skipped(tree: Path) -
 
 
 @asynchronous
-async def test_commands_that_run_at_once_share_what_stands_for_the_missing(tree: Path) -> None:
+async def test_concurrent_commands_share_placeholders(tree: Path) -> None:
     root = tree / "root"
     async with SandboxBench(writable(root)) as bench:
         gate = bench.gate()
@@ -213,7 +213,7 @@ async def test_commands_that_run_at_once_share_what_stands_for_the_missing(tree:
 
 
 @asynchronous
-async def test_everything_may_be_written_but_the_rest_is_kept(tree: Path) -> None:
+async def test_a_writable_root_keeps_other_restrictions(tree: Path) -> None:
     policy = SandboxPolicy((Rule("/", "write"), denied(tree / "root/sub")))
     async with SandboxBench() as bench:
         said, _ = await bench.finish(
@@ -242,7 +242,7 @@ async def test_everything_may_be_written_but_the_rest_is_kept(tree: Path) -> Non
     ],
 )
 @asynchronous
-async def test_the_network_is_there_only_if_it_is_allowed(
+async def test_the_network_is_available_only_if_allowed(
     tree: Path, call: str, without: str, with_network: str
 ) -> None:
     with socket.socket(socket.AF_UNIX) as listener:
@@ -255,11 +255,11 @@ async def test_the_network_is_there_only_if_it_is_allowed(
             assert await bench.finish(probe, policy=policy) == (f"{with_network}\n", 0)
 
 
-# What is left of the machine
+# Isolation from the host
 
 
 @asynchronous
-async def test_a_confined_command_has_no_rights_and_sees_no_other_process() -> None:
+async def test_a_command_has_no_capabilities_and_sees_no_other_process() -> None:
     async with SandboxBench() as bench:
         said, _ = await bench.finish(
             "grep -E '^(NoNewPrivs|Seccomp|CapBnd|CapEff):' /proc/self/status; ls -d /proc/[0-9]*"
@@ -278,7 +278,7 @@ async def test_a_confined_command_has_no_rights_and_sees_no_other_process() -> N
 
 
 @asynchronous
-async def test_only_the_descriptors_and_variables_asked_for_get_in() -> None:
+async def test_a_command_gets_only_the_requested_descriptors_and_variables() -> None:
     async with SandboxBench() as bench:
         said, _ = await bench.finish(
             "ls /proc/self/fd; env | sort", env={"PATH": "/bin:/usr/bin", "A=B": "c"}, cwd="/usr"
@@ -299,13 +299,13 @@ for directory, names, files in os.walk("/proc"):
         print(path)
 print("searched")
 """
-"""Lists what can be written, without what belongs to processes, and the triggers of pressure."""
+"""Lists writable files, except those of processes and the triggers of pressure."""
 
 
 @pytest.mark.parametrize("place", ["read", "write"])
 @asynchronous
-async def test_no_setting_of_the_kernel_can_be_written(place: Access) -> None:
-    """Nor as root, for whom the kernel asks for no capability."""
+async def test_kernel_settings_are_read_only(place: Access) -> None:
+    """Also for root, for whom the kernel requires no capability."""
     policy = SandboxPolicy((Rule("/", place),))
     async with SandboxBench() as bench:
         said = await bench.finish(["python3", "-c", WRITABLE_IN_PROC], policy=policy)
@@ -313,8 +313,8 @@ async def test_no_setting_of_the_kernel_can_be_written(place: Access) -> None:
 
 
 @asynchronous
-async def test_no_datagram_or_descriptor_leaves_without_a_network(tree: Path) -> None:
-    """Neither from a socket of its own nor from one of a pair, which can name an address, too."""
+async def test_no_datagram_or_descriptor_is_sent_without_network(tree: Path) -> None:
+    """Neither from a new socket nor from one of a pair, which can be given an address, too."""
     probe = """
 import os, socket, struct, sys
 rights = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, struct.pack("i", 0))]
@@ -337,8 +337,8 @@ for kind in (socket.SOCK_DGRAM, socket.SOCK_RAW):
 
 
 @asynchronous
-async def test_no_key_leaves_without_a_network() -> None:
-    """Keyrings are inherited, so what is put into one could be read outside."""
+async def test_no_keyring_is_shared_without_network() -> None:
+    """Keyrings are inherited, so their contents could be read outside."""
     number = {"x86_64": 250, "aarch64": 219}[os.uname().machine]
     probe = f"import ctypes; print(ctypes.CDLL(None).syscall({number}, 0, -3, 1))"
     async with SandboxBench() as bench:
@@ -347,27 +347,27 @@ async def test_no_key_leaves_without_a_network() -> None:
 
 @pytest.mark.parametrize("allows_network", [True, False])
 @asynchronous
-async def test_no_further_user_namespace_gives_capabilities(allows_network: bool) -> None:
+async def test_user_namespaces_give_no_capabilities(allows_network: bool) -> None:
     policy = SandboxPolicy((READ_ALL,), allows_network=allows_network)
     async with SandboxBench() as bench:
         said, code = await bench.finish("unshare --user true", policy=policy)
     assert (code, "unshare failed" in said) == (1, True)
 
 
-# A process like any other
+# Processes
 
 
 @pytest.mark.parametrize(
     ("script", "code"), [("exit 7", 7), ("kill -9 $$", 137), ("kill -TERM $$", 143)]
 )
 @asynchronous
-async def test_how_a_command_ends_is_told(script: str, code: int) -> None:
+async def test_the_exit_code_is_reported(script: str, code: int) -> None:
     async with SandboxBench() as bench:
         assert (await bench.finish(script))[1] == code
 
 
 @asynchronous
-async def test_a_command_that_cannot_be_run_says_so(tree: Path) -> None:
+async def test_a_command_that_cannot_be_executed_reports_an_error(tree: Path) -> None:
     root = tree / "root"
     hidden = SandboxPolicy(tuple(Rule(path, "read") for path in MINIMAL_PATHS))
     async with SandboxBench() as bench:
@@ -381,7 +381,7 @@ async def test_a_command_that_cannot_be_run_says_so(tree: Path) -> None:
 
 
 @asynchronous
-async def test_what_cannot_be_started_is_refused_as_without_a_sandbox() -> None:
+async def test_invalid_specs_are_refused_as_without_a_sandbox() -> None:
     async with SandboxBench() as bench:
         with pytest.raises(InvalidArgument, match="argv"):
             bench.sandboxed([])
@@ -394,13 +394,13 @@ async def test_what_cannot_be_started_is_refused_as_without_a_sandbox() -> None:
 
 
 @asynchronous
-async def test_the_name_of_a_command_can_be_chosen() -> None:
+async def test_arg0_is_passed_to_the_command() -> None:
     async with SandboxBench() as bench:
         assert await bench.finish(["sh", "-c", "echo $0"], arg0="other") == ("other\n", 0)
 
 
 @asynchronous
-async def test_input_reaches_a_command() -> None:
+async def test_a_command_receives_input() -> None:
     async with SandboxBench() as bench:
         process = bench.sandboxed("read line; echo got $line", pipe_stdin=True)
         assert await process.write(b"it\n") == "accepted"
@@ -409,7 +409,7 @@ async def test_input_reaches_a_command() -> None:
 
 @pytest.mark.parametrize("signum", [signal.SIGINT, signal.SIGTERM])
 @asynchronous
-async def test_a_signal_reaches_a_command_even_on_its_way_in(signum: signal.Signals) -> None:
+async def test_a_command_receives_signals_sent_during_setup(signum: signal.Signals) -> None:
     async with SandboxBench() as bench:
         process = bench.sandboxed(["sleep", "1000"])
         process.signal(signum)
@@ -428,8 +428,8 @@ async def test_a_command_can_trap_signals() -> None:
 
 
 @asynchronous
-async def test_nothing_is_left_of_a_command_that_ends_or_is_killed(tree: Path) -> None:
-    """Neither descendants in other groups and sessions, nor what stood for the missing."""
+async def test_no_process_or_placeholder_remains_of_a_command(tree: Path) -> None:
+    """Including descendants in other process groups and sessions."""
     root = tree / "root"
     script = "setsid sleep 1000 & sleep 1000 & echo ready; read line"
     async with SandboxBench(writable(root)) as bench:
@@ -459,7 +459,7 @@ def _descendants(pid: int) -> set[int]:
 
 
 @asynchronous
-async def test_a_terminal_is_the_controlling_one() -> None:
+async def test_the_terminal_is_the_controlling_terminal() -> None:
     async with SandboxBench() as bench:
         process = bench.sandboxed(
             "echo typed >/dev/tty; stty size; echo $SHELL", tty=True, rows=7, cols=9
@@ -470,7 +470,7 @@ async def test_a_terminal_is_the_controlling_one() -> None:
 
 
 @asynchronous
-async def test_control_c_interrupts_the_command_and_nothing_else() -> None:
+async def test_control_c_interrupts_only_the_command() -> None:
     script = "trap 'echo trapped' INT; echo ready; while ! read line; do :; done; echo got $line"
     async with SandboxBench() as bench:
         process = bench.sandboxed(script, tty=True)
@@ -482,7 +482,7 @@ async def test_control_c_interrupts_the_command_and_nothing_else() -> None:
 
 
 @asynchronous
-async def test_control_c_is_not_lost_on_the_way_in() -> None:
+async def test_control_c_is_not_lost_during_setup() -> None:
     async with SandboxBench() as bench:
         process = bench.sandboxed(["sleep", "1000"], tty=True)
         await within_bounds(process.write(b"\x03"))
@@ -496,8 +496,8 @@ async def test_shells_control_jobs_on_a_terminal() -> None:
         process = bench.sandboxed(
             ["bash", "--norc", "-i"], tty=True, env={"PS1": "$ ", "PATH": "/bin"}
         )
-        # The job itself says that it is in the foreground: the shell alone would take the
-        # Control-C of a hasty user as its own, and what was typed after it as lost.
+        # The job prints when it is in the foreground. Before that, the shell would handle Ctrl-C
+        # itself, and discard the input after it.
         await process.write(b"sh -c 'echo sta\"\"rted; exec sleep 1000'\n")
         await bench.has_output(process, b"started")
         await process.write(b"\x03")
@@ -507,32 +507,28 @@ async def test_shells_control_jobs_on_a_terminal() -> None:
         assert process.status == ExitStatus(5, None)
 
 
-# Where nothing can be confined
+# Hosts without sandboxes
 
 
 @pytest.fixture
-def forgetful(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """What was found out about bubblewrap is forgotten, before and after."""
+def without_probe_result(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Discard the result of the probe of bubblewrap, before and after the test."""
     bubblewrap._probe.cache_clear()
     yield
     monkeypatch.undo()
     bubblewrap._probe.cache_clear()
 
 
-@pytest.mark.usefixtures("forgetful")
-def test_it_says_that_bubblewrap_is_missing(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+@pytest.mark.usefixtures("without_probe_result")
+def test_a_missing_bubblewrap_is_reported(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PATH", str(tmp_path))
     assert not bubblewrap.is_available()
     with pytest.raises(InvalidRequest, match=r"bubblewrap \(bwrap\) is not installed"):
         bubblewrap.require()
 
 
-@pytest.mark.usefixtures("forgetful")
-def test_it_says_that_bubblewrap_does_not_work(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+@pytest.mark.usefixtures("without_probe_result")
+def test_a_failing_bubblewrap_is_reported(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     program = tmp_path / "bwrap"
     program.write_text("#!/bin/sh\necho 'bwrap: no namespaces' >&2; exit 1\n")
     program.chmod(0o755)
