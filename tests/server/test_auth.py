@@ -1,4 +1,4 @@
-"""Who may open a WebSocket, and what everybody else is told (measured on codex 0.169)."""
+"""Authentication of WebSocket clients, and the refusals (measured on codex 0.169)."""
 
 from __future__ import annotations
 
@@ -283,7 +283,7 @@ NOBODY = 65534
 
 
 class TestProcFiles:
-    """What programs can learn of the server from /proc, where they belong to the same user."""
+    """Secrets of the server are hidden in /proc from programs of the same user."""
 
     ENVIRONMENT = ("--ws-auth", "capability-token", "--ws-token-env", "ITS_TOKEN")
 
@@ -430,7 +430,7 @@ class TestSignedTokens:
         ],
     )
     def test_claims_of_the_wrong_form(self, signed: peer.Listening, claims: object) -> None:
-        """Of which nobody knows what they mean."""
+        """Headers of unknown meaning."""
         assert upgraded(signed, f"Bearer {jwt(claims)}") == (401, "invalid websocket jwt")
 
     @pytest.mark.parametrize(
@@ -585,7 +585,7 @@ def order(one: list[int], other: list[int]) -> float:
 
 
 def distances(judge: Authenticator, headers: list[str]) -> list[float]:
-    """How far the times of refusals are from being alike, each header compared with the first."""
+    """Return the differences between refusal times, each header compared with the first."""
     times: list[list[int]] = [[] for _ in headers]
     turns = list(zip(times, headers, strict=True))
     chance = random.Random(1)
@@ -614,7 +614,7 @@ class Naive:
 
 
 class TestTiming:
-    """How long a refusal takes says nothing of how nearly right a token is."""
+    """The duration of a refusal does not depend on how much of a token is right."""
 
     ALIKE = 0.2
     """Far above the chance of 2,000 samples (0.01), far below what a stop at the first difference
@@ -841,7 +841,7 @@ class TestExposure:
             ("--ws-auth", "capability-token", "--ws-token-sha256", "0" * 64),
         ],
     )
-    def test_unless_somebody_sees_to_it(self, arguments: tuple[str, ...]) -> None:
+    def test_unless_acknowledged(self, arguments: tuple[str, ...]) -> None:
         """This server itself, or what is around it."""
         with peer.running("--listen", "ws://0.0.0.0:0", *arguments) as process:
             assert process.stdout is not None
@@ -892,7 +892,9 @@ class TestHosts:
             ("--listen", "ws://0.0.0.0:0", "--allow-unauthenticated"),
         ],
     )
-    def test_it_is_checked_however_clients_are_let_in(self, arguments: tuple[str, ...]) -> None:
+    def test_it_is_checked_with_every_kind_of_authentication(
+        self, arguments: tuple[str, ...]
+    ) -> None:
         """And wherever the server listens; the machine's own name is one of its names."""
         own = os.uname().nodename
         with peer.running(*arguments) as process:
@@ -911,7 +913,7 @@ class TestPending:
     """Clients that have not been let in."""
 
     def test_their_time_is_limited(self) -> None:
-        """Whether they say nothing or too little."""
+        """Options that are missing or insufficient."""
         with peer.listening("--handshake-seconds", "0.3") as server:
             for said in (b"", b"GET / HT", b"GET / HTTP/1.1\r\nHost: x\r\n"):
                 with connected(server) as connection:

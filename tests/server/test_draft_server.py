@@ -1,4 +1,4 @@
-"""What the draft has that v2 has not, and what its limits refuse."""
+"""The additions of the draft to v2, and the refusals of its limits."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ def write(client: peer.Client, name: str, write_id: str, data: bytes) -> str:
 
 
 def output(client: peer.Client, name: str) -> bytes:
-    """What the notifications have brought so far."""
+    """Return the output of the notifications so far."""
     return b"".join(
         base64.b64decode(event["params"]["chunk"])
         for event in client.events(name)
@@ -72,7 +72,7 @@ def decoded(excerpt: dict[str, Any]) -> tuple[bytes, int, bytes]:
 # What a server says of itself
 
 
-def test_the_flags_and_limits_are_told_at_the_handshake_and_when_asked() -> None:
+def test_flags_and_limits_are_part_of_initialize_and_environment_info() -> None:
     options = ("--max-processes", "5", "--retained-bytes", "1000", "--grace-seconds", "0.25")
     with peer.stdio("--protocol", "auto", *options, "--execution", "prepared") as client:
         told = client.call("initialize", {"clientName": "test"})["environmentInfo"]
@@ -88,7 +88,7 @@ def test_the_flags_and_limits_are_told_at_the_handshake_and_when_asked() -> None
 
 
 @pytest.mark.parametrize("protocol", ["v1", "v2"])
-def test_a_server_that_speaks_another_revision_alone_has_nothing_of_it(protocol: str) -> None:
+def test_a_server_pinned_to_another_revision_has_no_draft_methods(protocol: str) -> None:
     with peer.stdio("--protocol", protocol) as client:
         result = client.call("initialize", {"clientName": "test"})
         client.send({"method": "initialized"})
@@ -155,7 +155,7 @@ def test_an_input_ends_after_what_was_written(client: peer.Client) -> None:
     ("options", "message"),
     [({}, "no standard input to close"), ({"tty": True}, "has a terminal")],
 )
-def test_an_input_that_is_no_pipe_is_not_closed(
+def test_close_stdin_without_a_pipe_is_refused(
     client: peer.Client, options: dict[str, Any], message: str
 ) -> None:
     start(client, "p", "sleep 600", **options)
@@ -167,7 +167,7 @@ def test_an_input_that_is_no_pipe_is_not_closed(
 
 
 def test_a_wait_is_answered_at_the_end(client: peer.Client, tmp_path: Path) -> None:
-    """The exit, or the close that a descendant puts off; and delays nobody."""
+    """wait returns at the exit, or at a close delayed by a descendant, and delays no request."""
     gate = tmp_path / "gate"
     os.mkfifo(gate)
     start(client, "p", f"(read y <{gate}; echo late) & read x; exit 7", pipeStdin=True)
@@ -278,7 +278,7 @@ def test_a_process_that_does_not_is_killed(
 @pytest.mark.parametrize(
     "mode", [{"type": "politely"}, {"type": "graceful"}, {"timeoutMs": 1}, "force", 5]
 )
-def test_a_mode_that_is_none_is_refused_and_kills_nobody(client: peer.Client, mode: Any) -> None:
+def test_an_invalid_mode_is_refused_and_kills_nothing(client: peer.Client, mode: Any) -> None:
     start(client, "p", "read x", pipeStdin=True)
     error = client.error("process/terminate", {"processId": "p", "mode": mode})
     assert (error["code"], "mode" in error["message"]) == (-32602, True)
@@ -288,7 +288,7 @@ def test_a_mode_that_is_none_is_refused_and_kills_nobody(client: peer.Client, mo
 # Notifications of a start
 
 
-def test_a_start_is_told_of_to_those_who_ask(client: peer.Client) -> None:
+def test_process_started_follows_the_response_if_requested(client: peer.Client) -> None:
     """After the answer, and before anything that the process does."""
     params = peer.start_params("p", "sh", "-c", "echo $$", cwd="file:///", notifyStart=True)
     identifier = client.request("process/start", params)
@@ -306,7 +306,7 @@ def test_a_start_is_told_of_to_those_who_ask(client: peer.Client) -> None:
     assert ours[0].get("id") == identifier
 
 
-def test_a_start_that_fails_is_told_of_to_those_who_ask(client: peer.Client) -> None:
+def test_process_failed_follows_the_error_if_requested(client: peer.Client) -> None:
     start(client, "taken", "sleep 600")
     for name, argv in (("p", ["/nowhere"]), ("taken", ["true"]), ("q", [])):
         params = peer.start_params(name, *argv, cwd="file:///")
@@ -324,7 +324,7 @@ def test_a_start_that_fails_is_told_of_to_those_who_ask(client: peer.Client) -> 
         assert answered < position["process/failed"]
 
 
-def test_who_does_not_ask_is_told_nothing_new(client: peer.Client) -> None:
+def test_start_notifications_are_not_sent_unrequested(client: peer.Client) -> None:
     start(client, "p", "true")
     start(client, "q", "true", notifyStart=False)
     for name in ("p", "q"):
@@ -431,7 +431,7 @@ def test_a_wait_goes_on_after_a_resume() -> None:
 
 
 def test_the_draft_serves_the_processes_of_other_revisions() -> None:
-    """Which are told of as their own revision has it."""
+    """Their events have the shapes of their own revision."""
     with peer.stdio("--protocol", "auto") as client:
         client.initialize()
         client.start("one", "sh", "-c", "stty size; kill -KILL $$", tty=True)

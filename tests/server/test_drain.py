@@ -37,7 +37,7 @@ class Served:
         self.process.send_signal(signal.SIGTERM)
 
     def refuses(self) -> bool:
-        """Whether it comes to refuse what is new, as soon as it has heard of the signal."""
+        """Return True once the server refuses new requests, after it has received the signal."""
         return peer.wait_until(
             lambda: (
                 self.client.answer(self.client.request("environment/info")).get("error") == REFUSAL
@@ -76,7 +76,7 @@ def _served(transport: str, *arguments: str) -> Iterator[Served]:
 
 
 def output(events: list[dict[str, Any]]) -> bytes:
-    """What a process has written, as its notifications tell it."""
+    """Return the output of a process, from its notifications."""
     return b"".join(
         base64.b64decode(event["params"]["chunk"])
         for event in events
@@ -111,7 +111,7 @@ def test_processes_are_asked_to_end_and_their_last_words_delivered(served: Serve
 
 
 def test_who_does_not_end_is_killed_when_the_grace_is_over(hasty: Served) -> None:
-    """That, too, is told."""
+    """The kill is reported as well."""
     client = hasty.client
     started(client, DEAF)
     hasty.told()
@@ -159,7 +159,7 @@ def test_an_http_request_under_way_is_answered(served: Served) -> None:
 
 
 def test_nothing_new_is_begun(served: Served) -> None:
-    """What concerns a process that there is goes on; everything else is refused, in words."""
+    """Requests about existing processes are served; all others are refused with a reason."""
     client = served.client
     started(client, DEAF)
     served.told()
@@ -200,7 +200,7 @@ def test_a_detached_session_ends_as_well() -> None:
 
 
 def test_a_slow_reader_gets_everything(tmp_path: Path) -> None:
-    """What is queued for it when the server is told to end, to the last byte."""
+    """Input that is queued when the shutdown begins is delivered to the last byte."""
     size = 4_000_000
     (tmp_path / "file").write_bytes(b"x" * size)
     with peer.stdio("--grace-seconds", "60") as client:

@@ -220,7 +220,7 @@ def test_unknown_members_and_a_jsonrpc_member_are_ignored(client: peer.Client) -
     assert client.answer("x") == {"id": "x", "result": {"running": False}}
 
 
-def test_an_unknown_method_is_told_before_its_params_and_the_state(fresh: peer.Client) -> None:
+def test_an_unknown_method_is_reported_before_params_and_state(fresh: peer.Client) -> None:
     error = fresh.error("process/resize", 5)
     assert error["code"] == -32601
     assert "`process/resize`" in error["message"]

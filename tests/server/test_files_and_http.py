@@ -46,7 +46,9 @@ def test_file_calls_keep_their_order(client: peer.Client, tmp_path: Path) -> Non
         assert content == b"%d" % index * 400_000
 
 
-def test_a_fifo_without_a_writer_holds_nobody(client: peer.Client, tmp_path: Path) -> None:
+def test_a_fifo_without_a_writer_delays_no_other_request(
+    client: peer.Client, tmp_path: Path
+) -> None:
     fifo = tmp_path / "fifo"
     os.mkfifo(fifo)
     read = client.request("fs/readFile", {"path": str(fifo)})
@@ -239,7 +241,7 @@ def test_requests_that_cannot_be_made(client: peer.Client, change: JsonObject, c
 
 
 def test_a_copy_ends_with_the_connection_that_asked_for_it(tmp_path: Path) -> None:
-    """A tree that nobody waits for is not copied to its end."""
+    """The copy of a tree stops when its client is gone."""
     source, destination = tmp_path / "from", tmp_path / "to"
     source.mkdir()
     (source / "file").touch()

@@ -90,7 +90,7 @@ def mutated(chance: random.Random, sample: dict[str, Any]) -> str:
 
 
 def is_dangerous(text: str, directory: str) -> bool:
-    """Whether a mutation made a message act outside the directory."""
+    """Return True if a mutation makes a message act outside the directory."""
     try:
         message = json.loads(text)
     except ValueError:
@@ -152,7 +152,7 @@ def _bombard(
 
 
 def _is_violation(text: str) -> bool:
-    """Whether the message ends the connection by contract: a notification nobody knows."""
+    """Return True if the message ends the connection by contract, as an unknown notification."""
     try:
         message = json.loads(text)
     except ValueError:

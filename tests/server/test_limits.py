@@ -99,7 +99,7 @@ class TestOptions:
 
 
 class TestMessages:
-    """What one message may be."""
+    """Limits of one message."""
 
     def test_a_long_line_is_skipped(self) -> None:
         """To its end, whatever its parts."""
@@ -153,7 +153,7 @@ class TestMessages:
 
 
 class TestConnectionsAndSessions:
-    """How many there may be."""
+    """Limits of the number of connections and sessions."""
 
     def test_connections(self) -> None:
         """One too many is told so; one that ends makes room."""
@@ -167,7 +167,7 @@ class TestConnectionsAndSessions:
                 b"this server serves at most 2 connections at a time"
             )
             second.close()
-            assert peer.wait_until(lambda: is_let_in(server))
+            assert peer.wait_until(lambda: is_admitted(server))
             assert first.is_alive()
 
     def test_sessions(self) -> None:
@@ -192,8 +192,8 @@ class TestConnectionsAndSessions:
             )
 
 
-def is_let_in(server: peer.Listening) -> bool:
-    """Whether there is room for one more connection."""
+def is_admitted(server: peer.Listening) -> bool:
+    """Return True if the server has room for one more connection."""
     try:
         server.client()
     except InvalidStatus:
@@ -202,7 +202,7 @@ def is_let_in(server: peer.Listening) -> bool:
 
 
 class TestProcesses:
-    """What a session's processes may take."""
+    """Limits of the processes of a session."""
 
     def test_running_ones(self) -> None:
         """One that ends makes room."""
@@ -301,7 +301,7 @@ def output(connected: peer.Client) -> bytes:
 
 
 class TestRequests:
-    """What a connection's requests may take while they wait."""
+    """Limits of the pending requests of a connection."""
 
     def test_how_many_wait(self) -> None:
         """One too many is refused; what ends the waiting is not."""
@@ -357,7 +357,7 @@ class TestRequests:
         assert connected.is_alive()
 
     @pytest.mark.parametrize("transport", ["stdio", "ws"])
-    def test_answers_that_nobody_reads(self, transport: str) -> None:
+    def test_unread_responses(self, transport: str) -> None:
         """Are all there in the end, though the server has not made them all at once."""
         arguments = ("--max-unsent-bytes", "1000000")
         if transport == "stdio":
@@ -443,7 +443,7 @@ def upstream(*answers: bytes) -> Iterator[str]:
 
 
 class TestDiscovery:
-    """What is found below directories."""
+    """Limits of discovery below directories."""
 
     def test_more_text_than_one_answer_takes(self, tmp_path: Path) -> None:
         """Leaves out the directories that it does not take, and says so."""
@@ -464,7 +464,7 @@ class TestDiscovery:
 
 
 class TestHttp:
-    """What requests to other servers may take."""
+    """Limits of HTTP requests to other servers."""
 
     def test_a_body_that_is_too_large(self) -> None:
         """Unless it is streamed."""

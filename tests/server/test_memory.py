@@ -26,7 +26,7 @@ MEBIBYTE = 1024 * 1024
 
 CLIENTS = 6
 LEFT_BYTES = 24 * 1024 * 1024
-"""What may be left above the size at rest; below it, it is not worth the while."""
+"""Growth above the size at rest below which no memory is returned."""
 
 
 def resident_bytes(pid: int) -> int:
@@ -61,7 +61,7 @@ HELD_BYTES = 16 * MEBIBYTE
 """The memory budget of the servers below."""
 
 SLACK_BYTES = 40 * MEBIBYTE
-"""What a server may take besides: for what it is doing at the moment, and for modules it loads."""
+"""Additional memory of a server, for current work and for imported modules."""
 
 
 def peak_bytes(pid: int) -> int:
@@ -87,7 +87,7 @@ REFUSAL = f"the server holds at most {HELD_BYTES} bytes for a client at a time"
 
 
 class TestHeld:
-    """What a client makes the server hold is bounded, whatever it is made of."""
+    """The memory held for a client is bounded, whatever it consists of."""
 
     def test_devices_without_an_end(self) -> None:
         with bounded() as server:
@@ -99,7 +99,7 @@ class TestHeld:
             assert {answer["error"]["code"] for answer in answers} == {-32600}
 
     def test_fifos(self, tmp_path: Path) -> None:
-        """What was read is released when the answer has been sent."""
+        """The content is freed when the response has been sent."""
         fifo = tmp_path / "fifo"
         os.mkfifo(fifo)
         with bounded() as server:
@@ -183,7 +183,7 @@ class TestHeld:
                 assert all("result" in client.answer(number) for number in requests)
 
     def test_answers_to_polls_that_wait_for_the_same(self) -> None:
-        """What a process writes at last comes to all of them."""
+        """The last output of a process reaches all of them."""
         program = (
             "import fcntl, sys; sys.stdin.readline(); fcntl.fcntl(1, 1031, 1 << 20);"
             "sys.stdout.write('x' * (1 << 20))"

@@ -110,7 +110,7 @@ def is_unlocked(file: Path) -> bool:
 
 
 def all_gone(pids: list[int]) -> bool:
-    """Whether all of them come to an end in time."""
+    """Return True if all of them end in time."""
     return peer.wait_until(lambda: all(map(peer.is_gone, pids)))
 
 
@@ -153,7 +153,7 @@ def test_a_client_over_stdio_leaves_nothing(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("how", [signal.SIGTERM, signal.SIGINT])
-def test_a_server_that_is_told_to_end_leaves_nothing(tmp_path: Path, how: signal.Signals) -> None:
+def test_a_server_that_is_shut_down_leaves_nothing(tmp_path: Path, how: signal.Signals) -> None:
     """When it has ended, so has everything else."""
     with peer.listening() as server:
         client = server.client()

@@ -105,7 +105,7 @@ def test_a_long_poll_delays_nothing_and_ends_with_the_output(client: peer.Client
     assert [base64.b64decode(chunk["chunk"]) for chunk in result["chunks"]] == [b"now"]
 
 
-def test_a_write_that_nobody_reads_delays_nothing(client: peer.Client) -> None:
+def test_an_unread_write_delays_nothing(client: peer.Client) -> None:
     client.start("p", "sleep", "100", pipeStdin=True)
     big = encoded(b"x" * 1_000_000)
     writes = [client.request("process/write", {"processId": "p", "chunk": big}) for _ in range(30)]
@@ -147,7 +147,7 @@ def test_only_the_newest_mebibyte_is_retained(client: peer.Client) -> None:
 @pytest.mark.parametrize(
     "pieces", [[b"", b"x"], [b"a" * 40_000], [b"a", b"b" * 60_000, b"c" * 4_000]]
 )
-def test_retained_output_is_read_as_it_was_told(client: peer.Client, pieces: list[bytes]) -> None:
+def test_retained_output_equals_the_notifications(client: peer.Client, pieces: list[bytes]) -> None:
     client.start("p", "cat", pipeStdin=True)
     for number, piece in enumerate(pieces):
         client.call("process/write", {"processId": "p", "chunk": encoded(piece)})

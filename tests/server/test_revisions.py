@@ -29,7 +29,7 @@ def exit_code(events: list[dict[str, Any]]) -> int:
     return code
 
 
-def test_initialize_has_what_each_revision_looks_for() -> None:
+def test_initialize_has_the_members_of_every_revision() -> None:
     with peer.stdio("--protocol", "auto") as client:
         result = client.call("initialize", {"clientName": "test"})
     assert result["sessionId"]
@@ -37,7 +37,7 @@ def test_initialize_has_what_each_revision_looks_for() -> None:
     assert result["protocolVersion"] == "exec-server.v0"
 
 
-def test_what_is_wrong_in_the_newest_handshake_is_wrong() -> None:
+def test_params_wrong_in_the_newest_handshake_are_refused() -> None:
     with peer.stdio("--protocol", "auto") as client:
         error = client.error("initialize", {"clientName": "test", "resumeSessionId": 5})
         assert (error["code"], "resumeSessionId" in error["message"]) == (-32602, True)
@@ -59,7 +59,7 @@ def test_a_pinned_server_answers_initialize_in_its_own_shape(
         assert client.call("initialize", {"clientName": "test"}).keys() == members
 
 
-def test_each_process_is_told_of_in_the_shapes_of_the_revision_that_started_it() -> None:
+def test_events_of_a_process_have_the_shapes_of_its_revision() -> None:
     with peer.stdio("--protocol", "auto") as client:
         client.initialize()
         script = ("sh", "-c", "echo $0; kill -KILL $$")

@@ -201,7 +201,9 @@ def test_processes_die_with_a_server_that_is_killed(tty: bool) -> None:
         (["--detached-seconds", "soon"], 2, "--detached-seconds"),
     ],
 )
-def test_wrong_arguments_are_told_in_one_line(arguments: list[str], code: int, text: str) -> None:
+def test_wrong_arguments_are_reported_in_one_line(
+    arguments: list[str], code: int, text: str
+) -> None:
     done = subprocess.run(
         [peer.PROGRAM, *arguments], capture_output=True, text=True, timeout=peer.PATIENCE
     )
@@ -210,7 +212,7 @@ def test_wrong_arguments_are_told_in_one_line(arguments: list[str], code: int, t
     assert done.stdout == ""
 
 
-def test_a_port_that_is_taken_is_told() -> None:
+def test_a_port_in_use_is_reported() -> None:
     with peer.listening() as server:
         done = subprocess.run(
             [peer.PROGRAM, "--listen", server.url],
@@ -223,7 +225,7 @@ def test_a_port_that_is_taken_is_told() -> None:
 
 
 def test_an_operator_is_warned_who_listens_as_root() -> None:
-    """Once, and nobody else is: neither another user nor the client on stdio."""
+    """The warning appears once, and neither for other users nor on stdio."""
     with subprocess.Popen(
         [peer.PROGRAM, "--listen", "ws://127.0.0.1:0"],
         stdin=subprocess.DEVNULL,

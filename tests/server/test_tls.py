@@ -152,7 +152,7 @@ def test_what_is_not_encrypted(secured: Secured) -> None:
 
 
 def receive(connection: socket.socket) -> bytes:
-    """What comes next; nothing once the connection has ended, in whatever way."""
+    """Return the next bytes; none once the connection has ended in any way."""
     try:
         return connection.recv(65536)
     except ConnectionResetError:
@@ -189,7 +189,7 @@ def test_nothing_is_left_of_clients_that_have_gone(secured: Secured, orderly: bo
 
 
 @pytest.mark.parametrize("handshake", [False, True])
-def test_the_time_until_a_client_is_let_in_is_limited(files: Files, handshake: bool) -> None:
+def test_the_time_of_the_handshake_is_limited(files: Files, handshake: bool) -> None:
     """Before TLS is agreed on, and after."""
     with secured_by(files, "--handshake-seconds", "2") as secured:
         if handshake:
@@ -263,7 +263,7 @@ def advances(step: Callable[[], object]) -> bool:
 
 
 def waits(connection: socket.socket) -> bool:
-    """Whether a connection stays open, with nothing to be read, for its time."""
+    """Return True if a connection stays open and silent for its time."""
     try:
         return bool(connection.recv(65536))
     except TimeoutError:
@@ -276,7 +276,7 @@ STRANGERS = 60
 
 
 def test_a_stranger_takes_one_descriptor_and_little_memory(files: Files) -> None:
-    """Whether it only connects, or agrees on TLS and then says nothing."""
+    """The client only connects, or completes the TLS handshake and then sends nothing."""
     with secured_by(files) as secured:
         pid = secured.server.process.pid
         with secured.connect() as first:
@@ -353,7 +353,7 @@ def test_a_stranger_that_leaves_in_the_middle(files: Files, end: str) -> None:
                 assert peer.wait_until(lambda: len(os.listdir(folder)) <= before)
 
 
-def test_the_end_is_told_in_tls_too(secured: Secured) -> None:
+def test_the_end_of_a_connection_sends_a_close_alert(secured: Secured) -> None:
     """So that a client knows that nothing was cut off."""
     with secured.connect() as encrypted:
         strict = ssl.SSLSocket.read
@@ -458,7 +458,7 @@ def test_wrong_options(
     arguments: list[str],
     text: str,
 ) -> None:
-    """Are told in one line, and nobody is asked for a password."""
+    """They are reported in one line, without a prompt for a password."""
     other, locked = tmp_path / "other", tmp_path / "locked"
     trustme.CA().issue_cert("localhost").private_key_pem.write_to_path(other)
     subprocess.run(

@@ -60,7 +60,7 @@ def test_a_session(path: Path) -> None:
     ("arguments", "expected"), [((), 0o600), (("--socket-mode", "660"), 0o660)]
 )
 def test_its_mode(path: Path, arguments: tuple[str, ...], expected: int) -> None:
-    """Decides who may connect; nobody else unless told."""
+    """The mode determines who may connect; by default only the same user."""
     old = os.umask(0o022)
     try:
         with listening(path, *arguments):
@@ -83,7 +83,7 @@ def test_files_of_processes_have_their_own_mode(path: Path) -> None:
         os.umask(old)
 
 
-def test_a_socket_that_is_left_over(path: Path) -> None:
+def test_a_stale_socket_is_replaced(path: Path) -> None:
     """Is replaced."""
     with socket.socket(socket.AF_UNIX) as left_over:
         left_over.bind(str(path))

@@ -1,4 +1,4 @@
-"""What v2 has that v1 has not, through a server that speaks v2 alone."""
+"""The additions of v2 to v1, through a server pinned to v2."""
 
 from __future__ import annotations
 
@@ -130,7 +130,7 @@ def test_a_write_that_was_cut_off_from_its_answer_is_done_once(tmp_path: Path) -
         ]
         for params in sent:
             first.request("process/write", params)
-        # The next request is answered only if the writes that wait for room hold up nobody.
+        # The next request is answered only if the writes that wait for room delay nothing.
         assert first.call("process/terminate", {"processId": "p"}) == {"running": True}
         first.close()
         second = server.client()
@@ -215,7 +215,7 @@ def test_open_files_belong_to_the_connection(tmp_path: Path) -> None:
             assert second.call("fs/close", {"handleId": "h"}) == {}
 
 
-def test_the_environment_is_told_at_the_handshake_and_when_asked(client: peer.Client) -> None:
+def test_environment_info_is_part_of_initialize_and_a_request(client: peer.Client) -> None:
     told = client.call("environment/info")
     assert told["cwd"].startswith("file:///")
     assert told["platformOs"] == "linux"

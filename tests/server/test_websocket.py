@@ -242,7 +242,7 @@ def test_messages_arrive_however_they_are_framed(
         (masked(0x88, struct.pack(">H", 1000)), 1000),
     ],
 )
-def test_what_ends_a_connection_is_told_by_a_close_frame(
+def test_the_close_frame_has_the_reason_for_the_end(
     server: peer.Listening, frames: bytes, code: int
 ) -> None:
     with upgraded(server) as connection:
