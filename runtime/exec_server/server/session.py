@@ -35,8 +35,11 @@ log = logging.getLogger("exec_server")
 _WRITE_BYTES: Final = 256
 """Approximate memory of one remembered write: a tuple, a short name, and two entries for it."""
 
+_CHECKS_PER_LIMIT: Final = 8
+"""Checks for as much memory as a small limit allows, so that it is not exceeded by much."""
+
 _CHECK_BYTES: Final = 1024 * 1024
-"""Output of detached sessions between two checks of their limit; each check reads all sizes."""
+"""Memory that detached sessions take up between two checks; each check reads all sizes."""
 
 
 class Attachment(Protocol):
@@ -195,12 +198,13 @@ class SessionRegistry:
             self._expiries[session.id] = self._loop.call_later(
                 self._settings.detached_seconds, self.end, session
             )
-            self._bound_detached()
+            self._count_retained(session.held_bytes)
 
     def _count_retained(self, size: int) -> None:
-        """Count output of detached sessions, and check the limit every _CHECK_BYTES."""
+        """Count memory that detached sessions take up, and check the limit now and then."""
         self._retained_since_check += size + CHUNK_COST
-        if self._retained_since_check > _CHECK_BYTES:
+        limit = self._settings.max_detached_bytes
+        if self._retained_since_check > min(_CHECK_BYTES, limit // _CHECKS_PER_LIMIT):
             self._bound_detached()
 
     def _bound_detached(self) -> None:
