@@ -127,7 +127,7 @@ def test_every_new_method_and_member_of_a_request_has_a_flag() -> None:
     """By which a client knows that it may use it."""
     words = json.dumps(DRAFT.definitions["EnvironmentCapabilities"].schema)
     for name, (kind, _) in NEW_METHODS.items():
-        assert kind == "notification" or f"Whether {name} is there" in words
+        assert kind == "notification" or f"True if {name}" in words
     for name in ("ProcessStartParams", "ProcessTerminateParams"):
         for member in ADDED[name].replace("?", "").split():
             assert f"`{member}`" in words
