@@ -9,7 +9,6 @@ import sys
 from typing import TYPE_CHECKING, Any, Final
 
 from exec_server import lazy_imports
-from exec_server.cli.server.server_options import ServerOptions
 from exec_server.errors import UsageError, system_text
 from exec_server.printable import OneLineFormatter, printable
 
@@ -18,6 +17,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from exec_server.cli.server.listen_options import ListenConfig
+    from exec_server.cli.server.server_options import ServerOptions
     from exec_server.engine.processes.watchdog import Watchdog
     from exec_server.server.listener import WebSocketServer
     from exec_server.server.server import Server
@@ -52,6 +52,8 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _options(arguments: Sequence[str]) -> ServerOptions:
     if tuple(arguments) in _PLAIN:
+        from exec_server.cli.server.server_options import ServerOptions  # noqa: PLC0415
+
         return ServerOptions()
     from exec_server.cli.server.arguments import parse  # noqa: PLC0415 (slow to load)
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
+
+import msgspec
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -10,7 +12,7 @@ if TYPE_CHECKING:
     from exec_server.cli.server.listen_options import ListenConfig
 
 
-class ServerOptions(NamedTuple):
+class ServerOptions(msgspec.Struct, frozen=True):
     """Options of ``codex-exec-server``; the defaults are those of an empty command line."""
 
     protocol: str = "auto"
