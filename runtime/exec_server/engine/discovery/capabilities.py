@@ -1,8 +1,8 @@
-"""Which skills and plugins the user of this machine has (v2 capabilities/discoverV2).
+"""Discovery of the user's skills and plugins (v2 capabilities/discoverV2).
 
-They come from the plugin cache, and from the skill directories of the Codex home, of the user's
-home and of the system. Neither the configuration nor the working directory counts: what is switched
-off, and what a project has, is for the client to find out. Measured on codex 0.169.
+Sources are the plugin cache and the skill directories of the Codex home, the user's home and the
+system. Configuration and working directory are ignored: the client determines what is disabled and
+what a project adds. Measured on codex 0.169.
 
 Paths are file URIs, as in ``capability_roots``.
 """
@@ -49,18 +49,18 @@ if TYPE_CHECKING:
     from exec_server.engine.files.requests import Operation
 
 MAX_LOCATIONS: Final = 512
-"""Most directories that are looked into."""
+"""Maximum number of directories searched."""
 
 MAX_CAPABILITIES: Final = 2048
 MAX_RESPONSE_BYTES: Final = 4 * 1024 * 1024
-"""Most skills and plugins together that are told, and most of the bytes that it takes."""
+"""Maximum number of skills and plugins returned, and of bytes that they take."""
 
 MAX_METADATA_CHARACTERS: Final = 2 * 1024 * 1024
-"""Most YAML that is read, of all skills together: five seconds' work at worst, 1,000 characters for
-each skill that is told."""
+"""Maximum amount of YAML parsed per request: five seconds at worst, and 1,000 characters for each
+skill returned."""
 
 MAX_INLINE_SERVERS_BYTES: Final = 64 * 1024
-"""Largest ``mcpServers`` that a manifest may hold itself; written anew in 10 ms at worst."""
+"""Maximum size of ``mcpServers`` inside a manifest; it is re-encoded within 10 ms."""
 
 MAX_WARNINGS: Final = 64
 
@@ -82,21 +82,21 @@ _MAX_QUALIFIED_NAME: Final = 2 * MAX_NAME_CHARACTERS + 1
 
 
 class DiscoveryRoot(msgspec.Struct, frozen=True):
-    """A directory that skills are looked for in."""
+    """A directory that is searched for skills."""
 
     id: str
     path: str
 
 
 class Skill(msgspec.Struct, frozen=True):
-    """A skill, as its files describe it."""
+    """A skill, as described by its files."""
 
     name: str
-    """With its plugin's name before it, ``plugin:skill``, where it belongs to one."""
+    """Qualified with the name of its plugin, ``plugin:skill``, if it belongs to one."""
     description: str
     short_description: str | None
     path: str
-    """Its SKILL.md."""
+    """URI of its SKILL.md."""
     discovery_root: DiscoveryRoot | None
     """None for the skills of an installed plugin."""
     dependencies: SkillDependencies | None
@@ -113,35 +113,35 @@ class Plugin(msgspec.Struct, frozen=True):
     version: str
     root: str
     files: PluginFiles
-    """Where the manifest itself says what MCP servers there are, ``mcp_config`` is that part."""
+    """If the manifest lists MCP servers itself, ``mcp_config`` is that part of it."""
     skills: list[Skill]
 
 
 class Capabilities(msgspec.Struct, frozen=True):
-    """What the user has."""
+    """Skills and plugins of the user."""
 
     plugins: list[Plugin]
     """Sorted by id."""
     skills: list[Skill]
-    """Those of no installed plugin, in the order in which they count."""
+    """Skills outside of installed plugins, in the order of precedence."""
     warnings: list[str]
 
 
 class _Location(msgspec.Struct, frozen=True):
-    """A directory to look into: an installed plugin, or one for skills."""
+    """A directory to search: an installed plugin or a skill directory."""
 
     root: CapabilityRoot
     plugin: InstalledPlugin | None = None
 
 
 class _Findings(msgspec.Struct):
-    """What was found at one location."""
+    """Findings at one location."""
 
     plugin: Plugin | None = None
     skills: list[Skill] = msgspec.field(default_factory=list)
     is_complete: bool = True
     is_truncated: bool = False
-    """Whether there would have been too much to read."""
+    """True if a limit was reached."""
 
 
 class _Interface(msgspec.Struct):
@@ -149,7 +149,7 @@ class _Interface(msgspec.Struct):
 
 
 class _Manifest(msgspec.Struct):
-    """What counts of a plugin's manifest."""
+    """The members of a plugin's manifest that are used."""
 
     name: str = ""
     interface: _Interface | None = None
@@ -158,26 +158,26 @@ class _Manifest(msgspec.Struct):
 
 
 class _Name(msgspec.Struct):
-    """What counts of the manifest of a plugin that skills are found in."""
+    """The member used of the manifest of a plugin that contains skills."""
 
     name: str = ""
 
 
 class Look(Protocol):
-    """Carries out an operation, confined or not, and raises what it raises."""
+    """Runs a file operation, in a sandbox or not."""
 
     def __call__(self, operation: Operation[R], /) -> Awaitable[R]:
-        """Return what the operation returns."""
+        """Return the result of the operation; raise its errors."""
         ...
 
 
 async def discover_capabilities(
     look: Look, *, system_directory: str = SYSTEM_DIRECTORY
 ) -> Capabilities:
-    """Find all installed plugins and all skills, as far as ``look`` can see.
+    """Find all installed plugins and skills that ``look`` can access.
 
-    What is malformed is left out, with a warning. Raises OperationFailed if there is no Codex
-    home, and what ``look`` raises beyond the errors of the files.
+    Malformed ones are left out, with a warning. Raises OperationFailed if there is no Codex home,
+    and errors of ``look`` that are not file errors.
     """
     home = user_home_dir()
     codex_home = codex_home_dir()
@@ -201,7 +201,7 @@ async def discover_capabilities(
 
 
 class _Admission:
-    """Collects what is found, as much as may be told."""
+    """Collects findings up to the limits of a response."""
 
     def __init__(self, warnings: list[str]) -> None:
         self._warnings = warnings
@@ -212,7 +212,7 @@ class _Admission:
         self._is_truncated = False
 
     def admit(self, findings: _Findings) -> None:
-        """Take over what there is room for."""
+        """Add findings while there is room."""
         if not findings.is_complete:
             self._warnings.append(METADATA_WARNING)
         self._is_truncated |= findings.is_truncated
@@ -234,7 +234,7 @@ class _Admission:
         return True
 
     def result(self) -> Capabilities:
-        """All that was admitted."""
+        """Return everything admitted."""
         warnings = [SIZE_WARNING] if self._is_truncated else []
         warnings += self._warnings
         return Capabilities(self._plugins, self._skills, warnings[:MAX_WARNINGS])
@@ -278,12 +278,12 @@ class _Skills:
         self._files = discovery.skills
         self._namespaces = _namespaces(discovery.namespace_manifests)
         self.are_complete = True
-        """Whether all that have been read were well-formed."""
+        """True if all skills read were well-formed."""
         self.are_truncated = False
-        """Whether some have not been read, because that would have been too much."""
+        """True if some skills were not read because of a limit."""
 
     def read(self) -> Iterator[Skill]:
-        """Those that are well-formed."""
+        """Yield the well-formed skills."""
         for files in self._files:
             check_cancelled()
             try:
@@ -313,7 +313,7 @@ class _Skills:
         )
 
     def _qualified(self, name: str, directory: str) -> str:
-        """The name with that of the nearest plugin around it. Raises MetadataError."""
+        """Return the name qualified by the nearest enclosing plugin. Raises MetadataError."""
         while directory not in self._namespaces:
             directory, slash, _ = directory.rpartition("/")
             if not slash:
@@ -325,7 +325,7 @@ class _Skills:
 
 
 def _namespaces(manifests: Iterable[TextFile]) -> Mapping[str, str]:
-    """The names of plugins by their directories; a plugin without one is called like that."""
+    """Return plugin names by directory; the name defaults to that of the directory."""
     names: dict[str, str] = {}
     for manifest in manifests:
         try:
@@ -340,7 +340,7 @@ def _namespaces(manifests: Iterable[TextFile]) -> Mapping[str, str]:
 def _plugin(
     installed: InstalledPlugin, discovery: CapabilityRootDiscovery, skills: _Skills
 ) -> Plugin | None:
-    """The plugin; None if its manifest is missing or malformed."""
+    """Return the plugin; None if its manifest is missing or malformed."""
     files = discovery.plugin
     if files is None:
         return None

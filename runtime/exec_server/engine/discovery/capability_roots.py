@@ -1,10 +1,10 @@
-"""What a directory holds for an agent: skills, and the files of a plugin.
+"""Discovery of skills and plugin files in a directory (v2 capabilityRoots/discoverV1).
 
-A skill is a file ``SKILL.md`` anywhere below, with ``agents/openai.yaml`` beside it where it says
-more. A plugin is a directory with a manifest. Files are handed over as they are, for the client to
-judge (v2 capabilityRoots/discoverV1, measured on codex 0.169).
+A skill is a file ``SKILL.md`` at any depth, with an optional ``agents/openai.yaml`` beside it. A
+plugin is a directory with a manifest. Files are returned unparsed, for the client to interpret.
+Measured on codex 0.169.
 
-Paths are file URIs here, as in the results of ``file_walk`` and in what is said of them.
+Paths are file URIs here, as in the results of ``file_walk``.
 """
 
 from __future__ import annotations
@@ -24,14 +24,14 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Sized
 
 MAX_ROOTS: Final = 128
-"""Most directories that are looked into at once."""
+"""Maximum number of directories per request."""
 
 MAX_FILE_BYTES: Final = 1024 * 1024
 MAX_ROOT_BYTES: Final = 16 * 1024 * 1024
-"""Largest file that is handed over, and most of all files of one directory."""
+"""Maximum size of a file, and of all files of one directory."""
 
 MAX_RESPONSE_BYTES: Final = 16 * 1024 * 1024
-"""Most text of all directories of one request: it is held, and sent as one message."""
+"""Maximum amount of text per request, which is sent as one message."""
 
 SKILL_FILE: Final = "SKILL.md"
 SKILL_METADATA: Final = "agents/openai.yaml"
@@ -41,11 +41,11 @@ MANIFESTS: Final = (
     ".claude-plugin/plugin.json",
     ".cursor-plugin/plugin.json",
 )
-"""Where a plugin has its manifest; the first that can be read counts."""
+"""Paths of a plugin's manifest; the first readable one is used."""
 
 MCP_CONFIG: Final = ".mcp.json"
 APPS_CONFIG: Final = ".app.json"
-"""Where a plugin has these unless its manifest says otherwise."""
+"""Default paths of these files in a plugin."""
 
 _WALK: Final = WalkOptions(
     max_depth=6, max_directories=2000, max_entries=20_000, follow_directory_symlinks=True
@@ -53,7 +53,7 @@ _WALK: Final = WalkOptions(
 
 
 class CapabilityRoot(msgspec.Struct, frozen=True):
-    """A directory to look into."""
+    """A directory to search."""
 
     id: str
     path: str
@@ -82,26 +82,26 @@ class SkillFiles(msgspec.Struct, frozen=True):
 
 
 class CapabilityRootDiscovery(msgspec.Struct, frozen=True):
-    """What a directory holds."""
+    """Skills and plugin files of a directory."""
 
     id: str
     path: str
     """As in the request."""
     plugin: PluginFiles | None = None
-    """If the directory itself is one."""
+    """The plugin, if the directory itself is one."""
     skills: list[SkillFiles] = msgspec.field(default_factory=list)
     """Sorted by path."""
     namespace_manifests: list[TextFile] = msgspec.field(default_factory=list)
-    """Manifests of the plugins that the skills belong to: that of the directory or else the
-    nearest above it, then those below, sorted by path."""
+    """Manifests of the plugins that contain the skills: that of the directory or the nearest one
+    above it, then those below, sorted by path."""
     warnings: list[str] = msgspec.field(default_factory=list)
-    """What could not be read."""
+    """Descriptions of what could not be read."""
     error: str | None = None
-    """Why the directory could not be looked into."""
+    """Reason why the directory could not be searched."""
 
     @property
     def size(self) -> int:
-        """The length of all text: of files, and of what is said of them."""
+        """Total length of files and warnings."""
         plugin = self.plugin
         files = [] if plugin is None else [plugin.manifest, plugin.mcp_config, plugin.apps_config]
         for skill in self.skills:
@@ -112,7 +112,7 @@ class CapabilityRootDiscovery(msgspec.Struct, frozen=True):
         )
 
     def within(self, size: int) -> CapabilityRootDiscovery:
-        """Return this, or an error in its place if it has more text."""
+        """Return this, or an error in its place if it is larger than ``size``."""
         if self.size <= size:
             return self
         return CapabilityRootDiscovery(
@@ -123,13 +123,13 @@ class CapabilityRootDiscovery(msgspec.Struct, frozen=True):
 
 
 def check_number(roots: Sized) -> None:
-    """Raise InvalidRequest for more directories than are looked into at once."""
+    """Raise InvalidRequest for more than MAX_ROOTS directories."""
     if len(roots) > MAX_ROOTS:
         raise InvalidRequest(f"capability root discovery accepts at most {MAX_ROOTS} roots")
 
 
 def discover_root(root: CapabilityRoot) -> CapabilityRootDiscovery:
-    """Look into one directory. Raises InvalidArgument for a path that is no file URI."""
+    """Search one directory. Raises InvalidArgument for a path that is not a file URI."""
     try:
         path = path_uri.parse(root.path)
     except InvalidRequest as error:
@@ -167,7 +167,7 @@ def discover_root(root: CapabilityRoot) -> CapabilityRootDiscovery:
 
 
 def plugin_root(manifest: str) -> str:
-    """Return the directory of the plugin that has this manifest."""
+    """Return the directory of the plugin with this manifest."""
     return manifest.rsplit("/", 2)[0]
 
 
@@ -176,14 +176,14 @@ def _failed(root: CapabilityRoot, error: str) -> CapabilityRootDiscovery:
 
 
 class _Reader:
-    """Reads files of one directory within its limits, and notes what cannot be read."""
+    """Reads files of one directory within the limits, and collects warnings."""
 
     def __init__(self) -> None:
         self.warnings: list[str] = []
         self._bytes_left = MAX_ROOT_BYTES
 
     def read(self, uri: str) -> TextFile | None:
-        """A file; None if there is none, or none that can be handed over."""
+        """Return a file; None if it does not exist or cannot be returned."""
         try:
             path = path_uri.parse(uri)
             status = os.stat(paths.to_native(path))
@@ -193,7 +193,7 @@ class _Reader:
             reason = system_text(error.errno or 0)
             self.warnings.append(f"failed to inspect capability file {uri}: {reason}")
             return None
-        except EngineError as error:  # a manifest can name a file with a NUL
+        except EngineError as error:  # a manifest may name a path with a NUL
             self.warnings.append(f"failed to inspect capability file {uri}: {error}")
             return None
         if not stat.S_ISREG(status.st_mode):
@@ -211,7 +211,7 @@ class _Reader:
         try:
             with os.fdopen(open_regular(path, "read"), "rb") as file:
                 data = file.read(limit + 1)
-            if len(data) > limit:  # it has grown meanwhile
+            if len(data) > limit:  # it grew after stat
                 self.warnings.append(f"capability file {uri} exceeded its read limit")
                 return None
             text = data.decode()
@@ -233,7 +233,7 @@ class _Reader:
         return TextFile(uri, text)
 
     def read_manifest(self, directory: str) -> TextFile | None:
-        """The manifest of a plugin; None if the directory is none."""
+        """Return the manifest of a plugin; None if the directory is not a plugin."""
         for place in MANIFESTS:
             manifest = self.read(f"{directory}/{place}")
             if manifest is not None:
@@ -257,7 +257,7 @@ def _skills(reader: _Reader, files: Iterable[str]) -> list[SkillFiles]:
 def _namespaces(
     reader: _Reader, root: str, manifest: TextFile | None, files: Iterable[str]
 ) -> list[TextFile]:
-    """The manifests of all plugins that something in the directory belongs to."""
+    """Return the manifests of all plugins that contain something in the directory."""
     outermost = manifest
     above = root
     while outermost is None and above != "file://":
@@ -277,28 +277,28 @@ def _namespaces(
 
 
 NOTHING: Final = msgspec.Raw(b"null")
-"""A member that a manifest does not have."""
+"""Value of a member that is missing in a manifest."""
 
 
 def is_object(value: msgspec.Raw) -> bool:
-    """Return True if a member of a manifest is an object. It is not decoded: it may be large."""
+    """Return True if a member of a manifest is an object, without decoding it."""
     return bytes(value).startswith(b"{")
 
 
 def text_of(value: msgspec.Raw) -> str | None:
-    """Return the text that a member of a manifest is; None if it is anything else."""
+    """Return a member of a manifest that is a string; None for any other type."""
     return msgspec.json.decode(value, type=str) if bytes(value).startswith(b'"') else None
 
 
 class _Declarations(msgspec.Struct):
-    """What a manifest says of where things are."""
+    """The members of a manifest that name files."""
 
     mcp_servers: msgspec.Raw = msgspec.field(name="mcpServers", default=NOTHING)
     apps: msgspec.Raw = NOTHING
 
 
 def _plugin(reader: _Reader, root: str, manifest: TextFile) -> PluginFiles:
-    """The files of the plugin in a directory, which is a native path here."""
+    """Return the files of the plugin in ``root``, a native path."""
     try:
         declared = msgspec.json.decode(manifest.contents, type=_Declarations)
     except (msgspec.DecodeError, RecursionError):
@@ -315,7 +315,7 @@ def _plugin(reader: _Reader, root: str, manifest: TextFile) -> PluginFiles:
 
 
 def _declared_path(reader: _Reader, manifest: TextFile, name: str, value: str | None) -> str | None:
-    """The path below the plugin that its manifest gives; None if it gives none that can count."""
+    """Return the path below the plugin that its manifest declares; None if missing or invalid."""
     if value is None:
         return None
     relative = value.removeprefix("./")

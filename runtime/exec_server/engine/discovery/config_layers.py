@@ -1,17 +1,17 @@
-"""What the machine's own configuration says, in layers (v2 environmentConfig/read).
+"""Configuration layers of this machine (v2 environmentConfig/read).
 
-A client that runs its commands here wants some settings from the configuration that a codex on
-this machine would use. It names them by key; of each layer it gets those that the layer has, as
-TOML. Layers come with growing precedence:
+A client that runs commands here needs settings of the configuration that a local codex would use.
+It requests them by key path, and gets the ones present in each layer, as TOML. Layers are listed in
+ascending precedence:
 
 1. the system's, ``/etc/codex/config.toml``;
 2. the user's, ``config.toml`` in the Codex home;
 3. the project's, ``.codex/config.toml`` in each trusted directory from the project's root down to
    the working directory;
-4. the administrator's old form, ``/etc/codex/managed_config.toml``.
+4. the administrator's, in the legacy form, ``/etc/codex/managed_config.toml``.
 
-Requirements limit what the settings may be: ``/etc/codex/requirements.toml``, and what the old form
-amounts to. A client puts layers that it knows of from elsewhere right above the system's.
+Requirements restrict the values of settings: ``/etc/codex/requirements.toml``, and those that
+follow from the legacy form. A client inserts its own layers directly above the system's.
 
 All rules were measured on codex 0.169.
 """
@@ -19,41 +19,46 @@ All rules were measured on codex 0.169.
 from __future__ import annotations
 
 import os
-import re
 import socket
 from functools import cache
 from itertools import takewhile
-from typing import TYPE_CHECKING, Any, Final, NamedTuple, TypeVar
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 import msgspec
 
 from exec_server.engine import paths
-from exec_server.engine.cancellation import check_cancelled
 from exec_server.engine.discovery import toml_text
+from exec_server.engine.discovery.config_files import (
+    CONFIG,
+    PROJECT,
+    PROJECT_HOOKS,
+    REQUIREMENTS,
+    ConfigError,
+)
 from exec_server.engine.discovery.host_info import SYSTEM_DIRECTORY, codex_home_dir, user_home_dir
+from exec_server.engine.discovery.legacy_requirements import requirements_of
 from exec_server.engine.discovery.project_trust import Project, TrustLevel, ancestors, find_project
-from exec_server.engine.discovery.toml_text import MAX_TOML_BYTES, MAX_TOML_DEPTH, Table
+from exec_server.engine.discovery.toml_text import MAX_TOML_DEPTH, Table
 from exec_server.engine.files.real_path import real_path
-from exec_server.engine.files.text_file import read_text
-from exec_server.errors import EngineError, InvalidArgument, OperationFailed, system_text
+from exec_server.errors import InvalidArgument, OperationFailed
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Mapping, Sequence
+    from collections.abc import Iterable, Iterator, Sequence
 
 MAX_KEY_PATHS: Final = 1024
-"""Most settings that are asked for at once; clients ask for some dozen."""
+"""Maximum number of key paths per request; clients send a few dozen."""
 
 MAX_KEY_PATH_SEGMENTS: Final = MAX_TOML_DEPTH
-"""Most keys of one path; no file leads further."""
+"""Maximum number of keys per path; no file is nested deeper."""
 
 MAX_DIRECTORY_LEVELS: Final = 256
-"""Most levels of a working directory: each of them may have a configuration."""
+"""Maximum depth of a working directory: each level may have a configuration."""
 
 MAX_PROJECT_LAYERS: Final = 64
-"""Most directories of a project that have a configuration; each takes some milliseconds."""
+"""Maximum number of directories with a configuration per project; each takes milliseconds."""
 
 DEFAULT_ROOT_MARKERS: Final = [".git"]
-"""What marks the root of a project, unless ``project_root_markers`` says otherwise."""
+"""Markers of a project's root, unless ``project_root_markers`` is set."""
 
 PROJECT_MAY_NOT_SET: Final = frozenset(
     {
@@ -70,71 +75,49 @@ PROJECT_MAY_NOT_SET: Final = frozenset(
         "profiles",
     }
 )
-"""Settings that send the user's data elsewhere or run commands: a repository's are ignored."""
+"""Settings ignored in a project's configuration: they can redirect data or run commands."""
 
 _PROXY_FEATURE: Final = "respect_system_proxy"
-"""The one feature, likewise."""
-
-_POLICIES: Final = {
-    "untrusted": "untrusted",
-    "on-failure": "on-request",
-    "on-request": "on-request",
-    "never": "never",
-}
-_REVIEWERS: Final = {
-    "user": ["user"],
-    "auto_review": ["auto_review", "user"],
-    "guardian_subagent": ["auto_review", "user"],
-}
-_SANDBOX_MODES: Final = {
-    "read-only": ["read-only"],
-    "workspace-write": ["read-only", "workspace-write"],
-    "danger-full-access": ["read-only", "danger-full-access"],
-}
-"""What a setting of the old form allows as a requirement."""
-
-_AT: Final = re.compile(r"(?s)(.*) \(at (?:line (\d+), column (\d+)|end of document)\)")
+"""The only feature that a project may not set."""
 
 KeyPath = tuple[str, ...]
 
-_T = TypeVar("_T")
-
 
 class ConfigLayer(msgspec.Struct, frozen=True):
-    """What one file says of the settings asked for."""
+    """The requested settings in one file."""
 
     source: str
-    """Kind and path of the file, for people."""
+    """Kind and path of the file, for display."""
     base_dir: str
-    """What relative paths in it start from; an absolute native path."""
+    """Base directory of relative paths in it; an absolute native path."""
     toml: str
-    """The settings asked for that the file has, in the file's order; never none."""
+    """The requested settings in the order of the file; never empty."""
 
 
 class ConfigLayers(msgspec.Struct, frozen=True):
-    """Layers with growing precedence."""
+    """Layers in ascending precedence."""
 
     layers: list[ConfigLayer]
     cloud_insertion_index: int
-    """Where in the list a client puts layers that it has from elsewhere."""
+    """Index at which a client inserts its own layers."""
 
 
 class EnvironmentConfig(msgspec.Struct, frozen=True):
-    """Configuration and requirements of this machine, as far as asked for."""
+    """The requested configuration and requirements of this machine."""
 
     user_home_dir: str | None
     codex_home_dir: str
     hostname: str | None
-    """Full name if the resolver knows one, in lower case; requirements may depend on it."""
+    """Fully qualified if the resolver knows it, in lower case; requirements may depend on it."""
     config: ConfigLayers
     requirements: ConfigLayers
 
 
 class _Layer(NamedTuple):
-    """A whole layer."""
+    """A complete layer."""
 
     label: str
-    """With a place for the file."""
+    """Format string with a field for the file."""
     file: str
     document: Table
     is_system: bool = False
@@ -149,9 +132,9 @@ def read_environment_config(
 ) -> EnvironmentConfig:
     """Read the configuration for a working directory, which need not exist.
 
-    A key path that goes on below something other than a table selects that. May wait for the name
-    system: not for the event loop's thread. Raises InvalidArgument where nothing is asked for, and
-    OperationFailed, which names the file, where one that counts cannot be read or understood.
+    A key path that continues below a value other than a table selects that value. This may block on
+    DNS, so do not call it on the event loop. Raises InvalidArgument for an empty request, and
+    OperationFailed that names the file if a file cannot be read or parsed.
     """
     if not config_paths and not requirements_paths:
         raise InvalidArgument("at least one config or requirements path is required")
@@ -167,7 +150,7 @@ def read_environment_config(
         raise OperationFailed(f"failed to find Codex home: {error}") from None
     try:
         config, requirements = _load(cwd, codex_home, system_directory)
-    except _ConfigError as error:
+    except ConfigError as error:
         raise OperationFailed(f"failed to load executor-local config: {error}") from None
     return EnvironmentConfig(
         user_home_dir=user_home_dir(),
@@ -178,68 +161,12 @@ def read_environment_config(
     )
 
 
-class _ConfigError(Exception):
-    """A file that counts cannot be used; says which and why."""
-
-
-class _Reader(NamedTuple):
-    """How files of a kind are called in errors, by the released servers."""
-
-    kind: str
-    malformed: str
-
-    def read(self, path: str) -> Table:
-        """The file's content, empty if it does not exist."""
-        check_cancelled()
-        shown = paths.displayable(path)
-        try:
-            text = read_text(path, MAX_TOML_BYTES)
-        except FileNotFoundError:
-            return {}
-        except OSError as error:
-            reason = system_text(error.errno or 0)
-            raise _ConfigError(f"Failed to read {self.kind} {shown}: {reason}") from None
-        except UnicodeDecodeError as error:
-            count = error.end - error.start
-            reason = f"invalid utf-8 sequence of {count} bytes from index {error.start}"
-            raise _ConfigError(f"Failed to read {self.kind} {shown}: {reason}") from None
-        except EngineError as error:
-            raise _ConfigError(f"Failed to read {self.kind} {shown}: {error}") from None
-        try:
-            return toml_text.parse(text)
-        except toml_text.TooComplicated as error:
-            line, column, reason = 1, 1, str(error)
-        except ValueError as error:
-            line, column, reason = _locate(str(error), text)
-        raise _ConfigError(
-            self.malformed.format(path=shown, line=line, column=column, reason=reason)
-        )
-
-
-_CONFIG: Final = _Reader("config file", "{path}:{line}:{column}: {reason}")
-_PROJECT: Final = _Reader(
-    "project config file",
-    "Error parsing project config file {path}: "
-    "TOML parse error at line {line}, column {column}: {reason}",
-)
-_PROJECT_HOOKS: Final = _Reader(
-    "project hooks config file",
-    "Error parsing project hooks config file {path}: "
-    "TOML parse error at line {line}, column {column}: {reason}",
-)
-_REQUIREMENTS: Final = _Reader(
-    "requirements file",
-    "failed to parse requirements layer {path}: "
-    "TOML parse error at line {line}, column {column}: {reason}",
-)
-
-
 def _load(cwd: str, codex_home: str, system_directory: str) -> tuple[list[_Layer], list[_Layer]]:
-    """All layers there are, of configuration and of requirements."""
-    system = _CONFIG.read(f"{system_directory}/config.toml")
-    user = _CONFIG.read(f"{codex_home}/config.toml")
-    managed = _CONFIG.read(f"{system_directory}/managed_config.toml")
-    required = _REQUIREMENTS.read(f"{system_directory}/requirements.toml")
+    """Return all layers of configuration and of requirements."""
+    system = CONFIG.read(f"{system_directory}/config.toml")
+    user = CONFIG.read(f"{codex_home}/config.toml")
+    managed = CONFIG.read(f"{system_directory}/managed_config.toml")
+    required = REQUIREMENTS.read(f"{system_directory}/requirements.toml")
     config = [
         _Layer("system ({})", f"{system_directory}/config.toml", system, is_system=True),
         _Layer("user ({})", f"{codex_home}/config.toml", user),
@@ -250,40 +177,40 @@ def _load(cwd: str, codex_home: str, system_directory: str) -> tuple[list[_Layer
     ]
     requirements = [
         _Layer("{}", f"{system_directory}/requirements.toml", required, is_system=True),
-        _Layer("{}", f"{system_directory}/managed_config.toml", _requirements_of(managed)),
+        _Layer("{}", f"{system_directory}/managed_config.toml", requirements_of(managed)),
     ]
     return config, requirements
 
 
 def _find_project(cwd: str, documents: Iterable[Table]) -> Project:
-    """The project, as the layers above all projects see it."""
+    """Return the project, by the settings of the layers outside of projects."""
     merged: Table = {}
     for document in documents:
         _merge(merged, document)
     markers = merged.get("project_root_markers", DEFAULT_ROOT_MARKERS)
     if not isinstance(markers, list) or not all(isinstance(marker, str) for marker in markers):
-        raise _ConfigError("project_root_markers must be an array of strings")
+        raise ConfigError("project_root_markers must be an array of strings")
     return find_project(cwd, markers, _trust_levels(merged.get("projects", {})))
 
 
 def _trust_levels(projects: Any) -> dict[str, TrustLevel]:
     if not isinstance(projects, dict):
-        raise _ConfigError("projects must be a table")
+        raise ConfigError("projects must be a table")
     levels: dict[str, TrustLevel] = {}
     for path, project in projects.items():
         if not isinstance(project, dict):
-            raise _ConfigError(f"projects.{path} must be a table")
+            raise ConfigError(f"projects.{path} must be a table")
         level = project.get("trust_level")
         if level is None:
             continue
         if level not in ("trusted", "untrusted"):
-            raise _ConfigError(f"projects.{path}.trust_level must be `trusted` or `untrusted`")
+            raise ConfigError(f"projects.{path}.trust_level must be `trusted` or `untrusted`")
         levels[path] = level
     return levels
 
 
 def _merge(into: Table, document: Table) -> None:
-    """Lay a document over another: tables are merged, everything else is replaced."""
+    """Merge a document into another: tables are merged, other values replaced."""
     for key, value in document.items():
         present = into.get(key)
         if isinstance(present, dict) and isinstance(value, dict):
@@ -294,9 +221,9 @@ def _merge(into: Table, document: Table) -> None:
 
 
 def _project_layers(cwd: str, project: Project, codex_home: str) -> Iterator[_Layer]:
-    """What the directories of a project say, from its root down.
+    """Yield the layers of a project's directories, from its root down.
 
-    In a linked working tree of git, hooks are those of the main one.
+    In a linked git worktree, hooks are those of the main one.
     """
     directories = [*takewhile(lambda directory: directory != project.root, ancestors(cwd))]
     real_home = _real(codex_home)
@@ -307,12 +234,12 @@ def _project_layers(cwd: str, project: Project, codex_home: str) -> Iterator[_La
             continue
         count += 1
         if count > MAX_PROJECT_LAYERS:
-            raise _ConfigError(
+            raise ConfigError(
                 f"more than {MAX_PROJECT_LAYERS} directories of a project have a .codex directory"
             )
         if _real(folder) == real_home or not project.trusts(directory):
             continue
-        document = _without_forbidden(_PROJECT.read(f"{folder}/config.toml"))
+        document = _without_forbidden(PROJECT.read(f"{folder}/config.toml"))
         checkout = project.checkout
         counterpart = None if checkout is None else checkout.main_counterpart(directory)
         if counterpart is None:
@@ -321,44 +248,17 @@ def _project_layers(cwd: str, project: Project, codex_home: str) -> Iterator[_La
         document.pop("hooks", None)
         yield _Layer("project ({})", f"{folder}/config.toml", document)
         hooks_file = paths.join(counterpart, ".codex/config.toml")
-        hooks = _PROJECT_HOOKS.read(hooks_file).get("hooks")
+        hooks = PROJECT_HOOKS.read(hooks_file).get("hooks")
         yield _Layer("project ({})", hooks_file, {} if hooks is None else {"hooks": hooks})
 
 
 def _without_forbidden(document: Table) -> Table:
-    """A project's settings without those that it may not set."""
+    """Return a project's settings without those that it may not set."""
     kept = {key: value for key, value in document.items() if key not in PROJECT_MAY_NOT_SET}
     features = kept.get("features")
     if isinstance(features, dict):
         kept["features"] = {key: on for key, on in features.items() if key != _PROXY_FEATURE}
     return kept
-
-
-def _requirements_of(managed: Table) -> Table:
-    """What the administrator's settings of the old form amount to as requirements."""
-    required: Table = {}
-    policy = managed.get("approval_policy")
-    if isinstance(policy, dict) and [*policy] == ["granular"]:
-        required["allowed_approval_policies"] = [policy]
-    elif policy is not None:
-        required["allowed_approval_policies"] = [_among(_POLICIES, "approval_policy", policy)]
-    for setting, requirement, allowed in (
-        ("approvals_reviewer", "allowed_approvals_reviewers", _REVIEWERS),
-        ("sandbox_mode", "allowed_sandbox_modes", _SANDBOX_MODES),
-    ):
-        value = managed.get(setting)
-        if value is not None:
-            required[requirement] = _among(allowed, setting, value)
-    return required
-
-
-def _among(known: Mapping[str, _T], setting: str, value: Any) -> _T:
-    if not isinstance(value, str) or value not in known:
-        raise _ConfigError(
-            f"Failed to parse config requirements as TOML: {setting} must be one of "
-            + ", ".join(f"`{name}`" for name in known)
-        )
-    return known[value]
 
 
 def _key_paths(given: Sequence[Sequence[str]]) -> list[KeyPath]:
@@ -372,7 +272,7 @@ def _key_paths(given: Sequence[Sequence[str]]) -> list[KeyPath]:
 
 
 def _select_layers(layers: Iterable[_Layer], wanted: Sequence[KeyPath]) -> ConfigLayers:
-    """What the layers have of the settings asked for; those that have nothing are left out."""
+    """Return the requested settings of each layer, without empty layers."""
     selected: list[ConfigLayer] = []
     below_cloud = 0
     for layer in layers:
@@ -387,7 +287,7 @@ def _select_layers(layers: Iterable[_Layer], wanted: Sequence[KeyPath]) -> Confi
 
 
 def _select(table: Table, wanted: Iterable[KeyPath]) -> Table:
-    """The part of a table that key paths lead to."""
+    """Return the part of a table selected by key paths."""
     onward: dict[str, list[KeyPath]] = {}
     for key, *rest in wanted:
         onward.setdefault(key, []).append(tuple(rest))
@@ -403,22 +303,12 @@ def _select(table: Table, wanted: Iterable[KeyPath]) -> Table:
     return selected
 
 
-def _locate(message: str, text: str) -> tuple[int, int, str]:
-    """Line, column (both from 1) and reason of what the TOML parser says."""
-    match = _AT.fullmatch(message)
-    if match is None:  # a number of more digits than Python converts
-        return 1, 1, message
-    if match[2] is not None:
-        return int(match[2]), int(match[3]), match[1]
-    return text.count("\n") + 1, len(text) - text.rfind("\n"), match[1]
-
-
 def _is_directory(path: str) -> bool:
     return os.path.isdir(paths.to_native(path))
 
 
 def _real(path: str) -> str:
-    """The path without links, or as it is if it does not exist."""
+    """Return the path with links resolved, or unchanged if it does not exist."""
     try:
         return paths.from_native(real_path(paths.to_native(path)))
     except OSError:
@@ -427,7 +317,7 @@ def _real(path: str) -> str:
 
 @cache
 def _hostname() -> str | None:
-    """The machine's name; looked up once, since it may take the name system seconds to answer."""
+    """Return the machine's name. Cached, because DNS may take seconds."""
     name = socket.gethostname().strip().rstrip(".").lower()
     if not name:
         return None

@@ -1,7 +1,7 @@
-"""What a client is told of the machine and of this server (v2 environment/info).
+"""Facts about the machine and this server (v2 environment/info).
 
-Paths are absolute, native and normalised. Clients start their commands' paths from them and decide
-by them what may be written, so a path that the environment does not give is left out, not guessed.
+Paths are absolute, native and normalised. Clients derive paths and write permissions from them, so
+a path that the environment does not give is omitted, never guessed.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from exec_server.engine.discovery.shell import Shell, login_shell
 from exec_server.errors import OperationFailed
 
 DISTRIBUTION: Final = "exec_server"
-"""What this server is installed from, as its files are named."""
+"""Name of this distribution in the names of its installed files."""
 
 MATCHED_RELEASE: Final = "0.171.0"
 """The codex release whose behaviour this server matches, apart from the documented deviations.
@@ -30,7 +30,7 @@ Clients compare ``executorVersion`` with codex releases: they call capabilities/
 """
 
 SYSTEM_DIRECTORY: Final = "/etc/codex"
-"""Where the machine's administrator configures codex."""
+"""Directory of the administrator's codex configuration."""
 
 PlatformOs = Literal["linux", "macos"]
 
@@ -45,18 +45,18 @@ class EnvironmentInfo(msgspec.Struct, frozen=True):
     """``sha256:`` and 64 hexadecimal digits that differ for any two builds of this package; None
     where its files may change under it (an editable install) or it is not installed."""
     cwd: str | None
-    """Working directory of this server; None once it is removed."""
+    """Working directory of this server; None after it was removed."""
     user_home_dir: str | None
     """None if HOME is not absolute."""
     platform_os: PlatformOs
     temporary_directories: list[str]
-    """Those that the environment names: that of TMPDIR. It need not exist."""
+    """The directory named by TMPDIR, if set. It need not exist."""
     temp_dir: str
-    """Where temporary files go. It need not exist."""
+    """Directory for temporary files. It need not exist."""
 
 
 def environment_info() -> EnvironmentInfo:
-    """Look at the machine as it is now."""
+    """Return the current facts."""
     cwd = _working_directory()
     temporary = [] if (given := _directory("TMPDIR", cwd)) is None else [given]
     return EnvironmentInfo(
@@ -72,7 +72,7 @@ def environment_info() -> EnvironmentInfo:
 
 
 def user_home_dir() -> str | None:
-    """Return the home directory by HOME, or by passwd where HOME is unset or empty.
+    """Return the home directory from HOME, or from passwd if HOME is unset or empty.
 
     None if it is not absolute.
     """
@@ -115,10 +115,10 @@ def codex_home_dir() -> str:
 
 @cache
 def _build_id() -> str | None:
-    """Hash the hashes that the installer has recorded of this package's modules.
+    """Hash the hashes of this package's modules that the installer recorded.
 
-    The record lies beside the package, as wheels are laid out; it is read without the standard
-    library's metadata module, which takes longer to load than the server to answer.
+    The record is in the wheel's dist-info directory beside the package. It is read without
+    importlib.metadata, which takes longer to import than the server to respond.
     """
     site_packages = os.path.dirname(os.path.dirname(exec_server.__file__))
     record = os.path.join(
@@ -132,7 +132,7 @@ def _build_id() -> str | None:
     import csv  # noqa: PLC0415 (not needed where nothing is installed)
     import hashlib  # noqa: PLC0415
 
-    # Scripts and metadata are written anew by each installer; the modules come from the build.
+    # Installers rewrite scripts and metadata; the modules come from the build.
     modules = sorted(
         f"{name} {recorded}\n"
         for name, recorded, _size in csv.reader(lines)
@@ -151,7 +151,7 @@ def _working_directory() -> str | None:
 
 
 def _directory(variable: str, cwd: str | None) -> str | None:
-    """Return the directory that a variable names; None if it is empty or cannot be known."""
+    """Return the directory named by a variable; None if it is empty or cannot be resolved."""
     path = paths.from_native(os.fsencode(os.environ.get(variable, "")))
     if not path:
         return None

@@ -1,8 +1,7 @@
-"""Which plugins the user has installed: the cache below the Codex home.
+"""Installed plugins: the plugin cache in the Codex home.
 
-A plugin is a directory ``plugins/cache/MARKETPLACE/NAME/VERSION``. Of several versions one counts.
-Whether the user has switched a plugin off is for the client to find out. All rules were measured
-on codex 0.169.
+A plugin is a directory ``plugins/cache/MARKETPLACE/NAME/VERSION``, with one active version. The
+client determines which plugins are disabled. All rules were measured on codex 0.169.
 """
 
 from __future__ import annotations
@@ -23,13 +22,13 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
 LOCAL_VERSION: Final = "local"
-"""The version that counts before all others."""
+"""The version that takes precedence over all others."""
 
 REMOTE_METADATA_FILE: Final = ".codex-remote-plugin-install.json"
-"""Beside the versions: which plugin of a remote marketplace it is."""
+"""File beside the versions with the plugin's id at a remote marketplace."""
 
 MAX_CACHE_ENTRIES: Final = 20_000
-"""Most directory entries of a cache that are looked at, as below a capability root."""
+"""Maximum number of directory entries read in a cache, as in a capability root."""
 
 _MAX_METADATA_BYTES: Final = 16 * 1024
 _MAX_REMOTE_ID_BYTES: Final = 1024
@@ -46,21 +45,21 @@ _SEMANTIC: Final = re.compile(
 
 
 class InstalledPlugin(msgspec.Struct, frozen=True):
-    """A plugin as it is installed."""
+    """An installed plugin."""
 
     id: str
     """``NAME@MARKETPLACE``."""
     version: str
     root: str
-    """Its directory, a file URI."""
+    """File URI of its directory."""
     remote_plugin_id: str | None
-    """Its id at a remote marketplace."""
+    """Id at a remote marketplace."""
     is_complete: bool
-    """Whether everything about its installation could be read."""
+    """True if all metadata of the installation could be read."""
 
 
 class _RemoteMetadata(msgspec.Struct):
-    """REMOTE_METADATA_FILE."""
+    """Content of REMOTE_METADATA_FILE."""
 
     schema_version: int
     remote_plugin_id: str
@@ -88,7 +87,7 @@ def installed_plugins(cache: str) -> Iterator[InstalledPlugin]:
 
 
 class _Listing:
-    """Lists directories of a cache, as many as may be."""
+    """Lists directories of a cache up to MAX_CACHE_ENTRIES."""
 
     def __init__(self) -> None:
         self._entries_left = MAX_CACHE_ENTRIES
@@ -96,7 +95,7 @@ class _Listing:
     def directories(
         self, path: str, name: re.Pattern[str], *, follow_links: bool = True
     ) -> list[str]:
-        """Names of a directory's subdirectories that have the form; none if it does not exist."""
+        """Return the names of subdirectories that match; none if the directory does not exist."""
         found: list[str] = []
         try:
             with os.scandir(paths.to_native(path)) as entries:
@@ -113,14 +112,14 @@ class _Listing:
 
 
 def _active(versions: Sequence[str]) -> str:
-    """The version that counts."""
+    """Return the active version."""
     if LOCAL_VERSION in versions:
         return LOCAL_VERSION
     return max(versions, key=cmp_to_key(_compare))
 
 
 def _compare(left: str, right: str) -> int:
-    """By the rules of semantic versioning where both have its form, else as text."""
+    """Compare as semantic versions if both have that form, else as text."""
     left_match, right_match = _SEMANTIC.fullmatch(left), _SEMANTIC.fullmatch(right)
     if left_match and right_match:
         left_key, right_key = _precedence(left_match), _precedence(right_match)
@@ -129,15 +128,13 @@ def _compare(left: str, right: str) -> int:
 
 
 def _precedence(version: re.Match[str]) -> tuple[object, ...]:
-    """What versions are compared by. A pre-release comes before its release; of two that differ
-    in nothing else, the build decides.
-    """
+    """Return the sort key of a version: a pre-release precedes its release; builds compare last."""
     numbers = tuple(int(version[group]) for group in (1, 2, 3))
     return numbers, version[4] is None, _identifiers(version[4]), _identifiers(version[5])
 
 
 def _identifiers(text: str | None) -> list[tuple[bool, int, str]]:
-    """Numbers come before words, and are compared as numbers."""
+    """Return the sort key of identifiers: numbers precede words and compare as numbers."""
     return [
         (False, int(part), part) if part.isdecimal() else (True, 0, part)
         for part in (text or "").split(".")
@@ -146,7 +143,7 @@ def _identifiers(text: str | None) -> list[tuple[bool, int, str]]:
 
 
 def _remote_id(path: str) -> tuple[str | None, bool]:
-    """The plugin's id at a remote marketplace if it has one, and whether that is certain."""
+    """Return the plugin's id at a remote marketplace, if any, and True if it could be read."""
     try:
         with os.fdopen(open_regular(path, "read"), "rb") as file:
             text = file.read(_MAX_METADATA_BYTES + 1)

@@ -1,8 +1,8 @@
-"""Whose project it is: where a project begins, and whether its configuration may be used.
+"""Project roots and trust in a project's configuration (v2 environmentConfig/read).
 
-A project's files come from whoever wrote the repository. They configure something only where the
-user's own configuration says ``trust_level = "trusted"`` for the directory, for the project's root,
-or for the repository that it is checked out of (v2 environmentConfig/read).
+The author of a repository controls its files. A project's configuration is used only if the user's
+own configuration says ``trust_level = "trusted"`` for the directory, the project's root, or the
+repository of the working tree.
 """
 
 from __future__ import annotations
@@ -26,19 +26,19 @@ TrustLevel = Literal["trusted", "untrusted"]
 
 
 _MAX_POINTER_BYTES: Final = 2 * MAX_PATH_BYTES
-"""Largest file of git that names a directory."""
+"""Maximum size of a git file that names a directory."""
 
 
 class Checkout(msgspec.Struct, frozen=True):
-    """A working tree of git."""
+    """A git working tree."""
 
     root: str
     repository: str | None
     """Root of the repository's main working tree: ``root`` itself unless it is a linked one. None
-    where ``.git`` leads nowhere, or to something else than a working tree's repository."""
+    if ``.git`` does not refer to the repository of a working tree."""
 
     def main_counterpart(self, directory: str) -> str | None:
-        """Where the main working tree has this directory of a linked one; None in the main one."""
+        """Return this directory in the main working tree; None if ``root`` is the main one."""
         if self.repository is None or self.repository == self.root:
             return None
         if not f"{directory}/".startswith(f"{self.root}/"):
@@ -47,16 +47,16 @@ class Checkout(msgspec.Struct, frozen=True):
 
 
 class Project(msgspec.Struct, frozen=True):
-    """The project of a working directory, and what the user thinks of it."""
+    """The project of a working directory, and the trust levels set by the user."""
 
     root: str
-    """Begins where the nearest marker is, or at the working directory where there is none."""
+    """Nearest directory with a marker, or the working directory if there is none."""
     checkout: Checkout | None
     levels: Mapping[str, TrustLevel]
-    """By path, as the user's configuration has them."""
+    """Trust levels by path, from the user's configuration."""
 
     def trusts(self, directory: str) -> bool:
-        """Whether what this directory says may be used; the most special level counts."""
+        """Return True if this directory may configure; the most specific level wins."""
         repository = None if self.checkout is None else self.checkout.repository
         for place in (directory, self.root, repository):
             for name in () if place is None else _names(place):
@@ -69,7 +69,7 @@ class Project(msgspec.Struct, frozen=True):
 def find_project(cwd: str, markers: Iterable[str], levels: Mapping[str, TrustLevel]) -> Project:
     """Find the project that a directory, which need not exist, belongs to.
 
-    ``markers`` are names of files or directories of which a project's root has at least one.
+    ``markers`` are names of files or directories; a project's root has at least one of them.
     """
     names = [name for name in markers if "\0" not in name]
     root = next(
@@ -99,11 +99,11 @@ def _find_checkout(cwd: str) -> Checkout | None:
 
 
 def _main_tree(root: str) -> str | None:
-    """The main working tree of the repository that a working tree belongs to.
+    """Return the main working tree of a working tree's repository.
 
-    A linked tree's ``.git`` is a file, which names a directory of its own in the main tree's
-    ``.git/worktrees``. The repository must know of the tree: else any directory could claim to
-    belong to one that is trusted.
+    The ``.git`` of a linked tree is a file that names a directory in the main tree's
+    ``.git/worktrees``. That directory must refer back to the tree, otherwise any directory could
+    claim to belong to a trusted repository.
     """
     dot_git = f"{root}/.git"
     if _is_directory(dot_git):
@@ -132,14 +132,14 @@ def _read_pointer(path: str) -> str:
 
 
 def _names(path: str) -> Iterable[str]:
-    """What a path may be called in the configuration: its real name first."""
+    """Yield the names of a path in the configuration, the resolved one first."""
     with contextlib.suppress(OSError):
         yield paths.displayable(files.canonicalize(path))
     yield paths.displayable(path)
 
 
 def _is_marked(directory: str, name: str) -> bool:
-    """Whether a directory has this entry; a directory ``.git`` counts if it holds a repository."""
+    """Return True if a directory has this entry; a directory ``.git`` must contain a repository."""
     entry = f"{directory}/{name}"
     if name == ".git" and _is_directory(entry):
         entry += "/HEAD"

@@ -1,4 +1,4 @@
-"""The looks for an agent's files, as operations that can be confined."""
+"""Discovery as file operations, which can run in a sandbox."""
 
 from __future__ import annotations
 
@@ -15,17 +15,17 @@ from exec_server.engine.paths import from_native
 
 
 class DiscoverRoot(Operation[CapabilityRootDiscovery], frozen=True):
-    """``capability_roots.discover_root``."""
+    """Run ``capability_roots.discover_root``."""
 
     result = CapabilityRootDiscovery
     root: CapabilityRoot
 
     def run(self) -> CapabilityRootDiscovery:
-        """Return what was found."""
+        """Return the findings."""
         return discover_root(self.root)
 
     def takes_long(self) -> bool:
-        """Nobody knows how much there is."""
+        """Return True: the amount of data is unknown."""
         return True
 
 
@@ -35,17 +35,17 @@ class PluginsFound(msgspec.Struct, frozen=True):
     plugins: list[InstalledPlugin]
     """Sorted by id."""
     is_complete: bool
-    """Whether all of the cache could be read."""
+    """True if the whole cache could be read."""
 
 
 class FindPlugins(Operation[PluginsFound], frozen=True):
-    """``installed_plugins.installed_plugins``, as far as the cache can be read."""
+    """Run ``installed_plugins.installed_plugins`` as far as the cache can be read."""
 
     result = PluginsFound
     cache: bytes
 
     def run(self) -> PluginsFound:
-        """Return what was found."""
+        """Return the findings."""
         plugins: list[InstalledPlugin] = []
         try:
             plugins.extend(installed_plugins(from_native(self.cache)))
@@ -54,5 +54,5 @@ class FindPlugins(Operation[PluginsFound], frozen=True):
         return PluginsFound(plugins, is_complete=all(plugin.is_complete for plugin in plugins))
 
     def takes_long(self) -> bool:
-        """Nobody knows how many there are."""
+        """Return True: the number of plugins is unknown."""
         return True

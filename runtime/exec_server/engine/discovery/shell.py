@@ -1,4 +1,4 @@
-"""The shell that commands of the server's user are meant for (environment/info)."""
+"""The default shell for commands (environment/info)."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ from typing import Final
 import msgspec
 
 _KNOWN_SHELLS: Final = ("bash", "zsh", "sh")
-"""Those whose way of running a command line a client can rely on."""
+"""Shells whose command-line syntax clients rely on."""
 
 
 class Shell(msgspec.Struct, frozen=True):
-    """A shell by kind and place."""
+    """Name and path of a shell."""
 
     name: str
     """``bash``, ``zsh`` or ``sh``."""
@@ -25,8 +25,8 @@ class Shell(msgspec.Struct, frozen=True):
 def login_shell() -> Shell:
     """Return the login shell of the server's user, whatever $SHELL says (v1 environment/info).
 
-    Without a passwd entry, or where it names nothing that exists or no shell of a known kind (a
-    nologin program, fish), it is the bash found on the system, and failing that sh.
+    Without a passwd entry, or if its shell does not exist or is not a known one (a nologin program,
+    fish), return bash if it is installed, else sh.
     """
     try:
         path = pwd.getpwuid(os.getuid()).pw_shell

@@ -1,6 +1,6 @@
-"""What a skill's files say about it: the front matter of SKILL.md, and agents/openai.yaml.
+"""Metadata of a skill: the front matter of SKILL.md, and agents/openai.yaml.
 
-Both are YAML, of which only mappings, lists and scalars count. A scalar is text as it is written:
+Both are YAML, read as mappings, lists and scalars only. A scalar is the text as written:
 ``name: 123`` names the skill ``123``. All rules were measured on codex 0.169.
 """
 
@@ -18,20 +18,20 @@ if TYPE_CHECKING:
 MAX_NAME_CHARACTERS: Final = 64
 
 MAX_YAML_CHARACTERS: Final = 32 * 1024
-"""Longer YAML counts as malformed: reading it takes 3 µs a character at worst."""
+"""Maximum length of YAML; longer YAML is malformed. Parsing takes 3 µs per character at worst."""
 
 MAX_YAML_DEPTH: Final = 128
-"""Most nested lists and mappings; as in codex's reader."""
+"""Maximum nesting of lists and mappings, as in codex's parser."""
 
 MAX_YAML_ALIASES: Final = 100
-"""Most aliases of a document: what they stand for is read as often as they occur."""
+"""Maximum number of aliases per document: their target is read once per occurrence."""
 
 PRODUCTS: Final = ("chatgpt", "codex", "atlas")
-"""What a skill may be limited to; also in capitals."""
+"""Products that a skill may be restricted to; also in upper case."""
 
 _MAX_SHORT: Final = 64
 _MAX_LONG: Final = 1024
-"""Most characters of a tool's texts."""
+"""Maximum lengths of a tool's texts, in characters."""
 
 _INTERFACE_TEXTS: Final = (
     "display_name",
@@ -51,32 +51,31 @@ _COMMENT: Final = re.compile(r"\s#")
 _NEEDS_QUOTES: Final = re.compile(r":\s")
 
 _LOADER: Final = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
-"""Twenty times as fast where PyYAML has been built with libyaml, as its wheels are. libyaml is also
-what codex reads YAML with."""
+"""Twenty times faster if PyYAML has libyaml, as its wheels do. Codex uses libyaml too."""
 
 
 class MetadataError(ValueError):
-    """The metadata is malformed, or lacks what every skill must say."""
+    """The metadata is malformed or incomplete."""
 
 
 class EffortExceeded(Exception):
-    """All of the effort that may be spent has been spent."""
+    """The budget for parsing metadata is exhausted."""
 
 
 class Effort(msgspec.Struct):
-    """The effort that may still be spent on metadata, as characters of YAML."""
+    """Remaining budget for parsing metadata, in characters of YAML."""
 
     characters_left: int
 
     def spend(self, characters: int) -> None:
-        """Raise EffortExceeded if there is not enough left."""
+        """Spend part of the budget. Raises EffortExceeded if it is exhausted."""
         if characters > self.characters_left:
             raise EffortExceeded
         self.characters_left -= characters
 
 
 class FrontMatter(msgspec.Struct, frozen=True):
-    """What SKILL.md begins with. White space in the texts is single spaces."""
+    """Front matter of SKILL.md. White space in its texts is collapsed to single spaces."""
 
     name: str
     """1 to 64 characters."""
@@ -98,33 +97,32 @@ class SkillTool(msgspec.Struct, frozen=True):
 
 
 class SkillDependencies(msgspec.Struct, frozen=True):
-    """What a skill needs."""
+    """Dependencies of a skill."""
 
     tools: list[SkillTool]
     """At least one."""
 
 
 class SkillPolicy(msgspec.Struct, frozen=True):
-    """Who may use a skill."""
+    """Restrictions on the use of a skill."""
 
     allow_implicit_invocation: bool | None
     products: list[str]
-    """Of PRODUCTS; empty means all."""
+    """Subset of PRODUCTS; empty means all."""
 
 
 class SkillMetadata(msgspec.Struct, frozen=True):
-    """What agents/openai.yaml adds."""
+    """Metadata from agents/openai.yaml."""
 
     dependencies: SkillDependencies | None = None
     policy: SkillPolicy | None = None
 
 
 def read_front_matter(text: str, directory: str, effort: Effort | None = None) -> FrontMatter:
-    """Read what SKILL.md begins with, between two lines of three dashes.
+    """Read the front matter of SKILL.md, which is between two lines of three dashes.
 
-    A skill without a name is called like its directory. Values that YAML would not take but people
-    write, such as ``description: Build for AWS: ECS``, are read as they are meant. Raises
-    MetadataError, and EffortExceeded.
+    The name defaults to that of the directory. Common values that are invalid YAML, such as
+    ``description: Build for AWS: ECS``, are repaired. Raises MetadataError and EffortExceeded.
     """
     lines = _front_matter_lines(text)
     if effort is not None:
@@ -143,7 +141,7 @@ def read_front_matter(text: str, directory: str, effort: Effort | None = None) -
 def read_metadata(text: str, effort: Effort | None = None) -> SkillMetadata:
     """Read agents/openai.yaml.
 
-    Raises MetadataError if any part that counts has the wrong form, and EffortExceeded.
+    Raises MetadataError if a used member is malformed, and EffortExceeded.
     """
     if effort is not None and len(text) <= MAX_YAML_CHARACTERS:
         effort.spend(len(text))
@@ -180,7 +178,7 @@ def _front_matter(fields: dict[str, yaml.Node | None], directory: str) -> FrontM
 
 
 def _repair(lines: Sequence[str]) -> Iterator[str]:
-    """Quote the values that are plain text to people and something else to YAML."""
+    """Quote values that are meant as plain text but mean something else in YAML."""
     block_indent: int | None = None
     for line in lines:
         indent = len(line) - len(line.lstrip(" "))
@@ -204,8 +202,9 @@ def _repair(lines: Sequence[str]) -> Iterator[str]:
 
 
 def _split_field(line: str) -> tuple[str, str, str] | None:
-    """Split a line into a key with the colon and the space behind it, a value, and what follows:
-    space and a comment. None if it does not have that form.
+    """Split a line into key with colon and space, value, and trailing space with comment.
+
+    None if it does not have that form.
     """
     name, _, after = line.partition(":")
     value = after.lstrip()
@@ -220,7 +219,7 @@ def _split_field(line: str) -> tuple[str, str, str] | None:
 
 
 def _is_broken_flow(value: str) -> bool:
-    """Whether a value begins like a list, a mapping or what YAML reserves, and is none."""
+    """Return True if a value starts like a list, a mapping or a reserved token, but is invalid."""
     if value[0] not in "[{@`":
         return False
     try:
@@ -242,7 +241,7 @@ def _dependencies(node: yaml.Node | None) -> SkillDependencies | None:
 
 
 def _tool(node: yaml.Node) -> SkillTool | None:
-    """A tool; None for one that lacks its type or its value, or has too long a one."""
+    """Return a tool; None if its type or value is missing or too long."""
     if not isinstance(node, yaml.MappingNode):
         raise MetadataError("a tool must be a mapping")
     fields = _fields(node, ("type", "value", "description", "transport", "command", "url", "oauth"))
@@ -300,7 +299,7 @@ def _product(node: yaml.Node) -> str:
 def _boolean(node: yaml.Node | None) -> bool | None:
     if node is None or node.tag == _NULL:
         return None
-    # To PyYAML, "yes" and "on" are true as well; they are not since YAML 1.2.
+    # PyYAML also accepts "yes" and "on", which YAML 1.2 does not.
     if (
         not isinstance(node, yaml.ScalarNode)
         or node.tag != _BOOLEAN
@@ -311,7 +310,7 @@ def _boolean(node: yaml.Node | None) -> bool | None:
 
 
 def _compose(text: str) -> yaml.Node | None:
-    """The document as nodes; None if it is empty. Raises MetadataError."""
+    """Return the document as nodes; None if it is empty. Raises MetadataError."""
     if len(text) > MAX_YAML_CHARACTERS:
         raise MetadataError(f"YAML of more than {MAX_YAML_CHARACTERS} characters")
     try:
@@ -321,7 +320,7 @@ def _compose(text: str) -> yaml.Node | None:
 
 
 class _Composer:
-    """Makes nodes of a text that may be anything: the depth of what it nests is bounded."""
+    """Composes nodes of untrusted text, with bounded nesting."""
 
     def __init__(self, text: str) -> None:
         self._loader: Any = _LOADER(text)
@@ -374,9 +373,9 @@ class _Composer:
 
 
 def _fields(node: yaml.Node | None, names: Sequence[str]) -> dict[str, yaml.Node | None]:
-    """The fields of a mapping, or of null, that are asked for; None where absent.
+    """Return the named fields of a mapping or of null; None for missing ones.
 
-    Raises MetadataError for what is no mapping, or has one of them twice.
+    Raises MetadataError for other types and for duplicate fields.
     """
     found: dict[str, yaml.Node | None] = dict.fromkeys(names)
     if node is None or node.tag == _NULL:
@@ -405,6 +404,6 @@ def _text(node: yaml.Node | None) -> str | None:
 
 
 def _line(node: yaml.Node | None, longest: int | None = None) -> str | None:
-    """Text with white space as single spaces; None for none, or for too much."""
+    """Return text with white space collapsed; None if it is empty or too long."""
     line = " ".join((_text(node) or "").split())
     return line if line and (longest is None or len(line) <= longest) else None

@@ -1,4 +1,4 @@
-"""Reading and writing TOML in time linear in its length, whatever is in it."""
+"""Parsing and writing TOML in linear time, whatever its content."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
 MAX_TOML_BYTES: Final = 1024 * 1024
-"""Largest file that is read: two seconds' work at worst, and hundreds of times a usual one."""
+"""Maximum size of a file: two seconds of parsing at worst, and far above usual sizes."""
 
 MAX_TOML_DEPTH: Final = 128
-"""Most tables and arrays in each other; more than codex's reader takes."""
+"""Maximum nesting of tables and arrays; more than codex's parser accepts."""
 
 _MAX_KEY_WORK: Final = 2_000_000
-"""Most work for dotted keys, see ``parse``: 0.1 s, and room for a text of 1,400 sentences."""
+"""Maximum effort for dotted keys, see ``parse``: 0.1 s, and room for 1,400 lines with dots."""
 
 _BARE: Final = frozenset("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789-_")
 
@@ -25,13 +25,13 @@ Table = dict[str, Any]
 
 
 class TooComplicated(ValueError):
-    """The text is TOML, or may be, but would be too much work."""
+    """The document is too expensive to parse."""
 
 
 def parse(text: str) -> Table:
-    """Return the content of a document. Raises ValueError, of which TooComplicated is one kind."""
-    # The parser's effort for a key is the square of its parts, and each line below a header costs
-    # as much as that has parts. No line can have more parts than dots and one.
+    """Return the content of a document. Raises ValueError, or its subclass TooComplicated."""
+    # The parser's effort for a key is quadratic in its parts, and each line below a header costs as
+    # much as the header has parts. A line has at most one more part than dots.
     lines = text.split("\n")
     dots = max(line.count(".") for line in lines)
     if dots * (dots + len(lines)) > _MAX_KEY_WORK:
@@ -54,12 +54,12 @@ def _containers(value: Any) -> list[Any]:
 
 
 def dump(document: Mapping[str, Any]) -> str:
-    """Return the text of a document that ``parse`` has returned, or of a part of one."""
+    """Return the text of a document returned by ``parse``, or of a part of it."""
     return "".join(_tables("", document)).removeprefix("\n")
 
 
 def _tables(header: str, table: Mapping[str, Any]) -> Iterator[str]:
-    """Yield a table's own values, then its subtables, each with an empty line before."""
+    """Yield a table's own values, then its subtables, each preceded by an empty line."""
     below: list[tuple[str, str, Any]] = []
     for key, value in table.items():
         name = _key(key)
@@ -97,5 +97,5 @@ def _value(value: Any) -> str:
 
 
 def _string(text: str) -> str:
-    # JSON has the same escapes, but lets DEL stand.
+    # JSON has the same escapes, but does not escape DEL.
     return json.dumps(text, ensure_ascii=False).replace("\x7f", "\\u007f")

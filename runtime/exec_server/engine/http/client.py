@@ -1,10 +1,10 @@
-"""Making HTTP requests for a client: the engine of http/request.
+"""HTTP requests on behalf of a client: the engine of http/request.
 
-What goes over the wire is what the client asked for: the method's and the headers' letters and
-the headers' order are kept (only Host goes first), nothing is added but ``accept: */*``, ``host``
-and, with a body, ``content-length``. Nothing of the answer is decoded and no cookie is kept.
-Redirects are followed as browsers do, unless told not to. Proxies come from the environment,
-trusted certificates from the system.
+Requests are sent as the client states them: the case of the method and headers and the order of
+headers are kept, except that Host comes first. Only ``accept: */*``, ``host``, ``content-length``
+for a body and, where bodies are decoded, ``accept-encoding`` are added. No cookies are stored.
+Redirects are followed as browsers do, unless disabled. Proxies come from the environment, trusted
+certificates from the system.
 """
 
 from __future__ import annotations
@@ -25,40 +25,40 @@ if TYPE_CHECKING:
 
 
 EXCHANGE_BYTES: Final = 384 * 1024
-"""Memory of a request under way: what has been read from the network and not been handed out, and
-the state of the connection."""
+"""Memory per request in progress: data read from the network but not handed out yet, and the state
+of the connection."""
 
 _COPIES: Final = 2
-"""A whole body is there twice while its pieces are joined."""
+"""A complete body exists twice while its pieces are joined."""
 
 
 class HttpRequest(msgspec.Struct, frozen=True):
-    """A request as the client states it."""
+    """A request as stated by the client."""
 
     method: str
     url: str
     headers: Sequence[GivenHeader] = msgspec.field(default_factory=list)
-    """Each a name and a value and, where a third is given, the environment variable of this
-    server whose value goes behind that value."""
+    """Name and value of each; an optional third item names an environment variable of this server
+    whose value is appended."""
     body: bytes | None = None
     timeout_ms: int | None = None
-    """Milliseconds for everything: connecting, redirects, headers and body; None for no limit."""
+    """Milliseconds for connecting, redirects, headers and body together; None for no limit."""
     redirect_policy: Literal["follow", "stop"] = "follow"
-    """Whether to go where a redirect leads, or to hand it out as the answer."""
+    """Follow redirects, or return them as responses."""
 
 
 class HttpResponse(msgspec.Struct, frozen=True):
-    """A whole answer."""
+    """A complete response."""
 
     status: int
     headers: list[tuple[str, str]]
     """As in HttpStream."""
     body: bytes
-    """Not decoded."""
+    """Decoded if the client decodes content."""
 
 
 class HttpClient:
-    """Makes the requests of one connection; closing it drops whatever is under way."""
+    """Sends the requests of one connection; closing it aborts requests in progress."""
 
     def __init__(
         self,
@@ -68,18 +68,17 @@ class HttpClient:
         max_seconds: float | None = None,
         decodes_content: bool = False,
     ) -> None:
-        """Cheap: the HTTP library is loaded by the first request.
+        """Create a client; the HTTP library is imported by the first request.
 
-        What requests under way hold, bodies for ``fetch`` included, counts in ``memory``, and no
+        The memory of requests in progress counts in ``memory``, bodies for ``fetch`` included. No
         request takes longer than ``max_seconds``.
 
-        With ``route_aware`` each redirect counts as a request of its own, as in the releases that
-        look for a proxy anew for each (v2, codex 0.169): another origin is told in Referer which
-        origin it was reached from, not the whole URL, and a failure names the URL that failed,
-        not the first one.
+        With ``route_aware``, each redirect is treated as a request of its own, as in the releases
+        that choose a proxy for each (v2, codex 0.169): Referer names only the origin if the
+        redirect leads to another one, and an error names the URL that failed, not the first one.
 
-        With ``decodes_content``, bodies in gzip or zstd are decoded, and requests without an
-        Accept-Encoding header say that these are accepted (v2, codex 0.171).
+        With ``decodes_content``, gzip and zstd bodies are decoded, and requests without an
+        Accept-Encoding header get one (v2, codex 0.171).
         """
         self._route_aware = route_aware
         self._decodes_content = decodes_content
@@ -89,12 +88,12 @@ class HttpClient:
         self._trust: Trust | None = None
 
     async def open(self, request: HttpRequest) -> HttpStream:
-        """Send a request and return once the answer's headers have come.
+        """Send a request and return its response as soon as the headers have arrived.
 
-        Raises InvalidArgument for a bad method, URL or header before anything is sent, and
-        OperationFailed if no answer comes. Cancelling it drops the connection.
+        Raises InvalidArgument for an invalid method, URL or header before anything is sent, and
+        OperationFailed if no response arrives. Cancelling closes the connection.
         """
-        # Loaded by the first request only: many servers never make one.
+        # Imported by the first request: many servers never send one.
         from exec_server.engine.http.exchange import Exchange, Trust  # noqa: PLC0415
         from exec_server.engine.http.request import prepare  # noqa: PLC0415
 
@@ -133,9 +132,9 @@ class HttpClient:
         return self._max_ms
 
     async def fetch(self, request: HttpRequest) -> HttpResponse:
-        """Send a request and return the whole answer.
+        """Send a request and return the complete response.
 
-        Raises as ``open``, and OperationFailed for a body that breaks off or is too large.
+        Raises as ``open``, and OperationFailed for an incomplete or too large body.
         """
         stream = await self.open(request)
         pieces: list[bytes] = []
@@ -159,40 +158,38 @@ class HttpClient:
         return HttpResponse(stream.status, stream.headers, b"".join(pieces))
 
     async def aclose(self) -> None:
-        """Drop all connections; requests and streams under way fail."""
+        """Close all connections; requests and streams in progress fail."""
         for exchange in list(self._exchanges):
             await exchange.aclose()
 
 
 class HttpStream:
-    """An answer whose body is still coming.
+    """A response with a streamed body.
 
-    An asynchronous iterator over the body as it comes, in pieces of 1 to 65,536 bytes, not
-    decoded; the server is read no further than one piece ahead. Raises OperationFailed
-    ``error decoding response body`` if the body breaks off, comes too late, or is closed
-    meanwhile.
+    An asynchronous iterator over the body in pieces of 1 to 65,536 bytes; at most one piece is read
+    ahead. Raises OperationFailed ``error decoding response body`` if the body is incomplete,
+    malformed or late, or the stream is closed.
     """
 
     def __init__(self, exchange: Exchange, status: int, headers: list[tuple[str, str]]) -> None:
-        """For HttpClient.open."""
+        """Wrap an exchange; see HttpClient.open."""
         self._exchange = exchange
         self.status = status
-        """The HTTP status, 100 to 999; of the last answer where redirects were followed."""
+        """HTTP status, 100 to 999; that of the last response if redirects were followed."""
         self.headers = headers
-        """In order, with duplicates; names in lower case, those whose value is not UTF-8 left
-        out."""
+        """In order, with duplicates; names in lower case; without values that are not UTF-8."""
 
     def __aiter__(self) -> AsyncIterator[bytes]:
-        """The stream itself; there is one body only."""
+        """Return the stream itself; the body can be iterated once."""
         return self
 
     async def __anext__(self) -> bytes:
-        """The next piece."""
+        """Return the next piece."""
         piece = await self._exchange.next_piece()
         if piece is None:
             raise StopAsyncIteration
         return piece
 
     async def aclose(self) -> None:
-        """Drop the connection if the body has not ended; harmless when repeated."""
+        """Close the connection if the body has not ended. Idempotent."""
         await self._exchange.aclose()

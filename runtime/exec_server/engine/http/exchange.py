@@ -1,9 +1,8 @@
-"""One HTTP request and its answer, over httpcore.
+"""One HTTP request and its response, over httpcore.
 
-Each is carried by a task of its own, which owns the connection from the first byte to the last;
-whoever asked only waits for it. However a request ends, its connection ends with it. There is one
-connection per request, so a server that closes an idle one at the wrong moment cannot make the
-next request fail.
+Each exchange runs in a task of its own, which owns the connection; callers only wait for it. The
+connection is closed when the exchange ends, for whatever reason. Connections are not reused, so a
+server that closes an idle one cannot make the next request fail.
 """
 
 from __future__ import annotations
@@ -32,14 +31,14 @@ if TYPE_CHECKING:
     from exec_server.engine.memory_budget import MemoryBudget
 
 PIECE_BYTES: Final = 64 * 1024
-"""Largest piece of a body that is sent or handed out at once."""
+"""Maximum size of a piece of a body, sent or received."""
 
 MAX_REDIRECTS: Final = 10
-"""Redirects followed for one request (v1 http/request)."""
+"""Maximum number of redirects per request (v1 http/request)."""
 
 _LOCATION: Final = re.compile(rb"[\x21-\x7e]*")
 _ROUTE_AWARE_LOCATION: Final = re.compile(rb"[\t\x20-\x7e]*")
-"""What a Location may consist of to be followed."""
+"""Characters of a Location header that is followed."""
 
 _REDIRECTS: Final = frozenset({301, 302, 303, 307, 308})
 
@@ -51,27 +50,27 @@ _TRANSPORT_ERRORS: Final = (
     httpcore.ProtocolError,
     httpcore.ProxyError,
     httpcore.TimeoutException,
-    OSError,  # among them TimeoutError and what TLS and name resolution raise
-    UnicodeError,  # a host name that the name system cannot know
+    OSError,  # includes TimeoutError, TLS and name resolution errors
+    UnicodeError,  # a host name that DNS cannot represent
     UnsupportedProxy,
 )
 
 
 class Trust:
-    """The system's certificate store, read when the first https request needs it."""
+    """The system's certificate store, read by the first https request."""
 
     def __init__(self) -> None:
         self._context: ssl.SSLContext | None = None
 
     async def context(self) -> ssl.SSLContext:
-        """Reading the store takes tens of milliseconds: not on the event loop's thread."""
+        """Return the TLS context. It is created in a thread, as this takes tens of milliseconds."""
         if self._context is None:
             self._context = await asyncio.to_thread(ssl.create_default_context)
         return self._context
 
 
 class Exchange:
-    """One request, its redirects and its answer, carried by ``task``."""
+    """One request, its redirects and its response, run by ``task``."""
 
     def __init__(
         self,
@@ -103,7 +102,7 @@ class Exchange:
         self.task.add_done_callback(self._note_end)
 
     async def next_piece(self) -> bytes | None:
-        """The next piece of the body, None at its end. Raises OperationFailed."""
+        """Return the next piece of the body, None at its end. Raises OperationFailed."""
         while not self._pieces:
             if self._failure is not None:
                 raise self._failure
@@ -115,16 +114,16 @@ class Exchange:
         return piece
 
     async def aclose(self) -> None:
-        """Give up what has not ended, and wait until the connection is closed."""
+        """Abort the exchange if it is in progress, and wait until the connection is closed."""
         if not self._given_up:
-            # Once only: a second cancellation would cut short the closing of the connection.
+            # Once only: a second cancellation would interrupt closing the connection.
             self._given_up = True
             self.task.cancel()
         await asyncio.wait([self.task])
         self._pieces.clear()
 
     def _note_end(self, task: asyncio.Task[None]) -> None:
-        """Wake whoever waits; also if the task was cancelled before its first step."""
+        """Wake the waiters, also if the task was cancelled before its first step."""
         self._ended = True
         if self._decoder is not None:
             self._memory.release(self._decoder.memory_bytes)
@@ -135,13 +134,13 @@ class Exchange:
             self.head.set_exception(self._failure)
 
     def _transport_failure(self) -> OperationFailed:
-        """What there is to say when the connection failed or time ran out."""
+        """Return the error for a failed connection or a timeout."""
         if self.head.done():
             return OperationFailed(BODY_ERROR)
         return OperationFailed(f"http/request failed: error sending request for url ({self._url})")
 
     async def _wait_for_change(self) -> None:
-        """Until the other side has put in or taken out a piece, or the task has ended."""
+        """Wait until a piece was added or taken, or the task has ended."""
         self._changed.clear()
         await self._changed.wait()
 
@@ -150,28 +149,28 @@ class Exchange:
             raise OperationFailed("http/request failed: route-aware request timed out")
         try:
             async with asyncio.timeout(None if timeout_ms is None else timeout_ms / 1000):
-                await self._converse(request)
+                await self._follow_redirects_from(request)
         except _TRANSPORT_ERRORS as error:
             raise self._transport_failure() from error
 
-    async def _converse(self, request: PreparedRequest) -> None:
-        """Send the request, follow redirects, hand out the answer."""
+    async def _follow_redirects_from(self, request: PreparedRequest) -> None:
+        """Send the request, follow redirects, and hand out the response."""
         for _ in range(MAX_REDIRECTS):
-            redirected = await self._ask(request)
+            redirected = await self._send(request)
             if redirected is None:
                 return
             request = redirected
             if self._route_aware:
                 self._url = request.url
-        if await self._ask(request) is not None:
+        if await self._send(request) is not None:
             raise OperationFailed(
                 "http/request failed: too many redirects"
                 if self._route_aware
                 else f"http/request failed: error following redirect for url ({request.url})"
             )
 
-    async def _ask(self, request: PreparedRequest) -> PreparedRequest | None:
-        """Send one request; return the next one if redirected, else hand out the answer."""
+    async def _send(self, request: PreparedRequest) -> PreparedRequest | None:
+        """Send one request; return the next one after a redirect, or hand out the response."""
         proxy = proxy_for(request.url, os.environ)
         async with (
             contextlib.aclosing(_Network()) as network,
@@ -206,10 +205,10 @@ class Exchange:
         return [(name, value) for name, value in headers if name not in _ENCODING_HEADERS]
 
     def _redirect_target(self, url: HttpUrl, response: httpcore.Response) -> HttpUrl | None:
-        """Where an answer sends the client on to; None if it is to be handed out as it is.
+        """Return the target of a redirect; None to hand out the response.
 
-        A Location that cannot be read makes the redirect itself the answer. Raises
-        OperationFailed for one that leads out of http and https.
+        A redirect with an invalid Location is handed out. Raises OperationFailed for a scheme other
+        than http and https.
         """
         if response.status not in _REDIRECTS or not self._follow_redirects:
             return None
@@ -235,7 +234,7 @@ class Exchange:
     async def _open_pool(
         self, url: HttpUrl, proxy: HttpUrl | None, network: _Network
     ) -> httpcore.AsyncConnectionPool:
-        """What makes the one connection for a request, and closes it."""
+        """Return a pool that opens and closes the one connection of a request."""
         context = None
         if url.scheme == "https" or (proxy is not None and proxy.scheme == "https"):
             context = await self._trust.context()
@@ -251,12 +250,12 @@ class Exchange:
         )
 
     async def _deliver(self, response: httpcore.Response) -> None:
-        """Hand out the body, one piece after the other is taken."""
+        """Hand out the body, each piece once the previous one was taken."""
         body = response.aiter_stream()
         try:
             async for data in body:
                 for piece in self._pieces_of(data):
-                    if not piece:  # the decoder has done some work without output
+                    if not piece:  # the decoder worked without output: let others run
                         await asyncio.sleep(0)
                         continue
                     while self._pieces:
@@ -266,8 +265,8 @@ class Exchange:
             if self._decoder is not None:
                 self._decoder.finish()
         except BaseException:
-            # Given up between two pieces. The library's nested generators would be left for the
-            # event loop to finish at some later time; reading on in a closed connection ends them.
+            # Aborted between two pieces. Reading from the closed connection ends the library's
+            # nested generators now, instead of leaving them to the event loop.
             await response.aclose()
             with contextlib.suppress(Exception):
                 async for _ in body:
@@ -275,16 +274,16 @@ class Exchange:
             raise
 
     def _pieces_of(self, data: bytes) -> Iterator[bytes]:
-        """Split received data into pieces to hand out, decoded if need be."""
+        """Split received data into pieces to hand out, decoded if necessary."""
         if self._decoder is not None:
             return self._decoder.decode(data, PIECE_BYTES)
         return (data[start : start + PIECE_BYTES] for start in range(0, len(data), PIECE_BYTES))
 
 
 class _Network(httpcore.AnyIOBackend):
-    """Opens connections and sees to it that each is closed.
+    """Opens connections and closes each of them.
 
-    httpcore loses sight of one that is given up during the TLS handshake.
+    httpcore does not close a connection that is cancelled during the TLS handshake.
     """
 
     def __init__(self) -> None:
@@ -308,7 +307,7 @@ class _Network(httpcore.AnyIOBackend):
 
 
 class _BodyPieces:
-    """A request body in pieces, so that only little of it is copied ahead of the network."""
+    """A request body in pieces, so that only a small part is copied ahead of the network."""
 
     def __init__(self, body: bytes) -> None:
         self._left = memoryview(body)
@@ -324,13 +323,13 @@ class _BodyPieces:
 
 
 def _wire_request(request: PreparedRequest, proxy: HttpUrl | None) -> httpcore.Request:
-    """The request as the HTTP library takes it."""
+    """Return the request for the HTTP library."""
     url = request.url
     headers = request.wire_headers()
     target = url.target if request.method != b"CONNECT" else url.authority
     address = url
     if proxy is not None and url.scheme == "http":
-        # A proxy for http is asked for the whole URL; one for https is only tunnelled through.
+        # An http request asks the proxy for the whole URL; https is tunnelled through it.
         address, target = proxy, url.without_fragment
         given = {name.lower() for name, _ in headers}
         if proxy.has_user and b"proxy-authorization" not in given:
@@ -344,7 +343,7 @@ def _wire_request(request: PreparedRequest, proxy: HttpUrl | None) -> httpcore.R
 
 
 def _wire_url(address: HttpUrl, target: str) -> httpcore.URL:
-    """Where to connect, and what to ask for there."""
+    """Return the address to connect to, with the request target."""
     return httpcore.URL(
         scheme=address.scheme, host=address.host, port=address.effective_port, target=target
     )

@@ -1,8 +1,8 @@
-"""Which proxy a URL goes through, by the environment's customary variables.
+"""Proxy selection by the customary environment variables.
 
-``http_proxy``, ``https_proxy``, ``all_proxy`` for those without one of their own, and
-``no_proxy``; each also in upper case, lower case first. ``HTTP_PROXY`` is ignored in a CGI
-program, where a client could set it (it would be the header ``Proxy:``).
+These are ``http_proxy`` and ``https_proxy``, ``all_proxy`` as their fallback, and ``no_proxy``.
+Lower case takes precedence over upper case. ``HTTP_PROXY`` is ignored in a CGI program, where a
+client could set it through the header ``Proxy:``.
 """
 
 from __future__ import annotations
@@ -19,13 +19,13 @@ _SOCKS: Final = "socks"
 
 
 class UnsupportedProxy(Exception):
-    """The environment names a proxy of a kind that cannot be used, such as SOCKS."""
+    """The environment names a proxy of an unsupported kind, such as SOCKS."""
 
 
 def proxy_for(url: HttpUrl, environment: Mapping[str, str]) -> HttpUrl | None:
-    """Return the proxy for a request to ``url``, None to go there directly.
+    """Return the proxy for a request to ``url``, None to connect directly.
 
-    A value that is no URL is ignored. Raises UnsupportedProxy.
+    A value that is not a URL is ignored. Raises UnsupportedProxy.
     """
     text = _variable(environment, f"{url.scheme}_proxy") or _variable(environment, "all_proxy")
     if not text or _is_exempt(url.host, _variable(environment, "no_proxy")):
@@ -41,7 +41,7 @@ def proxy_for(url: HttpUrl, environment: Mapping[str, str]) -> HttpUrl | None:
 
 
 def _variable(environment: Mapping[str, str], name: str) -> str:
-    """A variable in lower case or else upper case; an empty lower-case one counts."""
+    """Return a variable in lower case, even if empty, else in upper case."""
     value = environment.get(name)
     if value is None and not (name == "http_proxy" and "REQUEST_METHOD" in environment):
         value = environment.get(name.upper())
@@ -49,8 +49,9 @@ def _variable(environment: Mapping[str, str], name: str) -> str:
 
 
 def _is_exempt(host: str, exemptions: str) -> bool:
-    """Whether ``no_proxy`` covers the host: ``*``, a domain with all below it, an address, or a
-    network in prefix notation.
+    """Return True if ``no_proxy`` covers the host.
+
+    Its items are ``*``, a domain with its subdomains, an address, or a network in prefix notation.
     """
     try:
         address = ip_address(host)

@@ -1,4 +1,4 @@
-"""A request to be made over HTTP: checked, completed, and redirected."""
+"""HTTP requests: validation, completion and redirection."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ _ORIGIN_HEADERS: Final = frozenset(
         b"www-authenticate",
     }
 )
-"""Headers meant for one server alone; another one that it redirects to must not see them."""
+"""Headers for one origin only; they are dropped when a redirect leads to another one."""
 
 FORBIDDEN_VARIABLES: Final = frozenset(
     {
@@ -52,29 +52,29 @@ FORBIDDEN_VARIABLES: Final = frozenset(
         "OPENAI_WORKLOAD_IDENTITY_CONTEXT",
     }
 )
-"""Variables whose values no header may carry, in letters of any case (v2 http/request, as codex
-0.169 has them): they let their holder act as the server's user elsewhere."""
+"""Variables that no header may use, in any case (v2 http/request, as in codex 0.169): they are
+credentials of the server's user."""
 
 Headers = list[tuple[bytes, bytes]]
 
 GivenHeader = tuple[str, str] | tuple[str, str, str | None]
-"""Name, value, and the environment variable whose value is to follow that value."""
+"""Name, value, and an environment variable whose value is appended."""
 
 
 class PreparedRequest(msgspec.Struct, frozen=True):
-    """A checked request, ready for the wire; the next one where a redirect leads."""
+    """A validated request, ready to be sent."""
 
     method: bytes
     url: HttpUrl
     headers: Headers
-    """Without Host and Content-Length where those follow from the rest."""
+    """Without Host and Content-Length if these follow from the other fields."""
     body: bytes
     from_variables: frozenset[bytes] = frozenset()
-    """Names, in lower case, of headers with values of environment variables. They are meant for the
-    origin that the client named, and are not passed on to another."""
+    """Names, in lower case, of headers with values of environment variables. They are sent only to
+    the origin that the client named."""
 
     def wire_headers(self) -> Headers:
-        """All headers to send, completed."""
+        """Return all headers to send."""
         given = {name.lower() for name, _ in self.headers}
         headers = list(self.headers)
         if b"host" not in given:
@@ -91,9 +91,9 @@ class PreparedRequest(msgspec.Struct, frozen=True):
         return msgspec.structs.replace(self, headers=headers)
 
     def redirected(self, status: int, url: HttpUrl, *, whole_referer: bool) -> PreparedRequest:
-        """The request to make after an answer that says to go to ``url``.
+        """Return the request that follows a redirect to ``url``.
 
-        Another origin is told the whole URL that it was reached from, or its origin only.
+        ``whole_referer``: send the whole URL as Referer to another origin, not only the origin.
         """
         method, headers, body = self.method, self.headers, self.body
         drop: set[bytes] = {b"referer"}
@@ -118,7 +118,7 @@ def prepare(
     body: bytes | None,
     environment: Mapping[str, str],
 ) -> PreparedRequest:
-    """Check a request as the client states it. Raises InvalidArgument naming what is wrong."""
+    """Validate a request of a client. Raises InvalidArgument that names the fault."""
     if not _TOKEN.fullmatch(method):
         raise InvalidArgument("http/request method is invalid: invalid HTTP method")
     try:
@@ -141,7 +141,7 @@ def prepare(
             raise InvalidArgument(
                 f"http/request header value is invalid for {name}: failed to parse header value"
             )
-        # White space around a value is no part of it, and the HTTP library refuses it.
+        # White space around a value is not part of it, and the HTTP library rejects it.
         headers.append((name.encode(), value.strip(" \t").encode()))
     body = body or b""
     _check_content_length(headers, body)
@@ -154,9 +154,9 @@ def prepare(
 
 
 def _check_content_length(headers: Headers, body: bytes) -> None:
-    """Raise InvalidArgument if the headers announce a body of another length.
+    """Raise InvalidArgument if Content-Length differs from the length of the body.
 
-    Sent like that, the next bytes of the connection would pass for a part of the body.
+    Otherwise a server could take the following bytes of the connection for part of the body.
     """
     for name, value in headers:
         if name.lower() == b"content-length" and value != b"%d" % len(body):
@@ -167,7 +167,7 @@ def _check_content_length(headers: Headers, body: bytes) -> None:
 
 
 def _value_of(variable: str, header: str, environment: Mapping[str, str]) -> str:
-    """The value of a variable that a header asks for. Raises InvalidArgument."""
+    """Return the value of the variable that a header uses. Raises InvalidArgument."""
     if variable.upper() in FORBIDDEN_VARIABLES:
         raise InvalidArgument(
             f"http/request header {header} cannot use executor environment variable {variable}"
@@ -186,7 +186,7 @@ def _value_of(variable: str, header: str, environment: Mapping[str, str]) -> str
 
 
 def _is_text(value: str) -> bool:
-    """Whether a variable holds UTF-8: Python has surrogates for bytes that are not."""
+    """Return True if a variable is UTF-8: other bytes are surrogates in Python."""
     try:
         value.encode()
     except UnicodeEncodeError:
@@ -195,5 +195,5 @@ def _is_text(value: str) -> bool:
 
 
 def basic_credentials(url: HttpUrl) -> bytes:
-    """The value of an Authorization header for the user that a URL names."""
+    """Return the Authorization header for the user and password of a URL."""
     return b"Basic " + base64.b64encode(url.username + b":" + url.password)

@@ -1,7 +1,7 @@
-"""URLs of http and https, read as the WHATWG URL standard says.
+"""Parser for http and https URLs, by the WHATWG URL standard.
 
-The released servers read URLs by that standard, which forgives much (backslashes, ``http:host``,
-spaces in a path, numeric hosts), and their requests and messages show URLs in its normal form.
+The released servers use that standard, which accepts much (backslashes, ``http:host``, spaces in a
+path, numeric hosts), and send and report URLs in its normal form.
 """
 
 from __future__ import annotations
@@ -18,10 +18,10 @@ DEFAULT_PORTS: Final = {"http": 80, "https": 443}
 _SCHEME: Final = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*):")
 _REMOVED: Final = str.maketrans("", "", "\t\n\r")
 MAX_URL_BYTES: Final = 32 * 1024
-"""Servers take 8 to 16 KiB. Each character that needs an encoding is treated by itself."""
+"""Maximum length of a URL; servers accept 8 to 16 KiB. Bounds the time for percent-encoding."""
 
 _MAX_WIDE_HOST_CHARACTERS: Final = 1024
-"""Domain names have 253 characters at most. What converts them takes quadratic time."""
+"""Domain names have at most 253 characters; their conversion takes quadratic time."""
 
 _OUTER_SPACE: Final = "".join(map(chr, range(0x21)))
 _FORBIDDEN_IN_DOMAIN: Final = re.compile(r"[\x00-\x20\x7f\"#%/:<>?@\[\\\]^`{|}]")
@@ -37,27 +37,27 @@ _DOUBLE_DOT_SEGMENTS: Final = frozenset({"..", ".%2e", "%2e.", "%2e%2e"})
 
 
 class UrlError(ValueError):
-    """The text is no URL of http or https; says why."""
+    """The text is not a URL of http or https; the message says why."""
 
 
 class UnsupportedScheme(UrlError):
-    """A URL of another kind."""
+    """A URL with another scheme."""
 
     def __init__(self, scheme: str) -> None:
-        """``scheme`` is in lower case."""
+        """Record the scheme, in lower case."""
         super().__init__(f"unsupported scheme {scheme}")
         self.scheme = scheme
 
 
 class HttpUrl(msgspec.Struct, frozen=True):
-    """A URL in normal form: everything ASCII, ready for the wire."""
+    """A URL in normal form, ASCII only."""
 
     scheme: str
     """``http`` or ``https``."""
     host: str
     """A domain in ASCII, an IPv4 address, or an IPv6 address without brackets."""
     port: int | None
-    """None for the scheme's own."""
+    """None for the default port of the scheme."""
     path: str
     """Begins with a slash."""
     query: str | None
@@ -73,7 +73,7 @@ class HttpUrl(msgspec.Struct, frozen=True):
 
     @property
     def origin(self) -> tuple[str, str, int]:
-        """Scheme, host and port: who it is that answers."""
+        """Scheme, host and port."""
         return self.scheme, self.host, self.effective_port
 
     @property
@@ -83,7 +83,7 @@ class HttpUrl(msgspec.Struct, frozen=True):
 
     @property
     def has_user(self) -> bool:
-        """Whether the URL names a user or a password."""
+        """True if the URL has a user or a password."""
         return bool(self.username or self.password)
 
     @property
@@ -94,7 +94,7 @@ class HttpUrl(msgspec.Struct, frozen=True):
 
     @property
     def target(self) -> str:
-        """What is asked of the server: path and query."""
+        """Request target: path and query."""
         return self.path if self.query is None else f"{self.path}?{self.query}"
 
     @property
@@ -103,7 +103,7 @@ class HttpUrl(msgspec.Struct, frozen=True):
         return f"{self.scheme}://{self.authority}{self.target}"
 
     def __str__(self) -> str:
-        """The URL without its user, so that no password gets into a message."""
+        """Return the URL without user and password, for messages."""
         if self.fragment is None:
             return self.without_fragment
         return f"{self.without_fragment}#{self.fragment}"
@@ -133,13 +133,13 @@ def parse(text: str) -> HttpUrl:
 
 
 def resolve(base: HttpUrl, reference: str) -> HttpUrl:
-    """Read a URL reference (a Location header) as seen from ``base``. Raises UrlError."""
+    """Resolve a URL reference (a Location header) against ``base``. Raises UrlError."""
     reference = reference.strip(_OUTER_SPACE).translate(_REMOVED)
     match = _SCHEME.match(reference)
     if match is not None:
         if match[1].lower() != base.scheme:
             return parse(reference)
-        # The standard lets a URL repeat the scheme of its base and be relative all the same.
+        # By the standard, a relative URL may repeat the scheme of its base.
         reference = reference[match.end() :]
     path_length = len(re.split("[?#]", reference, maxsplit=1)[0])
     reference = reference[:path_length].replace("\\", "/") + reference[path_length:]
@@ -158,7 +158,7 @@ def resolve(base: HttpUrl, reference: str) -> HttpUrl:
 def split_scheme(text: str) -> tuple[str, str]:
     """Split a URL of any kind into its scheme, in lower case, and what follows the colon.
 
-    What the standard ignores around and inside a URL is gone. Raises UrlError for a relative one.
+    Characters that the standard ignores are removed. Raises UrlError for a relative URL.
     """
     if len(text) > MAX_URL_BYTES:
         raise UrlError(f"longer than {MAX_URL_BYTES} bytes")
@@ -179,9 +179,9 @@ def _percent_encoded(match: re.Match[bytes]) -> bytes:
 
 
 def normalize_path(path: str, *, keeps_drive: bool = False) -> str:
-    """Resolve the dot segments of a path given without its first slash, and encode it.
+    """Resolve the dot segments of a path, given without its first slash, and encode it.
 
-    With ``keeps_drive``, as file URLs want it, ``..`` does not take away a leading ``C:``.
+    With ``keeps_drive``, for file URLs, ``..`` does not remove a leading ``C:``.
     """
     kept: list[str] = []
     names = 0  # kept segments that are not empty
@@ -200,7 +200,7 @@ def normalize_path(path: str, *, keeps_drive: bool = False) -> str:
 
 
 def _split_port(text: str, scheme: str) -> tuple[str, int | None]:
-    """Split ``host:port``; the port is None if absent or the scheme's own."""
+    """Split ``host:port``; the port is None if absent or the default of the scheme."""
     if text.startswith("["):
         host, bracket, after = text.partition("]")
         if not bracket:
@@ -224,7 +224,7 @@ def _split_port(text: str, scheme: str) -> tuple[str, int | None]:
 
 
 def parse_host(text: str) -> str:
-    """The normal form of a host. Raises UrlError."""
+    """Return the normal form of a host. Raises UrlError."""
     if text.startswith("["):
         try:
             address = IPv6Address(text[1:-1])
@@ -245,13 +245,13 @@ def parse_host(text: str) -> str:
 
 
 def _to_ascii(domain: str) -> str:
-    """The domain as the name system knows it. Raises ValueError."""
+    """Return the domain in its ASCII form. Raises ValueError."""
     domain = domain.lower()
     if domain.isascii() and "xn--" not in domain:
         return domain
     if len(domain) > _MAX_WIDE_HOST_CHARACTERS:
         raise ValueError("host is too long")
-    # Loaded only for names that need it.
+    # Imported only for names that need it.
     import idna  # noqa: PLC0415
 
     mapped = idna.uts46_remap(domain, std3_rules=False, transitional=False)
@@ -259,7 +259,7 @@ def _to_ascii(domain: str) -> str:
 
 
 def _parse_ipv4(domain: str) -> str | None:
-    """The address if the domain ends in a number, in any of the forms inet_aton takes."""
+    """Return the address if the domain ends in a number, in any form that inet_aton accepts."""
     labels = domain.removesuffix(".").split(".")
     last = labels[-1]
     if not (last.isdigit() or re.fullmatch(r"0x[0-9a-f]*", last)):
@@ -279,7 +279,7 @@ def _parse_ipv4(domain: str) -> str | None:
 
 
 def _parse_ipv4_number(label: str) -> int:
-    """A decimal, octal (0...) or hexadecimal (0x...) number. Raises ValueError."""
+    """Parse a decimal, octal (0...) or hexadecimal (0x...) number. Raises ValueError."""
     if not re.fullmatch(r"0x[0-9a-f]*|0[0-7]*|[1-9][0-9]*", label):
         raise ValueError(label)
     if label.startswith("0x"):

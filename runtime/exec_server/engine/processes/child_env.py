@@ -1,14 +1,14 @@
-"""The environment of a child: what the client gave, over what a policy lets through.
+"""The environment of a child process: the client's variables on top of inherited ones.
 
-Without a policy the client's variables are everything. With one (v1, process/start ``envPolicy``)
-these steps are taken, in this order:
+Without a policy, the client's variables are the whole environment. With a policy (v1, process/start
+``envPolicy``), it is built in this order:
 
-1. start from nothing, the core variables, or all variables of this server;
-2. drop names that look like secrets, unless told not to;
+1. start with nothing, the core variables, or all variables of this server;
+2. drop names that look like secrets, unless ``ignoreDefaultExcludes`` is set;
 3. drop names that match ``exclude``;
 4. add ``set``;
-5. if there is an ``include_only``, drop every name that does not match it;
-6. lay the client's own variables over the result.
+5. if ``include_only`` is not empty, drop every name that does not match it;
+6. add the client's own variables, which replace inherited ones.
 """
 
 from __future__ import annotations
@@ -46,35 +46,35 @@ DEFAULT_EXCLUDES: Final = ("*KEY*", "*SECRET*", "*TOKEN*")
 
 MAX_PATTERNS: Final = 1024
 MAX_PATTERN_CHARACTERS: Final = 256
-"""Most patterns of one policy, and most characters of one; both more than anybody writes."""
+"""Maximum number of patterns per policy, and of characters per pattern."""
 
 MAX_NAME_CHARACTERS: Final = 4096
-"""Longest name of ``set`` that is compared: with the longest pattern in 5 ms."""
+"""Maximum length of a name in ``set``: it matches the longest pattern within 5 ms."""
 
 MAX_EFFORT: Final = 2**29
-"""Most effort for one policy, see ``_effort``: some seconds at worst."""
+"""Maximum effort per policy, see ``_effort``: a few seconds at worst."""
 
 _SMALL_EFFORT: Final = 2**20
-"""Up to that the event loop matches itself: 1 ms, and 5 ms for the worst of patterns."""
+"""Maximum effort on the event loop: 1 ms, or 5 ms for the slowest patterns."""
 
 _FIXED_EFFORT: Final = 16
-"""What one comparison takes, in characters."""
+"""Fixed cost of one comparison, in characters."""
 
 
 class EnvironmentPolicy(Protocol):
-    """Which variables of the server a child inherits.
+    """Rules for the variables that a child inherits from the server.
 
-    Patterns are compared with whole names, ignoring case: ``*`` stands for any characters,
-    ``?`` for one, everything else, brackets included, for itself.
+    Patterns match whole names, ignoring case: ``*`` matches any characters, ``?`` one character;
+    everything else, brackets included, matches itself.
     """
 
     @property
     def inherit(self) -> Literal["core", "all", "none"]:
-        """What to start from."""
+        """The variables to start with."""
 
     @property
     def ignore_default_excludes(self) -> bool:
-        """Whether to keep names that look like secrets."""
+        """True to keep names that look like secrets."""
 
     @property
     def exclude(self) -> Sequence[str]:
@@ -86,13 +86,13 @@ class EnvironmentPolicy(Protocol):
 
     @property
     def include_only(self) -> Sequence[str]:
-        """Patterns of the names to keep; empty for all."""
+        """Patterns of names to keep; empty to keep all."""
 
 
 async def prepare_child_environment(
     policy: EnvironmentPolicy | None, env: Mapping[str, str], inherited: Mapping[str, str]
 ) -> dict[str, str]:
-    """Return what ``child_environment`` returns, away from the event loop if that takes long.
+    """Return ``child_environment``, computed in a thread if it would block the event loop.
 
     Raises InvalidArgument for a policy beyond the limits.
     """
@@ -137,9 +137,9 @@ def _effort(policy: EnvironmentPolicy, inherited: Mapping[str, str]) -> int:
 def child_environment(
     policy: EnvironmentPolicy | None, env: Mapping[str, str], inherited: Mapping[str, str]
 ) -> dict[str, str]:
-    """The whole environment of a child.
+    """Return the whole environment of a child.
 
-    ``env`` is what the client gave, ``inherited`` the environment of this server.
+    ``env`` are the client's variables, ``inherited`` is the environment of this server.
     """
     if policy is None:
         return dict(env)
@@ -167,19 +167,19 @@ def child_environment(
 
 
 class _Matcher:
-    """Some patterns, of which any may match."""
+    """A set of patterns; a name matches if any of them matches."""
 
     def __init__(self, patterns: Iterable[str]) -> None:
-        # One expression for each: for all together it would be compiled anew for each policy, and
-        # one comparison could take long, in which no other thread gets its turn.
+        # One expression per pattern: a combined one would be compiled for every policy, and a
+        # single long match would hold the interpreter lock.
         self._matches = [_compile(pattern).fullmatch for pattern in patterns]
 
     def matches(self, name: str) -> bool:
-        """Return True if a pattern stands for this name."""
+        """Return True if a pattern matches this name."""
         return any(match(name) for match in self._matches)
 
 
-@lru_cache(maxsize=256)  # clients send the same few policies over and over
+@lru_cache(maxsize=256)  # clients reuse a few policies
 def _compile(pattern: str) -> re.Pattern[str]:
     return re.compile(_translate(pattern), re.IGNORECASE | re.DOTALL)
 

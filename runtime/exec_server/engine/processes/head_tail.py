@@ -1,7 +1,7 @@
-"""The beginning and the end of an output of any length, in bounded memory.
+"""Head and tail of an output of any length, in bounded memory.
 
-The first half of the limit keeps what came first, the second half what came last; what lies between
-is counted and dropped. As long as no more than the limit has come, nothing is missing.
+The first half of the limit holds the first bytes, the second half the last ones; the bytes between
+them are counted and dropped. An output within the limit is retained completely.
 """
 
 from __future__ import annotations
@@ -12,19 +12,19 @@ import msgspec
 
 
 class Excerpt(msgspec.Struct, frozen=True):
-    """The beginning and the end of an output, and how much lies between."""
+    """Head and tail of an output, and the number of bytes between them."""
 
     head: bytes
     omitted: int
-    """Bytes between ``head`` and ``tail``; 0 if both together are the whole output."""
+    """Bytes between ``head`` and ``tail``; 0 if the output is complete."""
     tail: bytes
 
 
 class HeadTail:
-    """Keeps both ends of what one stream brings.
+    """Head and tail of one stream.
 
-    Pieces are kept as they come, not copied, so that the end of a stream takes no memory besides
-    that of an OutputLog which retains the same pieces.
+    Chunks are kept without copying, so the tail takes no memory beyond that of an OutputLog that
+    retains the same chunks.
     """
 
     __slots__ = (
@@ -38,7 +38,7 @@ class HeadTail:
     )
 
     def __init__(self, limit: int) -> None:
-        """``limit`` bounds both ends together, in bytes."""
+        """Retain at most ``limit`` bytes, head and tail together."""
         self._tail_limit = limit // 2
         self._head_room = limit - self._tail_limit
         self._head: list[bytes] = []
@@ -48,7 +48,7 @@ class HeadTail:
         self._total = 0
 
     def append(self, data: bytes) -> None:
-        """Take in what came next."""
+        """Append a chunk."""
         self._total += len(data)
         if self._head_room:
             first = data[: self._head_room]
@@ -68,13 +68,13 @@ class HeadTail:
 
     @property
     def retained_bytes(self) -> int:
-        """The sum of the sizes of all retained pieces."""
+        """Total size of all retained chunks."""
         return self._head_bytes + self._tail_bytes
 
     def shrink(self, size: int) -> None:
-        """Drop the oldest pieces of the end, but not the last one, until so many bytes are less.
+        """Drop the oldest chunks of the tail, except the last one, to free ``size`` bytes.
 
-        The beginning stays, but does not grow any more.
+        The head is kept, but does not grow any more.
         """
         self._head_room = 0
         goal = self._tail_bytes - size
@@ -82,7 +82,7 @@ class HeadTail:
             self._tail_bytes -= len(self._tail.popleft())
 
     def excerpt(self) -> Excerpt:
-        """Both ends as they are now."""
+        """Return the current head and tail."""
         head = b"".join(self._head)
         tail = b"".join(self._tail)
         tail = tail[max(0, len(tail) - self._tail_limit) :]

@@ -1,9 +1,9 @@
-"""The output of a process: sequence numbers, and what is retained for later reading.
+"""The output log of a process: sequence numbers, and the chunks retained for reading.
 
-One counter serves everything a process tells: every chunk of output, its exit and its closing
-take the next number, from 1, without gaps (v1 and v2, process/output · exited · closed). Retained
-are the newest chunks, as many as a limit allows and their sizes sum up to at most another; a chunk
-is kept whole or not at all.
+All events of a process share one counter: each chunk of output, the exit and the closing take the
+next number, from 1, without gaps (v1 and v2, process/output · exited · closed). The most recent
+chunks are retained, up to a number of chunks and a number of bytes; a chunk is retained whole or
+not at all.
 """
 
 from __future__ import annotations
@@ -15,21 +15,21 @@ import msgspec
 StreamName: TypeAlias = Literal["stdout", "stderr", "pty"]
 
 RETAINED_BYTES: Final = 1024 * 1024
-"""Bytes retained per process over all its streams; every revision's value."""
+"""Bytes retained per process, all streams together; the value of every revision."""
 
 RETAINED_CHUNKS: Final = 65_536
-"""Chunks retained per process: one of a single byte takes about a hundred times its size."""
+"""Chunks retained per process: a chunk of one byte takes more than a hundred bytes of memory."""
 
 CHUNK_COST: Final = 160
-"""Memory that a chunk takes on top of its bytes, with its places in the lists."""
+"""Bytes of memory per chunk besides its data, list entries included."""
 
 _COMPACT_AFTER: Final = 1024
-"""Evicted places that may lie at the front of the list before it is moved up: keeps eviction O(1)
-without ever wasting more than half of a long list."""
+"""Evicted entries at the front of the list before it is compacted: keeps eviction O(1) amortised
+and wastes at most half of a long list."""
 
 
 class OutputChunk(msgspec.Struct, frozen=True):
-    """What one read brought: its number, the stream it came from, and the bytes."""
+    """The data of one read, with its sequence number and stream."""
 
     seq: int
     stream: StreamName
@@ -40,7 +40,7 @@ _EVICTED: Final = OutputChunk(0, "stdout", b"")
 
 
 class OutputLog:
-    """Numbers the events of one process and retains its newest output."""
+    """Numbers the events of one process and retains its most recent output."""
 
     __slots__ = ("_bytes", "_chunk_limit", "_chunks", "_evicted", "_gap", "_limit", "next_seq")
 
@@ -52,23 +52,23 @@ class OutputLog:
         self._bytes = 0
         self._chunks: list[OutputChunk] = []
         self._evicted = 0
-        # The number of the last event among the chunks that was no output; see _index_after.
+        # Number of the event among the chunks that is not output; see _index_after.
         self._gap = 0
         self.next_seq = 1
-        """The number the next event will get."""
+        """Number of the next event."""
 
     @property
     def retained_bytes(self) -> int:
-        """The sum of the sizes of all retained chunks."""
+        """Total size of all retained chunks."""
         return self._bytes
 
     @property
     def memory_bytes(self) -> int:
-        """About what the retained chunks take in memory."""
+        """Approximate memory of the retained chunks."""
         return self._bytes + CHUNK_COST * (len(self._chunks) - self._evicted)
 
     def append(self, stream: StreamName, data: bytes) -> OutputChunk:
-        """Number a chunk and retain it, at the expense of the oldest."""
+        """Number a chunk and retain it; evict the oldest beyond the limits."""
         chunk = OutputChunk(self.next_seq, stream, data)
         self.next_seq += 1
         self._chunks.append(chunk)
@@ -78,14 +78,14 @@ class OutputLog:
         return chunk
 
     def shrink(self, size: int) -> None:
-        """Drop the oldest chunks, but not the last one, until so much less memory is taken."""
+        """Drop the oldest chunks, except the last one, to free ``size`` bytes of memory."""
         goal = self.memory_bytes - size
         while self.memory_bytes > goal and len(self._chunks) - self._evicted > 1:
             self._drop_oldest()
         self._compact()
 
     def take_seq(self) -> int:
-        """Number an event that is no output. At most one may be followed by more output."""
+        """Number an event that is not output. Output may follow the first such event only."""
         seq = self.next_seq
         self.next_seq += 1
         if not self._gap:
@@ -93,10 +93,10 @@ class OutputLog:
         return seq
 
     def read(self, after_seq: int, max_bytes: int | None) -> list[OutputChunk]:
-        """Retained chunks with a number above ``after_seq``, oldest first.
+        """Return the retained chunks numbered above ``after_seq``, oldest first.
 
-        The first is returned whatever its size; more follow while the sum of the sizes stays
-        within ``max_bytes``, and none once the sum has reached it (v1, process/read).
+        The first chunk is returned whatever its size, further ones while the total stays within
+        ``max_bytes`` (v1, process/read).
         """
         chunks = self._chunks
         start = self._index_after(after_seq)
@@ -112,9 +112,9 @@ class OutputLog:
         return chunks[start:end]
 
     def _index_after(self, after_seq: int) -> int:
-        """The place of the first retained chunk above ``after_seq``.
+        """Return the index of the first retained chunk above ``after_seq``.
 
-        Numbers and places run in parallel, but for the one number that the exit has taken.
+        Numbers and indexes differ by a constant, except for the number taken by the exit.
         """
         if self._evicted == len(self._chunks):
             return self._evicted

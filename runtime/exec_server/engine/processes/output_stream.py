@@ -1,9 +1,9 @@
-"""Reading what a child writes, without ever waiting for it.
+"""Non-blocking reads of a child's output.
 
-``read`` returns what is there, at most 64 KiB: large enough that a flood costs few messages, small
-enough that one process's turn does not delay the others' (a larger bytes object would also make
-the C library map fresh memory each time). Pipes keep the kernel's default capacity, 64 KiB too:
-a larger one delivered no more, and a user's sum of pipe memory is limited.
+``read`` returns up to 64 KiB of available output: enough to keep the number of messages low, but
+small enough not to delay other processes (and for larger objects malloc maps new memory each time).
+Pipes keep the kernel's default capacity, also 64 KiB: a larger one was not faster, and the pipe
+memory of a user is limited.
 """
 
 from __future__ import annotations
@@ -15,13 +15,13 @@ if TYPE_CHECKING:
     from exec_server.engine.processes.output_log import StreamName
 
 READ_BYTES: Final = 64 * 1024
-"""What one turn reads at most."""
+"""Maximum number of bytes per read."""
 
 _PTY_READ_BYTES: Final = 4096
-"""The kernel hands out no more of a terminal's output at once."""
+"""Maximum number of bytes that the kernel returns from a terminal at once."""
 
 _PTY_BUSY_BYTES: Final = 1024
-"""A read from a terminal that brings less finds a person's or a prompt's output, not a flood."""
+"""A shorter read from a terminal is interactive output, which is not joined with more."""
 
 
 class PipeStream:
@@ -35,20 +35,21 @@ class PipeStream:
         self.is_open = True
 
     def read(self) -> bytes | None:
-        """What is there; None if nothing is at the moment, b"" after the last writer has gone."""
+        """Return available output, None if there is none yet, b"" at the end of the stream."""
         try:
             return os.read(self.fd, READ_BYTES)
         except BlockingIOError:
             return None
 
     def close(self) -> None:
-        """Release the descriptor."""
+        """Close the descriptor."""
         self.is_open = False
         os.close(self.fd)
 
 
 class PtyStream:
-    """The output side of a terminal's master, whose descriptor its owner keeps for the input."""
+    """The output of a terminal's master. Its owner closes the descriptor, which is also used for
+    input."""
 
     __slots__ = ("fd", "is_open", "name")
 
@@ -58,9 +59,9 @@ class PtyStream:
         self.is_open = True
 
     def read(self) -> bytes | None:
-        """What is there; None if nothing is at the moment, b"" after the last writer has gone.
+        """Return available output, None if there is none yet, b"" at the end of the stream.
 
-        The kernel gives 4 KiB at a time; what follows at once is joined to it.
+        The kernel returns 4 KiB at a time; chunks that are available together are joined.
         """
         data = self._read_once()
         if data is None or len(data) < _PTY_BUSY_BYTES:
@@ -69,7 +70,7 @@ class PtyStream:
         size = len(data)
         while size <= READ_BYTES - _PTY_READ_BYTES:
             more = self._read_once()
-            if not more:  # the end, if this is it, shows again at the next read
+            if not more:  # the next read reports the end of the stream again
                 break
             pieces.append(more)
             size += len(more)
@@ -80,7 +81,7 @@ class PtyStream:
             return os.read(self.fd, _PTY_READ_BYTES)
         except BlockingIOError:
             return None
-        except OSError:  # EIO: nobody has the slave open
+        except OSError:  # EIO: no process has the slave open
             return b""
 
     def close(self) -> None:

@@ -1,7 +1,7 @@
-"""Pseudo-terminals: a new pair per process.
+"""Pseudo-terminals: one pair per process.
 
-The child opens the slave by name, as its first terminal after it has become a session leader:
-that makes it the controlling terminal without code of ours running between fork and exec.
+The child opens the slave by name after it has become a session leader. The first terminal that a
+session leader opens becomes its controlling terminal, so no code has to run between fork and exec.
 """
 
 from __future__ import annotations
@@ -19,23 +19,23 @@ import msgspec
 from exec_server.errors import InvalidArgument
 
 FALLBACK_SHELL: Final = "/bin/sh"
-"""The shell of a user without an entry in the user database."""
+"""Shell of a user without an entry in the user database."""
 
 
 class Pair(msgspec.Struct, frozen=True):
-    """Both ends of a pseudo-terminal; the caller closes them."""
+    """The two ends of a pseudo-terminal; the caller closes them."""
 
     master: int
     """Non-blocking."""
     slave: int
-    """Held open until the child has its own, lest the master sees the end of the output."""
+    """Kept open until the child has opened its own, otherwise the master would report the end."""
     slave_name: str
 
 
 def open_pair(rows: int, cols: int) -> Pair:
-    """Open a pair of the given size, in the kernel's own terminal modes.
+    """Open a pair of the given size, in the kernel's default terminal modes.
 
-    Raises OSError when there is none to be had, InvalidArgument for an impossible size.
+    Raises OSError if none is available, InvalidArgument for an invalid size.
     """
     size = _winsize(rows, cols)
     master, slave = os.openpty()
@@ -50,9 +50,9 @@ def open_pair(rows: int, cols: int) -> Pair:
 
 
 def resize(master: int, rows: int, cols: int) -> None:
-    """Give a terminal another size; its foreground process group hears of it by SIGWINCH.
+    """Resize a terminal; its foreground process group receives SIGWINCH.
 
-    Raises InvalidArgument for an impossible size.
+    Raises InvalidArgument for an invalid size.
     """
     fcntl.ioctl(master, termios.TIOCSWINSZ, _winsize(rows, cols))
 
@@ -65,13 +65,13 @@ def _winsize(rows: int, cols: int) -> bytes:
 
 
 def login_shell() -> str:
-    """The shell of the server's user in the user database."""
+    """Return the shell of the server's user in the user database."""
     try:
         return _shell_of(os.getuid())
     except KeyError:
         return FALLBACK_SHELL
 
 
-@functools.cache  # but not its failures, one of which is that no more files can be opened
+@functools.cache  # failures are not cached: the lookup needs a free descriptor
 def _shell_of(uid: int) -> str:
     return pwd.getpwuid(uid).pw_shell or FALLBACK_SHELL

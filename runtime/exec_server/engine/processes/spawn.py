@@ -1,17 +1,17 @@
-"""Starting a child: everything between a request and a process that has exec'ed.
+"""Spawning child processes.
 
-``os.posix_spawn`` runs no Python between fork and exec and copies no page tables, which makes it
-the fastest way there is, and reports a program that cannot be executed as an OSError. What it
-lacks is done around it, on the calling thread:
+``os.posix_spawn`` is the fastest way to start a process: it runs no Python between fork and exec
+and copies no page tables. It reports a program that cannot be executed as an OSError. Two features
+that it lacks are implemented around it, on the calling thread:
 
-* the working directory: this process changes into it, spawns, and changes back. Nothing else in
-  the process may rely on relative paths while that happens, so every other path is absolute;
-* the search along PATH, which is the child's, with relative directories seen from the child's
-  working directory, exactly as execvp in the child would do it.
+* the working directory: this process changes to it, spawns, and changes back. All other paths in
+  this process are absolute, so the change is not noticed;
+* the search along the child's PATH, with relative entries resolved against the child's working
+  directory, as execvp in the child would do.
 
-A child is the leader of its own session and process group, has no descriptors but 0, 1 and 2, no
-signal ignored or blocked, and dumps no core (v1, process/start). One that is started through a
-confinement gets the descriptors that this needs, and has every signal blocked on the way in.
+A child leads its own session and process group, has only the descriptors 0, 1 and 2, no ignored or
+blocked signals, and dumps no core (v1, process/start). A child in a sandbox gets the additional
+descriptors of its confinement, and all signals are blocked until the sandbox is set up.
 """
 
 from __future__ import annotations
@@ -37,10 +37,10 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
 
 DEFAULT_PATH: Final = "/bin:/usr/bin"
-"""Where programs are looked for when the child's environment has no PATH; execvp's own default."""
+"""Search path for a child without PATH in its environment; the default of execvp."""
 
 INTERPRETER: Final = (os.path.realpath(sys.executable), "-I", "-S", "-B")
-"""What a script of this package is run with: nothing but the standard library, whatever the
+"""Command to run a script of this package with: the standard library alone, whatever the
 environment."""
 
 _CATCHABLE: Final = tuple(
@@ -54,62 +54,62 @@ _FIRST_FREE_FD: Final = 3
 
 
 class Confinement(Protocol):
-    """What a program is started through that confines another one."""
+    """A launcher that confines the program that it runs, such as bubblewrap."""
 
     @property
     def descriptors(self) -> Sequence[int]:
-        """What the child gets as its descriptors 3, 4, ..."""
+        """Descriptors that the child gets as 3, 4, ..."""
 
     @property
     def go_ahead(self) -> int:
-        """Becomes readable when signals reach the confined program, or there will be none."""
+        """A descriptor that becomes readable once signals reach the program, or it cannot start."""
 
     def passed_on(self) -> None:
-        """The child has its descriptors."""
+        """Release the descriptors that the child has inherited."""
 
     def close(self) -> None:
-        """The child has ended, or will not be started. Idempotent."""
+        """Release everything: the child has exited or will not be started. Idempotent."""
 
 
 class SpawnSpec(msgspec.Struct, frozen=True):
-    """What to start."""
+    """Description of a process to start."""
 
     argv: Sequence[str]
-    """The program, looked up along the child's PATH unless it has a slash, and its arguments."""
+    """Program, searched along the child's PATH unless it contains a slash, and arguments."""
     cwd: str
-    """The child's working directory; relative to this server's own."""
+    """Working directory of the child; may be relative to that of this server."""
     env: Mapping[str, str]
     """The whole environment of the child."""
     tty: bool = False
-    """Whether standard input, output and error are a new pseudo-terminal."""
+    """True to use a new pseudo-terminal for standard input, output and error."""
     pipe_stdin: bool = False
-    """Whether standard input is a pipe instead of /dev/null; without effect on a terminal."""
+    """True to use a pipe instead of /dev/null for standard input; ignored for a terminal."""
     arg0: str | None = None
-    """What the program sees as its name instead of ``argv[0]``."""
+    """Name that the program gets instead of ``argv[0]``."""
     rows: int = 24
     cols: int = 80
     confinement: Confinement | None = None
-    """What this is started through; closed by whoever takes over the child."""
+    """Sandbox of the process; the owner of the child closes it."""
     asked_argv: Sequence[str] | None = None
-    """What was asked for, where ``argv`` is what confines it."""
+    """The requested command, if ``argv`` is that of the sandbox."""
 
 
 class Child(msgspec.Struct, frozen=True):
-    """A process that has exec'ed, and this server's ends of everything that connects to it."""
+    """A running process, and the server's ends of its streams."""
 
     pid: int
     """Also its process group and session."""
     pidfd: int
     stdin: int
-    """Takes its input, non-blocking; -1 if it has none. On a terminal the master."""
+    """Non-blocking write end of its input; -1 if it has none; the master of a terminal."""
     stdout: int
-    """Its output, non-blocking. On a terminal the master."""
+    """Non-blocking read end of its output; the master of a terminal."""
     stderr: int
-    """Its error output, non-blocking; -1 on a terminal."""
+    """Non-blocking read end of its error output; -1 for a terminal."""
 
 
 def check_program(spec: SpawnSpec) -> None:
-    """Raise InvalidArgument or SpawnFailed if a spec names no program."""
+    """Raise InvalidArgument or SpawnFailed if the spec has no program."""
     if not spec.argv:
         raise InvalidArgument("argv must not be empty")
     if not spec.argv[0]:
@@ -120,10 +120,11 @@ def check_program(spec: SpawnSpec) -> None:
 
 
 def spawn(spec: SpawnSpec, tag: int | None = None) -> Child:
-    """Start a child, which carries ``tag`` (see ``process_tags``).
+    """Start a child that carries ``tag`` (see ``process_tags``).
 
-    Raises SpawnFailed or InvalidArgument for a spec that cannot be carried out, and OSError
-    with the errno that chdir, exec or the lack of some resource gave. Nothing is left behind then.
+    Raises SpawnFailed or InvalidArgument for a spec that cannot be carried out, and OSError with
+    the errno that chdir, exec or the lack of some resource gave. No process or descriptor is left
+    then.
     """
     check_program(spec)
     try:
@@ -137,17 +138,17 @@ def spawn(spec: SpawnSpec, tag: int | None = None) -> Child:
 
 @functools.cache
 def prepare_parent() -> None:
-    """Give this process what its children must inherit; the first caller does it.
+    """Prepare this process so that its children inherit the right state; only the first call acts.
 
-    They dump no core, get no descriptor that whoever started this process left open (Python's own
-    are never inherited), and can be waited for even if SIGCHLD was ignored from the start, which
-    makes the kernel throw exit codes away.
+    Children dump no core and get none of the descriptors that this process inherited (those opened
+    by Python are not inheritable). SIGCHLD is reset if it was ignored at start, because the kernel
+    would discard exit codes.
     """
     _, hard = resource.getrlimit(resource.RLIMIT_CORE)
     resource.setrlimit(resource.RLIMIT_CORE, (0, hard))
     for name in os.listdir("/proc/self/fd"):
         if int(name) >= _FIRST_FREE_FD:
-            with contextlib.suppress(OSError):  # that of the listing itself is closed by now
+            with contextlib.suppress(OSError):  # the descriptor of the listing itself is closed
                 os.set_inheritable(int(name), False)
     if signal.getsignal(signal.SIGCHLD) is signal.SIG_IGN:
         signal.signal(signal.SIGCHLD, signal.SIG_DFL)
@@ -157,8 +158,8 @@ def _spawn_on_pipes(spec: SpawnSpec) -> Child:
     own: list[int] = []
     childs: list[int] = []
     actions: list[tuple[object, ...]] = []
-    # In the order of their places in the child: even where this process has no descriptors 0, 1 and
-    # 2 and these pipes get those numbers, no redirection then overwrites what a later one needs.
+    # In the order of their numbers in the child: if 0, 1 or 2 are closed in this process, the pipes
+    # may get these numbers, and no redirection may overwrite an end that a later one needs.
     try:
         if spec.pipe_stdin:
             stdin_end, stdin = os.pipe()
@@ -184,7 +185,7 @@ def _spawn_on_pipes(spec: SpawnSpec) -> Child:
         _close_all(own)
         raise
     finally:
-        # First of all, so that there is a free descriptor for the pidfd.
+        # Before anything else, so that a descriptor for the pidfd is free.
         _close_all(childs)
     return Child(pid, _watch(pid, own), stdin, stdout, stderr)
 
@@ -213,7 +214,7 @@ def _close_all(fds: Sequence[int]) -> None:
 
 
 def _watch(pid: int, own: list[int]) -> int:
-    """A descriptor that tells the end of the process; without one it is not kept alive."""
+    """Return a pidfd of the process. If none is available, kill the process and raise OSError."""
     try:
         return os.pidfd_open(pid)
     except OSError:
@@ -227,7 +228,7 @@ def _watch(pid: int, own: list[int]) -> int:
 def _spawn_in_directory(
     spec: SpawnSpec, env: Mapping[str, str], actions: Sequence[tuple[object, ...]]
 ) -> int:
-    """Spawn with the child's directory as this process's own, for the time of this call."""
+    """Spawn while this process is in the child's working directory."""
     home = os.open(".", os.O_PATH | os.O_DIRECTORY)
     try:
         os.chdir(encode(spec.cwd))
@@ -244,9 +245,9 @@ def _spawn_in_directory(
 
 @contextlib.contextmanager
 def _passed_on(confinement: Confinement) -> Iterator[Sequence[tuple[object, ...]]]:
-    """What gives the child its descriptors."""
+    """Return the file actions that pass a confinement's descriptors to the child."""
     descriptors = confinement.descriptors
-    # Copied to where none of them is in the place of another one.
+    # Copied above their target numbers, so that none overwrites another.
     first = _FIRST_FREE_FD + len(descriptors)
     copies: list[int] = []
     try:
@@ -269,7 +270,7 @@ def _spawn_first_found(
         return _posix_spawn(program, argv, env, actions, sigmask)
     is_forbidden = False
     for directory in encode(env.get("PATH", DEFAULT_PATH)).split(b":"):
-        # An empty element is the working directory.
+        # An empty entry means the working directory.
         candidate = (directory or b".") + b"/" + program
         if not os.access(candidate, os.X_OK):
             is_forbidden = is_forbidden or os.access(candidate, os.F_OK)
@@ -309,11 +310,11 @@ def _posix_spawn(
 
 
 def passable_environment(env: Mapping[str, str]) -> Mapping[str, str]:
-    """The same environment in names that Python accepts.
+    """Return the environment with names that Python accepts.
 
-    What reaches the child is the text ``name=value``, so a name with "=" in it can give its end to
-    the value (v2, process/start passes such names on). A nameless variable, which no program can
-    ask for, is left out.
+    The child receives the text ``name=value``, so the part of a name from "=" on can be moved to
+    the value (v2, process/start allows such names). A variable without a name is dropped: no
+    program could look it up.
     """
     passable: dict[str, str] = {}
     for name, value in env.items():

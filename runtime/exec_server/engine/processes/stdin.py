@@ -1,7 +1,7 @@
-"""Bytes on their way to a child, in order, without ever waiting for the child to read them.
+"""Queued, non-blocking writes to a child's standard input.
 
-A write is taken at once while less than a limit is queued, however large it is itself, so one big
-write passes and a child that does not read holds up no more than whoever writes to it.
+A write of any size is accepted while less than the limit is queued; otherwise the writer waits. A
+child that does not read delays only the writers to that child.
 """
 
 from __future__ import annotations
@@ -16,18 +16,19 @@ if TYPE_CHECKING:
     from exec_server.engine.memory_budget import MemoryBudget
 
 WRITE_QUEUE_BYTES: Final = 8 * 1024 * 1024
-"""Bytes queued for one process above which a writer waits; what the real servers' 128 places hold
-when they are filled with 64 KiB each (v1, process/write)."""
+"""Queued bytes per process above which a writer waits: the released servers queue 128 writes, which
+is as much for writes of 64 KiB (v1, process/write)."""
 
 _WRITE_COST: Final = 64
-"""Bytes that a queued write counts on top of its own, so that tiny ones are bounded as well."""
+"""Bytes counted per queued write besides its data, so that the number of tiny writes is bounded."""
 
 _TURN_BYTES: Final = 64 * 1024
-"""Bytes written in one turn: a child that reads as fast as we write must not hold up the others."""
+"""Bytes written per turn of the event loop, so that a fast reader does not delay other
+processes."""
 
 
 class StdinWriter:
-    """The queue in front of a pipe or terminal that a child reads its input from."""
+    """The write queue of a pipe or terminal that a child reads its input from."""
 
     __slots__ = (
         "_fd",
@@ -51,9 +52,9 @@ class StdinWriter:
         *,
         owns_fd: bool,
     ) -> None:
-        """``fd`` is non-blocking; it is closed with this writer if ``owns_fd``.
+        """Write to ``fd``, which is non-blocking; close it with this writer if ``owns_fd``.
 
-        What is queued counts in ``memory``: without room there, nothing is added to a queue.
+        Queued bytes count in ``memory``: without room there, writers wait.
         """
         self._memory = memory
         self._loop = loop
@@ -62,15 +63,15 @@ class StdinWriter:
         self._owns_fd = owns_fd
         self._queue: deque[bytes] = deque()
         self._queued = 0
-        # How much of the first piece in the queue the child's pipe has taken.
+        # Bytes of the first queued write that have been written already.
         self._offset = 0
         self._waiting: deque[tuple[bytes, asyncio.Future[None]]] = deque()
         self._is_finishing = False
 
     async def write(self, data: bytes) -> None:
-        """Queue bytes, after room has been made for them if need be.
+        """Queue bytes, waiting for room if necessary.
 
-        They vanish if the child has closed its input. Raises what ``close`` is given.
+        They are discarded if the child has closed its input. Raises the error passed to ``close``.
         """
         if self._fd < 0 or not data:
             return
@@ -85,14 +86,14 @@ class StdinWriter:
             await self._wait_for_room(data)
 
     def finish(self) -> None:
-        """Close as soon as the child has taken everything; no more is to be written."""
+        """Close once all queued bytes are written; no write may follow."""
         if self._queue:
             self._is_finishing = True
         else:
             self.close()
 
     def close(self, error: Exception | None = None) -> None:
-        """Drop what is queued; writers that wait for room get the error, or none."""
+        """Discard queued bytes; waiting writers raise ``error``, or return if it is None."""
         if self._fd < 0:
             return
         if self._queue:
@@ -122,7 +123,7 @@ class StdinWriter:
             raise
 
     def _flush(self) -> None:
-        """Write what the child's end takes now, up to one turn's share."""
+        """Write as much as the child's end accepts, at most _TURN_BYTES."""
         queue = self._queue
         share = _TURN_BYTES
         try:
@@ -143,7 +144,7 @@ class StdinWriter:
                 self._admit()
         except BlockingIOError:
             return
-        except OSError:  # EPIPE, on a terminal EIO: nobody will read it any more
+        except OSError:  # EPIPE, or EIO on a terminal: there is no reader left
             self.close()
             return
         self._loop.remove_writer(self._fd)
@@ -151,7 +152,7 @@ class StdinWriter:
             self.close()
 
     def _admit(self) -> None:
-        """Take from the waiting writers, in order, what there is room for."""
+        """Queue the writes of waiting writers, in order, while there is room."""
         while self._waiting and (not self._queue or self._has_room(self._waiting[0][0])):
             data, admitted = self._waiting.popleft()
             if not admitted.done():
