@@ -1,6 +1,4 @@
-"""A web server on the loopback that says exactly what a test tells it to, and remembers; and
-requests to it.
-"""
+"""A scripted web server on loopback that records its requests, and requests to it."""
 
 from __future__ import annotations
 
@@ -21,7 +19,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Seen:
-    """A request as it came over the wire."""
+    """A request as received."""
 
     line: bytes
     headers: list[bytes]
@@ -48,7 +46,7 @@ class Conversation:
         self.reader, self.writer = reader, writer
 
     async def receive(self) -> Seen:
-        """The next request; IncompleteReadError if the client has gone."""
+        """Return the next request; raise IncompleteReadError if the client has disconnected."""
         head = (await self.reader.readuntil(b"\r\n\r\n"))[:-4].split(b"\r\n")
         seen = Seen(head[0], head[1:], b"")
         length = int((seen.values(b"content-length") or [b"0"])[0])
@@ -69,7 +67,7 @@ class Conversation:
 def answer(
     body: bytes = b"", status: int = 200, headers: tuple[bytes, ...] = (), reason: bytes = b"OK"
 ) -> bytes:
-    """A whole answer with a Content-Length."""
+    """Return a complete response with a Content-Length."""
     lines = [b"HTTP/1.1 %d %s" % (status, reason), *headers, b"Content-Length: %d" % len(body)]
     return b"\r\n".join(lines) + b"\r\n\r\n" + body
 
@@ -79,7 +77,7 @@ def redirect(status: int, location: bytes) -> bytes:
 
 
 class Peer:
-    """The server; ``converse`` is run for each connection, with the server and the connection."""
+    """The server; ``converse`` runs for each connection, with the server and the connection."""
 
     def __init__(self, converse: Callable[[Peer, Conversation], Awaitable[object]]) -> None:
         self._converse = converse
@@ -109,7 +107,7 @@ class Peer:
 
     @contextlib.asynccontextmanager
     async def listening(self, tls: ssl.SSLContext | None = None) -> AsyncIterator[Peer]:
-        """Listen on a port of 127.0.0.1; at the end, end the connections that are left."""
+        """Listen on a port of 127.0.0.1; close remaining connections at the end."""
 
         def start(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
             task: asyncio.Task[object] = asyncio.create_task(self._serve(reader, writer))
@@ -129,7 +127,7 @@ class Peer:
 
 
 def answering(respond: bytes | Callable[[Seen], bytes]) -> Peer:
-    """A server that gives each request its answer; with bytes, always the same."""
+    """Return a server that responds to each request, with the same bytes or by a function."""
 
     async def converse(peer: Peer, conversation: Conversation) -> None:
         while True:
@@ -141,7 +139,7 @@ def answering(respond: bytes | Callable[[Seen], bytes]) -> Peer:
 
 
 def saying(data: bytes) -> Peer:
-    """A server that says this to the first request of a connection, and closes it."""
+    """Return a server that sends these bytes after the first request and closes."""
 
     async def converse(peer: Peer, conversation: Conversation) -> None:
         peer.requests.append(await conversation.receive())
@@ -151,7 +149,7 @@ def saying(data: bytes) -> Peer:
 
 
 def run(coroutine: Coroutine[Any, Any, Any]) -> Any:
-    """Run to the end, within a bound."""
+    """Run a coroutine with a timeout."""
     return asyncio.run(asyncio.wait_for(coroutine, PATIENCE))
 
 

@@ -1,4 +1,4 @@
-"""A process table with a listener that remembers, and checks what must hold for every process."""
+"""A process table with a recording listener that checks the invariants of every process."""
 
 from __future__ import annotations
 
@@ -79,7 +79,7 @@ class Told:
         self.after_exit = b""
 
     def text(self, stream: str | None = None) -> bytes:
-        """The output so far, of one stream or in all."""
+        """Return the output so far, of one stream or of all."""
         return b"".join(c.data for c in self.chunks if stream in (None, c.stream))
 
 
@@ -89,14 +89,14 @@ class Gate:
     def __init__(self, path: str) -> None:
         os.mkfifo(path)
         self._path = path
-        # Open at both ends, so that neither opening it nor letting go waits for the script.
+        # Open for reading and writing, so that neither opening nor writing blocks.
         self._fd = os.open(path, os.O_RDWR)
 
     def __str__(self) -> str:
         return self._path
 
     def open(self) -> None:
-        """Let one reader go on, now or when it comes."""
+        """Release one reader, present or future."""
         os.write(self._fd, b"go\n")
 
     def close(self) -> None:
@@ -107,7 +107,7 @@ class Gate:
 class Bench:
     """A process table under test.
 
-    On leaving it nothing may be left behind: no process, no descriptor.
+    On exit, no process and no descriptor may be left.
     """
 
     def __init__(self, **options: Any) -> None:
@@ -184,7 +184,7 @@ class Bench:
         execution: Execution = "direct",
         **spec: Any,
     ) -> Process[object]:
-        """Start a process; a text is split as a shell would."""
+        """Start a process; a string is split as in a shell."""
         self._count += 1
         spec.setdefault("cwd", "/")
         spec.setdefault("env", ENV)
@@ -201,7 +201,7 @@ class Bench:
         return self.start(["/bin/sh", "-c", script], **spec)
 
     def gate(self) -> Gate:
-        """A place to wait at, for one script."""
+        """Return a gate for one script."""
         directory = self._resources.enter_context(tempfile.TemporaryDirectory())
         return self._resources.enter_context(contextlib.closing(Gate(f"{directory}/gate")))
 
@@ -210,7 +210,7 @@ class Bench:
         return self._told.setdefault(process, Told())
 
     async def until(self, condition: Callable[[], bool]) -> None:
-        """Wait for something that an event brings about."""
+        """Wait until an event makes the condition true."""
         while not condition():
             self._changed.clear()
             await asyncio.wait_for(self._changed.wait(), PATIENCE)
@@ -220,13 +220,13 @@ class Bench:
         await self.until(lambda: text in self.told(process).text())
 
     async def has_exited(self, process: Process[object]) -> ExitStatus:
-        """Wait for the end of a process."""
+        """Wait until a process has exited."""
         await self.until(lambda: process.exited)
         assert process.status is not None
         return process.status
 
     async def has_closed(self, process: Process[object]) -> Told:
-        """Wait until nothing more comes of a process."""
+        """Wait until a process has closed."""
         await self.until(lambda: self.told(process).closed_seq > 0)
         return self.told(process)
 
@@ -235,11 +235,11 @@ class Bench:
         return (await self.has_closed(self.shell(script, **spec))).text()
 
     async def turns(self, count: int = 20) -> None:
-        """Let the loop see everything that has happened until now."""
+        """Let the event loop handle everything that has happened so far."""
         for _ in range(count):
             await asyncio.sleep(0)
 
 
 async def within_bounds(awaitable: Awaitable[Any]) -> Any:
-    """The result of something that must come without further ado."""
+    """Return the result of an awaitable, within the timeout."""
     return await asyncio.wait_for(awaitable, PATIENCE)

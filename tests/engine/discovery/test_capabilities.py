@@ -204,7 +204,7 @@ class TestSkills:
 
 
 class TestCache:
-    """Where plugins are installed."""
+    """Locations of installed plugins."""
 
     def test_too_many_entries(self, machine: Machine, monkeypatch: pytest.MonkeyPatch) -> None:
         """Leave discovery incomplete, and say so."""
@@ -219,7 +219,7 @@ class TestCache:
 
 
 class TestManifests:
-    """What plugins say of themselves."""
+    """Manifests of plugins."""
 
     def test_large_servers(self, machine: Machine) -> None:
         """Are not handed over."""
@@ -230,7 +230,7 @@ class TestManifests:
     @pytest.mark.parametrize("unit", ["[],", "1e300,", '"\\u00e9",', "{},", "[1,"])
     @pytest.mark.parametrize("member", ["mcpServers", "apps", "other"])
     def test_the_effort_grows_with_the_size(self, machine: Machine, member: str, unit: str) -> None:
-        """Whatever is in it."""
+        """With any content."""
 
         def discover(size: int) -> None:
             values = unit * (size // len(unit))
@@ -286,7 +286,7 @@ class TestNames:
 
 
 class TestPlugins:
-    """What is in the cache."""
+    """Content of the cache."""
 
     def test_everything_of_one(self, machine: Machine) -> None:
         """Its files, and its skills without a place of their own."""
@@ -319,7 +319,7 @@ class TestPlugins:
         )
 
     def test_the_configuration_does_not_count(self, machine: Machine) -> None:
-        """What is switched off is for the client to find out."""
+        """The client determines what is disabled."""
         machine.write_plugin("m/p/1", {})
         machine.write(
             "home/.codex/config.toml",
@@ -461,7 +461,7 @@ class TestPlugins:
 
 
 class TestLimits:
-    """What is too much."""
+    """Limits."""
 
     def test_places(self, machine: Machine, monkeypatch: pytest.MonkeyPatch) -> None:
         """Plugins come first."""
@@ -485,7 +485,7 @@ class TestLimits:
         assert found.warnings == [SIZE_WARNING]
 
     def test_size(self, machine: Machine) -> None:
-        """What is too large leaves room for what is small."""
+        """Large items are skipped, smaller ones still returned."""
         for number in range(5):
             machine.write_plugin(f"m/p{number}/1", {"pad": "x" * 1_000_000})
         machine.write_skill("home/.codex/skills/s", "s")

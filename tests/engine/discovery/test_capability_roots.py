@@ -1,4 +1,4 @@
-"""What a directory holds for an agent (v2 capabilityRoots/discoverV1)."""
+"""Discovery of skills and plugin files (v2 capabilityRoots/discoverV1)."""
 
 from __future__ import annotations
 
@@ -68,7 +68,7 @@ def tree(tmp_path: Path) -> Tree:
 
 
 class TestRoots:
-    """What can be looked into."""
+    """Directories that can be searched."""
 
     def test_each_has_its_answer(self, tree: Tree) -> None:
         """In order, whatever the ids; one that cannot be looked into does not stop the others."""
@@ -185,7 +185,7 @@ class TestSkills:
         ]
 
     def test_special_files(self, tree: Tree) -> None:
-        """Are no skills; nobody waits for a FIFO."""
+        """They are not skills, and a FIFO does not block."""
         tree.write("a/SKILL.md", "a")
         (tree.folder / "a/agents").mkdir()
         os.mkfifo(tree.folder / "a/agents/openai.yaml")
@@ -345,7 +345,7 @@ class TestNamespaces:
         ]
 
     def test_the_nearest_above(self, tree: Tree) -> None:
-        """Where the directory is none."""
+        """For a directory that is not a plugin."""
         tree.write(MANIFEST, "far")
         tree.write("a/.claude-plugin/plugin.json", "near")
         tree.write("a/b/c/x/" + MANIFEST, "below")

@@ -48,7 +48,7 @@ class Machine:
         self.write("home/.codex/config.toml", text)
 
     def write_repository(self, path: str, model: str | None = None) -> None:
-        """A git repository, as far as anybody looks; with a configuration that names a model."""
+        """Create a minimal git repository with a configuration that names a model."""
         self.write(f"{path}/.git/HEAD", "ref: refs/heads/main\n")
         if model is not None:
             self.write_model(path, model)
@@ -75,7 +75,7 @@ class Machine:
         return [tomllib.loads(layer.toml)["model"] for layer in self.read(cwd).config.layers]
 
     def failure(self, cwd: str = "project", config: Sequence[Sequence[str]] = MODEL) -> str:
-        """What reading says when it fails, without the folder."""
+        """Return the error of reading, without the folder."""
         with pytest.raises(OperationFailed) as caught:
             self.read(cwd, config)
         message = str(caught.value)
@@ -95,7 +95,7 @@ def documents(layers: ConfigLayers) -> list[dict[str, Any]]:
 
 
 class TestLayers:
-    """What there is, in which order."""
+    """Layers and their order."""
 
     def test_nothing(self, machine: Machine) -> None:
         """Is an answer; neither the working directory nor the Codex home need exist."""
@@ -219,12 +219,12 @@ class TestSelection:
     def test_layers_without_any_are_left_out(
         self, machine: Machine, config: list[list[str]]
     ) -> None:
-        """Whole layers, not only their text."""
+        """Return complete layers, not only their text."""
         machine.write_user(self.SETTINGS)
         assert machine.read(config=config).config.layers == []
 
     def test_values_stay_what_they_are(self, machine: Machine) -> None:
-        """Whatever TOML knows, and relative paths relative."""
+        """All TOML types; relative paths stay relative."""
         values = (
             'path = "./x"\nquoted = "a\\"b\\\\c\\nü\\u0000"\nfloat = 1.5\nwhole = 2.0\nint = -3\n'
             "yes = true\nmoment = 1979-05-27T07:32:00.5-07:00\nday = 1979-05-27\n"
@@ -264,7 +264,7 @@ class TestSelection:
 
 
 class TestTrust:
-    """Whose configuration counts."""
+    """Trust in projects."""
 
     @pytest.mark.parametrize("levels", [{}, {"project": "untrusted"}, {"": "trusted"}])
     def test_projects_that_the_user_does_not_trust(
@@ -322,7 +322,7 @@ class TestTrust:
         assert machine.models("project/sub") == []
 
     def test_the_repository_counts_last(self, machine: Machine) -> None:
-        """Where the project is only a part of it."""
+        """For a project that is part of it."""
         machine.write("etc/config.toml", 'project_root_markers = ["MARK"]\n')
         machine.write_user(project="trusted")
         machine.write_repository("project", "root")
@@ -368,7 +368,7 @@ class TestTrust:
         assert machine.models("home/sub") == ["user", "sub"]
 
     def test_what_a_project_may_not_set(self, machine: Machine) -> None:
-        """Where data goes and which programs run is not for a repository to say."""
+        """A repository must not redirect data or choose programs."""
         machine.write_repository("project")
         machine.write_user(project="trusted")
         settings = "".join(f"{name} = 1\n" for name in sorted(PROJECT_MAY_NOT_SET))
@@ -444,7 +444,7 @@ class TestWorkingTrees:
         assert config.layers[1].base_dir == f"{trees.project}/.codex"
 
     def test_directories_outside_the_tree_have_their_own_hooks(self, trees: Machine) -> None:
-        """Where the project is more than the tree."""
+        """For a project larger than the tree."""
         trees.write_user('project_root_markers = ["MARK"]\n', **{"": "trusted"})
         trees.write("MARK", "")
         trees.write(".codex/config.toml", "hooks = 1\n")
@@ -524,7 +524,7 @@ class TestFailures:
         ],
     )
     def test_not_a_file(self, machine: Machine, file: str, kind: str) -> None:
-        """A directory or a FIFO, which nobody waits for."""
+        """A directory or a FIFO, which does not block."""
         path = machine.folder / file
         path.parent.mkdir(exist_ok=True)
         expected = f"Failed to read {kind} /{file}: path `/{file}` is not a file"
@@ -545,7 +545,7 @@ class TestFailures:
         )
 
     def test_values_that_are_nested_too_deeply(self, machine: Machine) -> None:
-        """However they are written."""
+        """In any notation."""
         machine.write_user(f"{'a.' * 500}a = 1\n")
         assert machine.failure() == ("/home/.codex/config.toml:1:1: values are nested too deeply")
 
@@ -607,7 +607,7 @@ class TestFailures:
 
 
 class TestHomes:
-    """Where the user's configuration is."""
+    """Location of the user's configuration."""
 
     def test_codex_home(self, machine: Machine, monkeypatch: pytest.MonkeyPatch) -> None:
         """Its real path counts, also in what is told."""
@@ -648,7 +648,7 @@ class TestHomes:
 
 
 class TestHostname:
-    """What the machine is called."""
+    """Host names."""
 
     @pytest.mark.parametrize(
         ("kernel", "resolver", "expected"),

@@ -1,4 +1,4 @@
-"""What a client is told of the machine (v2 environment/info)."""
+"""Facts about the machine (v2 environment/info)."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 @pytest.fixture(autouse=True)
 def _looked_up_anew() -> Iterator[None]:
-    """What is remembered of the package must not leak between tests."""
+    """Clear the cached build id between tests."""
     yield
     host_info._build_id.cache_clear()
 
@@ -44,7 +44,7 @@ def test_this_machine(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
 
 
 class TestHome:
-    """Where the user is at home."""
+    """Home directories."""
 
     @pytest.mark.parametrize("home", [None, ""])
     def test_the_passwd_entry_where_home_is_not_set(
@@ -71,7 +71,7 @@ class TestHome:
 
 
 class TestTemporaryDirectories:
-    """Where temporary files go."""
+    """Directories for temporary files."""
 
     @pytest.mark.parametrize(
         ("given", "directory"),

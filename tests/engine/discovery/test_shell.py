@@ -39,7 +39,7 @@ def program(folder: Path, name: str) -> str:
 def test_the_login_shell_is_that_of_passwd(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path, name: str
 ) -> None:
-    """Whatever $SHELL says."""
+    """For any value of $SHELL."""
     monkeypatch.setenv("SHELL", "/bin/other")
     path = program(tmp_path, name)
     passwd_says(monkeypatch, path)

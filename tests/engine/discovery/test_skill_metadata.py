@@ -1,4 +1,4 @@
-"""What a skill's files say about it (v2 capabilities/discoverV2)."""
+"""Metadata of skills (v2 capabilities/discoverV2)."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def description(value: str) -> str:
 
 
 class TestFrontMatter:
-    """What SKILL.md begins with."""
+    """Front matter of SKILL.md."""
 
     def test_everything(self) -> None:
         """And what it does not know."""
@@ -204,7 +204,7 @@ class TestFrontMatter:
         ],
     )
     def test_the_effort_grows_with_the_length(self, before: str, unit: str, after: str) -> None:
-        """Whatever is in it."""
+        """With any content."""
 
         def read(size: int) -> None:
             with contextlib.suppress(MetadataError):
@@ -255,7 +255,7 @@ def tool(fields: str) -> SkillTool | None:
 
 
 class TestMetadata:
-    """What agents/openai.yaml adds."""
+    """Metadata in agents/openai.yaml."""
 
     @pytest.mark.parametrize(
         "text", ["", "# nothing\n", "null", "{}", "other: [1]", "policy:\ninterface: {other: []}"]
@@ -336,7 +336,7 @@ class TestMetadata:
         ],
     )
     def test_policies(self, policy: str, expected: SkillPolicy) -> None:
-        """Who may use it."""
+        """Restrictions on its use."""
         assert read_metadata(f"policy: {policy}").policy == expected
 
     @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""What a request may choose: header values from the environment, redirects (v2 http/request)."""
+"""Options of a request: header values from the environment, redirects (v2 http/request)."""
 
 from __future__ import annotations
 
@@ -130,7 +130,7 @@ class TestStop:
     @pytest.mark.parametrize("status", [301, 302, 303, 307, 308])
     @pytest.mark.parametrize("location", [b"/next", b"ftp://h/", b"http://", b""])
     def test_a_redirect_is_the_answer(self, status: int, location: bytes) -> None:
-        """Wherever it leads."""
+        """For any target."""
         peer = answering(redirect(status, location))
         response = exchange(peer, "POST", "/", body=b"x", redirect_policy="stop")
         assert response.status == status
@@ -139,7 +139,7 @@ class TestStop:
 
 
 class TestRouteAware:
-    """Where each redirect counts as a request of its own (measured on codex 0.169)."""
+    """Redirects as requests of their own (measured on codex 0.169)."""
 
     def test_too_many_redirects(self) -> None:
         """More than ten."""

@@ -39,7 +39,7 @@ BODY_ERROR = "error decoding response body"
 
 
 class TestRequests:
-    """What goes over the wire."""
+    """Requests on the wire."""
 
     def test_only_what_is_needed_is_added(self) -> None:
         """No user agent, no accepted encodings, no length without a body."""
@@ -85,7 +85,7 @@ class TestRequests:
 
     @pytest.mark.parametrize("method", ["POST", "GET", "DELETE"])
     def test_a_body_goes_with_its_length(self, method: str) -> None:
-        """Whatever the method."""
+        """For any method."""
         seen = sent(method, "/", body=b"hello")
         assert (seen.body, seen.values(b"content-length")) == (b"hello", [b"5"])
 
@@ -210,7 +210,7 @@ class TestRequests:
 
 
 class TestAnswers:
-    """What is handed back."""
+    """Responses."""
 
     def test_status_headers_and_body(self) -> None:
         """Names in lower case, order and duplicates kept, what is not UTF-8 left out."""
@@ -273,7 +273,7 @@ class TestAnswers:
         assert exchange(saying(said), "GET", "/").body == body
 
     def test_a_head_request_has_no_body_to_wait_for(self) -> None:
-        """Whatever length is announced."""
+        """For any announced length."""
         said = b"HTTP/1.1 200 OK\r\nContent-Length: 100\r\n\r\n"
         response = exchange(answering(said), "HEAD", "/")
         assert (response.body, response.headers) == (b"", [("content-length", "100")])
@@ -429,7 +429,7 @@ class TestRedirects:
 
 
 class TestArguments:
-    """What cannot be asked for; nothing is sent."""
+    """Invalid requests; nothing is sent."""
 
     @pytest.mark.parametrize(
         ("method", "url", "headers", "message"),
@@ -523,7 +523,7 @@ class TestFailures:
             f"http/request failed: error sending request for url ({peer.url}/a%20b#f)"
         )
 
-    def test_nobody_listens(self) -> None:
+    def test_connection_refused(self) -> None:
         """Also where a redirect leads there: then too it is the first URL that is named."""
         unused = answering(answer())
 
@@ -630,7 +630,7 @@ class TestStreams:
         run(go())
 
     def test_pieces_are_small_and_never_empty(self) -> None:
-        """However the server cuts the body."""
+        """For any split of the body by the server."""
         body = os.urandom(1000) * 2000
         chunk = b"%x\r\n%s\r\n" % (len(body), body)
         said = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n" + chunk + b"0\r\n\r\n"
@@ -723,12 +723,12 @@ class TestStreams:
 
 
 class TestEnding:
-    """However a request ends, its connection ends with it."""
+    """The connection is closed when its request ends, for any reason."""
 
     @staticmethod
     async def descriptors_are(expected: list[str]) -> bool:
         """Wait until exactly these are open."""
-        while os.listdir("/proc/self/fd") != expected:  # noqa: ASYNC110 - nobody tells
+        while os.listdir("/proc/self/fd") != expected:  # noqa: ASYNC110 - there is no event to wait for
             await asyncio.sleep(0)
         return True
 
@@ -793,7 +793,7 @@ class TestEnding:
 
         run(go())
 
-    def test_whoever_waits_for_a_piece_is_told(self) -> None:
+    def test_waiters_for_a_piece_are_woken(self) -> None:
         """When the client is closed meanwhile."""
 
         async def converse(_peer: Peer, conversation: Conversation) -> None:

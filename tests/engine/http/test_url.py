@@ -53,7 +53,7 @@ from exec_server.engine.http.url import HttpUrl, UnsupportedScheme, UrlError, pa
     ],
 )
 def test_normal_form(text: str, expected: str) -> None:
-    """What the released servers make of it."""
+    """Normal forms, as in the released servers."""
     url = parse(text)
     assert str(url) == expected
     assert str(parse(expected)) == expected
@@ -119,7 +119,7 @@ def test_other_schemes(text: str) -> None:
 
 
 def test_parts() -> None:
-    """What a connection needs."""
+    """Host, port and target of a connection."""
     url = parse("https://us%20er:p%3Aw%zz@[::1]:8443/a?b#c")
     assert url == HttpUrl("https", "::1", 8443, "/a", "b", "c", b"us er", b"p:w%zz")
     assert (url.effective_port, url.authority, url.target) == (8443, "[::1]:8443", "/a?b")

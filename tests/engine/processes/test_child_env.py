@@ -79,7 +79,7 @@ def test_core_ignores_case() -> None:
 
 
 def test_names_that_look_like_secrets_are_dropped_by_default() -> None:
-    """Wherever in the name, in whatever case."""
+    """At any position in the name, ignoring case."""
     assert inherited(ignore_default_excludes=False) == {
         "HOME",
         "PATH",

@@ -62,7 +62,7 @@ async def test_exit_statuses(tty: bool) -> None:
 @pytest.mark.parametrize("tty", [False, True])
 @asynchronous
 async def test_output_precedes_the_exit(tty: bool) -> None:
-    """What a process wrote before it ended is told before its end."""
+    """Output written before the exit is reported before the exit."""
     async with Bench() as bench:
         for _ in range(100):
             told = await bench.has_closed(bench.start("echo done", tty=tty))
@@ -292,7 +292,7 @@ async def test_a_thousand_processes_leave_nothing() -> None:
 
 @asynchronous
 async def test_children_of_others_are_left_alone() -> None:
-    """Whoever else starts children in this process can wait for them."""
+    """Other code in this process can wait for its own children."""
     async with Bench() as bench:
         with subprocess.Popen(["sh", "-c", "exit 9"]) as other:  # noqa: ASYNC220
             for _ in range(20):
@@ -301,7 +301,7 @@ async def test_children_of_others_are_left_alone() -> None:
 
 
 @asynchronous
-async def test_an_exit_that_somebody_else_waited_for_is_still_told() -> None:
+async def test_an_exit_that_other_code_waited_for_is_still_reported() -> None:
     """Its code is lost, but the process ends."""
     async with Bench() as bench:
         process = bench.shell("exit 5")
@@ -312,7 +312,7 @@ async def test_an_exit_that_somebody_else_waited_for_is_still_told() -> None:
 @pytest.mark.parametrize("tty", [False, True])
 @asynchronous
 async def test_without_descriptors_a_start_fails_and_leaves_nothing(tty: bool) -> None:
-    """Wherever on the way the limit is hit, the error says so and the id stays free."""
+    """The error names the limit at every step, and the id stays free."""
     async with Bench() as bench:
         before = open_fds()
         soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)

@@ -1,4 +1,4 @@
-"""What the draft revision asks of a process: resizing, closing its input, waiting, gentle ends."""
+"""Process operations of the draft revision: resize, close input, wait, graceful termination."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ async def test_a_terminal_is_resized_and_its_program_told() -> None:
 
 @asynchronous
 async def test_a_terminal_can_be_resized_after_its_process_has_ended() -> None:
-    """Whoever sizes it cannot know yet."""
+    """The client may not have noticed the exit yet."""
     async with Bench() as bench:
         process = bench.start("true", tty=True)
         await bench.has_closed(process)
@@ -141,7 +141,7 @@ async def test_waiting_ends_with_the_exit_or_with_the_close() -> None:
 
 @asynchronous
 async def test_waiting_ends_when_time_is_up() -> None:
-    """At once for 0; whatever is told meanwhile wakes nobody."""
+    """At once for 0; other events do not wake the waiter."""
     async with Bench() as bench:
         process = bench.shell("while :; do echo x; sleep 0.01; done")
         await within_bounds(process.wait("exited", 0))

@@ -115,7 +115,7 @@ def _kernel() -> tuple[int, int]:
 async def test_a_process_that_cannot_be_killed_does_not_hold_up_the_end(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """It is given up after a while, and whoever waits for it is released."""
+    """It is abandoned after a timeout, and its waiters are released."""
     async with Bench() as bench:
         before = open_fds()
         process = bench.start("sleep 1000", pipe_stdin=True)

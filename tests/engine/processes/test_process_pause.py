@@ -62,7 +62,7 @@ def _waits(pid: int) -> str:
 
 
 def _all_sleep(pid: int) -> bool:
-    """Whether a shell and the two ends of its pipeline all wait for something."""
+    """Return True if a shell and both ends of its pipeline are all waiting."""
     pids = [pid]
     with open(f"/proc/{pid}/task/{pid}/children") as listing:
         pids += map(int, listing.read().split())

@@ -66,7 +66,7 @@ async def test_each_process_has_a_terminal_of_its_own() -> None:
 
 @asynchronous
 async def test_input_is_echoed_and_read_by_line() -> None:
-    """What is typed comes back, then what the program makes of it."""
+    """The terminal echoes input before the output of the program."""
     async with Bench() as bench:
         process = bench.shell("read line; echo got $line", tty=True)
         assert await process.write(b"hello\n") == "accepted"

@@ -59,7 +59,7 @@ async def test_pages_join_to_the_whole_output() -> None:
 
 
 async def answers_at_once(process: Process[object], after_seq: int, wait_ms: int = FOREVER) -> bool:
-    """Whether a long poll returns without waiting for anything."""
+    """Return True if a long poll returns without waiting."""
     poll = asyncio.ensure_future(process.read_wait(after_seq, None, wait_ms))
     await asyncio.sleep(0)
     answered = poll.done()

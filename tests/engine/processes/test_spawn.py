@@ -54,7 +54,7 @@ async def test_the_directory_is_the_childs_alone(tty: bool, tmp_path: Path) -> N
 async def test_a_relative_directory_is_relative_to_this_process(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Wherever it is at the moment; the kernel resolves the dots."""
+    """Relative to the current directory; the kernel resolves the dots."""
     (tmp_path / "a" / "b").mkdir(parents=True)
     monkeypatch.chdir(tmp_path)
     async with Bench() as bench:
@@ -173,7 +173,7 @@ async def test_an_empty_program_is_refused(tty: bool) -> None:
 )
 @asynchronous
 async def test_nul_bytes_are_refused(tty: bool, spec: dict[str, Any]) -> None:
-    """Wherever they are, without having gone anywhere."""
+    """Without leaving their directory."""
     async with Bench() as bench:
         here = os.getcwd()
         arguments: dict[str, Any] = {"argv": ["echo"], "tty": tty} | spec

@@ -84,7 +84,7 @@ def end_of(*pids: int) -> Iterator[None]:
 
 
 def numbers(process: subprocess.Popen[str]) -> list[int]:
-    """What a process prints on its next line."""
+    """Return the numbers on the next line of output."""
     assert process.stdout is not None
     assert select.select([process.stdout], [], [], PATIENCE)[0]
     return [int(word) for word in process.stdout.readline().split()]
@@ -259,7 +259,7 @@ def test_a_sweep_spares_the_process_group_of_the_server() -> None:
 
 
 def test_a_server_without_a_shell_has_no_watchdog_and_says_so() -> None:
-    """What it starts runs as ever."""
+    """Processes run normally."""
     program = """
         from exec_server.engine.processes.watchdog import Watchdog
         watchdog = Watchdog("/nowhere/sh")

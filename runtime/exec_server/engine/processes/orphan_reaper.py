@@ -29,10 +29,11 @@ if TYPE_CHECKING:
 log = logging.getLogger("exec_server")
 
 LOOK_SECONDS: Final = 0.5
-"""How long an orphan that has ended may stay a zombie. A zombie costs a process id only."""
+"""Seconds for which an exited orphan may stay a zombie, which costs only a process id."""
 
 END_SECONDS: Final = 5.0
-"""How long the end of the server waits for killed orphans. The watchdog goes on after that."""
+"""Seconds for which the server waits for killed orphans at its end. The watchdog goes on after
+that."""
 
 _MAX_ENDED: Final = 256
 """Zombies waited for at a time, in about a millisecond. Chains of processes leave thousands of them
@@ -48,7 +49,7 @@ _MAX_LOOKS: Final = 8
 """Looks in a row at children of which some end meanwhile, before orphans are assumed to be left."""
 
 _TURN_SECONDS: Final = 0.001
-"""How long a sweep may hold the event loop at a time."""
+"""Maximum time for which a sweep holds the event loop."""
 
 _PR_SET_CHILD_SUBREAPER: Final = 36
 """linux/prctl.h."""

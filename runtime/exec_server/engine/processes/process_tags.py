@@ -44,15 +44,15 @@ _QUIET_SECONDS: Final = 0.5
 tagged one. It is some hundred times the interval at which the fastest chain was ever hit."""
 
 _STUCK_SECONDS: Final = 5.0
-"""How long killed processes may take to end. A longer delay means that they are hung in the kernel,
-or that this user may not kill them."""
+"""Seconds that killed processes may take to exit. A longer delay means that they are hung in the
+kernel, or that this user may not kill them."""
 
 _PAUSE_SECONDS: Final = 0.002
 """The pause before looking again at processes that were killed but have not ended yet."""
 
 _UNREADABLE_SECONDS: Final = 0.002
-"""How long a new process id is retried: it is allocated before it appears in /proc, for as long as
-a fork takes to copy the parent's page tables."""
+"""Seconds for which a new process id is retried: it is allocated before it appears in /proc, for as
+long as a fork takes to copy the parent's page tables."""
 
 _MAX_FOLLOWED: Final = 256
 """New process ids examined at a time; with more forks than that, a full scan is quicker."""

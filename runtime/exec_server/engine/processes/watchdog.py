@@ -32,11 +32,12 @@ _BACKLOG_BYTES: Final = 1024 * 1024
 """Unread lines kept for a watchdog that does not read; beyond that it is given up as broken."""
 
 _CGROUP_MOUNTS: Final = ("/sys/fs/cgroup", "/sys/fs/cgroup/unified")
-"""Where systemd mounts version 2, alone or beside version 1; as in ``watchdog.sh``."""
+"""Mount points of cgroup version 2 under systemd, alone or beside version 1; as in
+``watchdog.sh``."""
 
 _END_SECONDS: Final = 5.0
-"""How long ``close`` waits for the watchdog. It takes longer only if something keeps starting new
-processes, and then goes on alone."""
+"""Seconds for which ``close`` waits for the watchdog. It takes longer only if something keeps
+starting new processes, and then goes on alone."""
 
 
 class Watchdog:
