@@ -58,7 +58,7 @@ test-unit: $(STAMP) ## of these, the unit tests: schema, code generator, models,
 test-mutants: $(STAMP) ## prove that the sessions notice faults: break our server in many ways
 	$(BIN)/pytest -n 12 --dist worksteal $(MUTANTS)
 
-VERSIONS ?= 0.130.0 0.139.0 0.143.0 0.169.0
+VERSIONS ?= 0.130.0 0.139.0 0.143.0 0.171.0
 
 test-peers: $(STAMP) ## drive real codex clients (VERSIONS="X.Y.Z ...", or all) against our server
 	PEER_VERSIONS="$(VERSIONS)" $(BIN)/pytest -n auto tests/peers
@@ -78,7 +78,7 @@ conformance-pinned: $(STAMP) ## replay what shows one revision alone, each on a 
 	  $(BIN)/exec-server-conformance --cmd "$(SERVER) --protocol $$revision" --select "$(PINNED)"; \
 	done
 
-PEERS ?= 0.121.0 0.130.0 0.139.0 0.143.0 0.155.0 0.169.0
+PEERS ?= 0.121.0 0.130.0 0.139.0 0.143.0 0.155.0 0.169.0 0.171.0
 
 conformance-peers: $(STAMP) ## replay every session against real codex binaries
 	$(BIN)/python -m exec_server_conformance.codex_binaries fetch $(PEERS)

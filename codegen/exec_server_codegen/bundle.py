@@ -88,7 +88,7 @@ def _messages(method: Method) -> dict[str, tuple[str, JsonObject]]:
             "type": "object",
             "properties": members,
             "required": required,
-            "additionalProperties": method.direction == "clientToServer",
+            "additionalProperties": True,
         }
         return {"notification": (f"{method.stem}Notification", notification)}
     request = {
@@ -100,7 +100,7 @@ def _messages(method: Method) -> dict[str, tuple[str, JsonObject]]:
             "trace": {"anyOf": [_ref("TraceContext"), {"type": "null"}]},
         },
         "required": ["id", *required],
-        "additionalProperties": method.direction == "clientToServer",
+        "additionalProperties": True,
     }
     assert method.result is not None
     response = {
@@ -108,7 +108,7 @@ def _messages(method: Method) -> dict[str, tuple[str, JsonObject]]:
         "type": "object",
         "properties": {"id": _ref("RequestId"), "result": _ref(method.result.name)},
         "required": ["id", "result"],
-        "additionalProperties": method.direction == "serverToClient",
+        "additionalProperties": True,
     }
     return {
         "request": (f"{method.stem}Request", request),

@@ -68,6 +68,12 @@ def _parser() -> argparse.ArgumentParser:
         "not apply to it (default: the newest)",
     )
     add_reports(parser)
+    parser.add_argument(
+        "--strict",
+        action="store_true",
+        help="exit with 1 if the server sends unknown members, flags, enumeration values or "
+        "notifications, which are only reported otherwise",
+    )
     add_effort(parser)
     return parser
 
@@ -119,6 +125,7 @@ def _replay(arguments: list[str]) -> int:
         deviations=deviations,
         jobs=options.jobs,
         timeout=options.timeout,
+        strict=options.strict,
         keeps_traces=options.verbose or wants_reports(options),
     )
     report = run(Suite(plan, terminal))

@@ -14,7 +14,10 @@ ConformanceError
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Final
+
+FAILURE_KINDS: Final = ("value", "schema", "rule", "no-response", "unresponsive", "crash")
+"""Kinds of contract violations, as named in files of known deviations."""
 
 
 class ConformanceError(Exception):
@@ -39,8 +42,24 @@ class Failure(ConformanceError):
     line: int = 1
     """Line of the session file that was being executed."""
 
+    kind: str = "rule"
+    """Kind of the violation; one of FAILURE_KINDS."""
+
+    where: str = ""
+    """Place of the violation, such as a path to a value or an awaited message; may be empty."""
+
     entry: int | None = None
     """Index in the trace of the offending message; None if there is none."""
+
+
+class SchemaViolation(Failure):
+    """A message does not validate against the schema; ``where`` is the path to the value."""
+
+    kind = "schema"
+
+    def __init__(self, text: str, where: str) -> None:
+        super().__init__(text)
+        self.where = where
 
 
 class Mismatch(Failure):
@@ -48,6 +67,8 @@ class Mismatch(Failure):
 
     ``where`` is the path to the differing part; ``expected`` and ``received`` are that part.
     """
+
+    kind = "value"
 
     def __init__(self, text: str, where: str, expected: Any, received: Any) -> None:
         super().__init__(text)
@@ -59,10 +80,20 @@ class Mismatch(Failure):
 class NoResponse(Failure):
     """An expected message did not arrive in time, or the connection was closed before it did."""
 
+    kind = "no-response"
+
+    def __init__(self, text: str, where: str = "") -> None:
+        super().__init__(text)
+        self.where = where
+
 
 class Unresponsive(NoResponse):
     """The server no longer answers any request."""
 
+    kind = "unresponsive"
+
 
 class ServerCrashed(NoResponse):
     """The server process was terminated by a signal or exited with an error."""
+
+    kind = "crash"

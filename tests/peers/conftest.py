@@ -23,8 +23,8 @@ if TYPE_CHECKING:
 
     from .exec_server import Maker
 
-ALL_VERSIONS = ("0.121.0", "0.130.0", "0.139.0", "0.143.0", "0.155.0", "0.169.0")
-USUAL_VERSIONS = ("0.130.0", "0.139.0", "0.143.0", "0.169.0")
+ALL_VERSIONS = ("0.121.0", "0.130.0", "0.139.0", "0.143.0", "0.155.0", "0.169.0", "0.171.0")
+USUAL_VERSIONS = ("0.130.0", "0.139.0", "0.143.0", "0.171.0")
 
 _UNPROVEN = "nothing proven on codex"
 

@@ -1,6 +1,8 @@
-"""A stdio server with one fault, named by its first argument. Fault ``none`` is right.
+"""A stdio server with one fault, named by its first argument, or with several joined by "+".
 
-More arguments name the revisions that it speaks, v1 unless told otherwise.
+Fault ``none`` is a conforming server.
+
+Further arguments name the supported revisions; the default is v1.
 """
 
 from __future__ import annotations
@@ -38,7 +40,7 @@ def events() -> list[dict[str, object]]:
         told = [("process/exited", {"seq": 1, "exitCode": 0}), ("process/closed", {"seq": 2})]
     elif FAULT == "wrong-stream":
         told[0][1]["stream"] = "stderr"
-    elif FAULT == "exit-code":
+    elif "exit-code" in FAULT:
         told[1][1]["exitCode"] = 1
     elif FAULT == "output-after-close":
         told[0][1]["seq"], told[1][1]["seq"], told[2][1]["seq"] = 3, 1, 2
@@ -47,7 +49,9 @@ def events() -> list[dict[str, object]]:
         told.insert(2, ("process/exited", {"seq": 3, "exitCode": 0}))
         told[3][1]["seq"] = 4
     elif FAULT == "unknown-notification":
-        told.insert(0, ("process/started", {}))
+        told.insert(0, ("process/vanished", {}))
+    elif FAULT == "unknown-stream":
+        told[0][1]["stream"] = "holo"
     return [{"method": method, "params": {"processId": "p", **params}} for method, params in told]
 
 
@@ -104,6 +108,8 @@ def serve() -> None:
                 continue
             wrong_id = "other" if FAULT == "wrong-id" else identifier
             result: dict[str, object] = {} if FAULT == "schema" else {"processId": "p"}
+            if FAULT == "unknown-member":
+                result["color"] = "red"
             say({"id": wrong_id, "result": result})
             if FAULT == "answer-twice":
                 say({"id": identifier, "result": result})
@@ -114,14 +120,19 @@ def serve() -> None:
         elif method == "process/terminate" and message["params"]:
             say({"id": identifier, "result": {"running": False}})
         elif method == "process/terminate":
-            code = -32603 if FAULT == "wrong-code" else -32602
+            code = -32603 if "wrong-code" in FAULT else -32602
             say({"error": {"code": code, "message": "missing field"}, "id": identifier})
         elif method == "http/request":
             header = message["params"]["headers"][0]
             headers = [{**header, "value": header["value"] + "!"}] if FAULT == "echoes" else []
             say({"id": identifier, "result": {"status": 200, "headers": headers, "bodyBase64": ""}})
         elif method == "environment/info":
-            say({"id": identifier, "result": {"capabilities": CAPABILITIES}})
+            more = {"timeTravel": True} if FAULT == "unknown-flag" else {}
+            info = {
+                "shell": {"name": "sh", "path": "/bin/sh"},
+                "capabilities": {**CAPABILITIES, **more},
+            }
+            say({"id": identifier, "result": info})
 
 
 serve()

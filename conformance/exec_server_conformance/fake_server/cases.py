@@ -359,7 +359,7 @@ async def _(server: FakeServer) -> None:
     process = await started(server)
     server.waiting_for = "a pong"
     if not await server.attached.link.ping(b"are you there"):
-        raise NoResponse("expected a pong, but the client closed the connection")
+        raise NoResponse("expected a pong, but the client closed the connection", "a pong")
     await server.emit(process.output(OUTPUT), *process.end(CODE))
     await server.expect_exit(OUTPUT, CODE)
 

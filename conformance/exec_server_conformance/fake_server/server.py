@@ -355,7 +355,7 @@ class FakeServer:
                 return found
             if self._has_ended:
                 assert self.program is not None
-                raise NoResponse(f"expected {what}, but the client {self.program.end}")
+                raise NoResponse(f"expected {what}, but the client {self.program.end}", what)
             await self._changed.wait()
 
     async def start_requested(self) -> Process:
@@ -464,9 +464,11 @@ class FakeServer:
         else:
             pointer = methods[message["method"]]["notification"]
         try:
-            self.contract.check(pointer, message, "the suite's own message")
+            additions = self.contract.check(pointer, message, "the suite's own message")
         except Failure as failure:
             raise SessionError(str(failure)) from None
+        if additions:
+            raise SessionError(f"the suite's own message has unknown members: {additions}")
 
     def _fail(self, error: BaseException) -> None:
         self._failure = self._failure or error

@@ -17,7 +17,7 @@ from exec_server_conformance.fake_server.cases import BASIC_CASE, CASES, INPUT
 from exec_server_conformance.fake_server.server import FakeServer, NotApplicable
 from exec_server_conformance.runner.redaction import Redactor
 from exec_server_conformance.runner.results import Cause, Divergence, Outcome, Play, RunHeader
-from exec_server_conformance.runner.suite import build_report, matching_reason
+from exec_server_conformance.runner.suite import build_report, judged
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -181,7 +181,8 @@ class ClientSuite:
                 await case.script(server)
         except TimeoutError:
             raise NoResponse(
-                f"expected {server.missed}, {self.plan.timeout:g} s after the start"
+                f"expected {server.missed}, {self.plan.timeout:g} s after the start",
+                server.waiting_for,
             ) from None
 
     def _failed(self, play: Play, failure: Failure, redactor: Redactor) -> Play:
@@ -196,16 +197,14 @@ class ClientSuite:
             reason=message,
             divergence=Divergence(
                 message=message,
-                where=UNSET if mismatch is None else mismatch.where,
+                kind=failure.kind,
+                where=failure.where or UNSET,
                 expected=UNSET if mismatch is None else redactor.value(mismatch.expected),
                 received=UNSET if mismatch is None else redactor.value(mismatch.received),
                 entry=UNSET if failure.entry is None else failure.entry,
             ),
         )
-        known = matching_reason(self.plan.deviations, play)
-        return (
-            play if known is None else replace(play, outcome=Outcome.KNOWN, known_deviation=known)
-        )
+        return judged(play, failure, self.plan.deviations)
 
     def _play_of(self, case: Case, outcome: Outcome) -> Play:
         return Play(

@@ -57,6 +57,9 @@ def _add_suite(root: ET.Element, group: str, plays: list[Play], report: Report) 
         ("revisions", " ".join(report.header.revisions)),
     ):
         ET.SubElement(properties, "property", name=name, value=_text(value))
+    if not root.findall("testsuite/properties/property[@name='drift']"):
+        for drift in report.drift:
+            ET.SubElement(properties, "property", name="drift", value=_text(str(drift)))
     for play in plays:
         _add_case(suite, play)
 

@@ -22,7 +22,7 @@ from exec_server_conformance.runner.results import Cause, Outcome
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from exec_server_conformance.runner.results import Divergence, Play, Report, TraceEntry
+    from exec_server_conformance.runner.results import Divergence, Drift, Play, Report, TraceEntry
 
 _SIGNS: Final = {
     Outcome.FAILED: "✗",
@@ -84,6 +84,7 @@ def _document(report: Report, reference_url: str | None) -> Iterator[str]:
     yield "</header>\n<main>\n"
     wrong = [play for play in report.plays if play.outcome in _WRONG]
     yield from _wrong(wrong)
+    yield from _drift(report.drift)
     for group, members in groupby(report.plays, key=lambda play: play.group):
         plays = list(members)
         yield f"<section>\n<h2>{escape(group)} {_tally(plays)}</h2>\n"
@@ -107,6 +108,21 @@ def _wrong(plays: list[Play]) -> Iterator[str]:
             f"<span class=transport>{play.transport}</span> {escape(message or '')}</li>\n"
         )
     yield "</ul></nav>\n"
+
+
+def _drift(found: list[Drift]) -> Iterator[str]:
+    """Table of the additions that the schema does not describe."""
+    if not found:
+        return
+    yield "<section id=drift>\n<h2>Drift</h2>\n<table class=trace>\n"
+    for drift in found:
+        sessions = escape(", ".join(drift.sessions))
+        yield (
+            f"<tr><td>{drift.kind}</td><td><code>{escape(drift.place)}</code></td>"
+            f"<td><code>{_json(drift.example)}</code></td>"
+            f"<td title='{sessions}'>{drift.count} in {len(drift.sessions)} sessions</td></tr>\n"
+        )
+    yield "</table>\n</section>\n"
 
 
 def _facts(report: Report) -> str:

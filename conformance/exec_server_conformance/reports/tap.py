@@ -34,6 +34,7 @@ def render(report: Report) -> str:
     ]
     for number, play in enumerate(report.plays, 1):
         lines += _play(number, play)
+    lines += [f"# drift: {_one_line(str(drift))}" for drift in report.drift]
     if report.summary.interrupted:
         lines.append("Bail out! interrupted")
     return "".join(f"{line}\n" for line in lines)
@@ -60,6 +61,7 @@ def _details(play: Play) -> dict[str, Any]:
         "outcome": str(play.outcome),
         "description": play.description,
         "seconds": play.seconds,
+        "tries": play.tries,
     }
     if play.cause is not UNSET:
         details["cause"] = str(play.cause)

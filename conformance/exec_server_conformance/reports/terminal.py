@@ -76,6 +76,13 @@ class Terminal:
                 )
         for sessions in summary.stale:
             print(f"STALE  known deviation {sessions!r}: none of its sessions fails")
+        if report.drift:
+            print(f"Drift, {len(report.drift)} additions that the schema does not describe:")
+        for drift in report.drift:
+            print(f"DRIFT  {drift}")
+        for play in report.plays:
+            if play.tries > 1:
+                print(f"FLAKY  {play.name}: {play.outcome} after {play.tries} tries")
         reasons = Counter(
             play.reason for play in report.plays if play.outcome is Outcome.NOT_APPLICABLE
         )

@@ -2,7 +2,7 @@
 
 These rules hold in every session without being stated there:
 
-* every message of the server validates against the schema;
+* every message of the server validates against the schema, except for unknown additions;
 * every answer belongs to a pending request and arrives once;
 * the events of each process follow the rules of ``exec_server_conformance.runner.process_events``;
 * no unexpected message arrives.
@@ -16,7 +16,8 @@ import contextlib
 import json
 from typing import TYPE_CHECKING, Any
 
-from exec_server_conformance.errors import Failure, NoResponse
+from exec_server_conformance.errors import Failure, NoResponse, SchemaViolation
+from exec_server_conformance.runner.findings import Addition
 from exec_server_conformance.runner.patterns import show, text_of
 from exec_server_conformance.runner.process_events import (
     NumberedEvents,
@@ -27,6 +28,7 @@ from exec_server_conformance.runner.process_events import (
 
 if TYPE_CHECKING:
     from exec_server_conformance.runner.contract import Contract
+    from exec_server_conformance.runner.findings import Findings
     from exec_server_conformance.runner.target import Link
     from exec_server_conformance.runner.trace import Trace
 
@@ -70,11 +72,14 @@ class BodyStream:
 class ConnectionLog:
     """Messages received over one connection."""
 
-    def __init__(self, contract: Contract, link: Link, name: str, trace: Trace) -> None:
+    def __init__(
+        self, contract: Contract, link: Link, name: str, trace: Trace, findings: Findings
+    ) -> None:
         self._contract = contract
         self.link = link
         self._name = name
         self._trace = trace
+        self._findings = findings
         self._received = 0
         self.pending: dict[IdKey, str | None] = {}
         self.answers: dict[IdKey, Message] = {}
@@ -149,7 +154,8 @@ class ConnectionLog:
         pointer = "#/$defs/ErrorResponse"
         if "error" not in message and method in self._contract.methods:
             pointer = self._contract.methods[method]["response"]
-        self._contract.check(pointer, message, f"the answer to {method or 'bad input'}")
+        what = method or "invalid input"
+        self._check(pointer, message, f"the answer to {what}", what)
         self.answers[key] = message
         self.trace_index[key] = entry
         if method == "command/exec" and "result" in message:
@@ -157,6 +163,14 @@ class ConnectionLog:
         process_id, events = self._restarts.pop(key, (None, None))
         if process_id is not None and events is not None and "error" in message:
             self.processes[process_id] = events
+
+    def _check(self, pointer: str, message: Message, what: str, name: str) -> None:
+        """Validate a message, unless a known deviation excuses the violation."""
+        try:
+            self._findings.add(name, self._contract.check(pointer, message, what, name))
+        except SchemaViolation as violation:
+            if not self._findings.tolerate(violation):
+                raise
 
     def expect_start(self, identifier: Any, process_id: str) -> None:
         """Prepare for the events of a process that is about to be started.
@@ -179,8 +193,11 @@ class ConnectionLog:
         method = message["method"]
         entry = self._contract.methods.get(method) if isinstance(method, str) else None
         if entry is None or "notification" not in entry:
-            raise Failure(f"unknown notification: {show(message)}")
-        self._contract.check(entry["notification"], message, f"{method}")
+            if not isinstance(method, str) or "id" in message:
+                raise Failure(f"unknown request: {show(message)}")
+            self._findings.add(method, [Addition("notification", (), message.get("params"))])
+            return
+        self._check(entry["notification"], message, method, method)
         params = message["params"]
         if method == "http/request/bodyDelta":
             name = params["requestId"]
@@ -221,7 +238,8 @@ class ConnectionLog:
                     return found
                 if self.ended:
                     raise NoResponse(
-                        f"expected {self.waiting_for}, but the server closed the connection"
+                        f"expected {self.waiting_for}, but the server closed the connection",
+                        what,
                     )
                 await self._changed.wait()
 

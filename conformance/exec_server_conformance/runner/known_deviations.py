@@ -1,135 +1,215 @@
-"""Known deviations: what a release is known to do differently, as data with reasons.
+"""Known deviations of a target, as data with reasons.
 
-A TOML file of ``[[deviation]]`` tables, each with ``sessions`` (a glob over session names),
-``reason``, and optionally ``transport`` and ``falls_silent``. The sessions still run; an entry is
-stale, and fails the run, when sessions that it names were played and none of them failed.
+A file is TOML with ``[[deviation]]`` tables:
 
-A server that dies is never excused; one that stops answering anything only by an entry with
-``falls_silent = true``, so that no glob hides what it was not written for.
+==============  ==================================================================================
+``sessions``    glob over session names
+``reason``      explanation for people
+``fails_with``  the expected failure: ``kind``, ``at`` (the exact place) and ``reason`` (a regular
+                expression that is searched in the message); all given members must match
+``transport``   ``ws`` or ``stdio`` (default: both)
+``check_only``  true: excuse this comparison alone and run the rest of the session
+``flaky``       true: repeat a play that fails this way; it must pass within three tries
+==============  ==================================================================================
+
+The sessions are still run. A play that fails in another way is a failure. An entry is stale, and
+fails the run, if all plays that it applies to passed. A crash of the target is never excused.
 """
 
 from __future__ import annotations
 
+import re
 import tomllib
 from collections import defaultdict
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Any, Final, Protocol
 
 import tomlkit
 
-from exec_server_conformance.errors import SessionError
+from exec_server_conformance.errors import FAILURE_KINDS, SessionError
 from exec_server_conformance.runner.results import Outcome
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
     from pathlib import Path
 
-    from exec_server_conformance.runner.results import Report
+    from exec_server_conformance.errors import Failure
+    from exec_server_conformance.runner.results import Play, Report
     from exec_server_conformance.runner.session import Transport
 
-_MEMBERS = {"sessions": str, "reason": str, "transport": str, "falls_silent": bool}
+FLAKY_TRIES: Final = 3
+"""Number of tries of a flaky play; a race that is lost more often is a deviation."""
+
+_MEMBERS: Final = {
+    "sessions": str,
+    "reason": str,
+    "fails_with": dict,
+    "transport": str,
+    "check_only": bool,
+    "flaky": bool,
+}
+_REQUIRED: Final = frozenset({"sessions", "reason", "fails_with"})
+_EXCUSABLE_KINDS: Final = tuple(kind for kind in FAILURE_KINDS if kind != "crash")
 
 
 class Playable(Protocol):
-    """What a deviation may speak of."""
+    """Item that a deviation can apply to: a session or a client case."""
 
     @property
     def name(self) -> str:
-        """Revision, group, name."""
+        """Revision, group and name."""
         ...
 
     @property
     def transports(self) -> Sequence[Transport]:
-        """What it is played over."""
+        """Transports that the item is run over."""
         ...
 
 
 @dataclass(frozen=True, slots=True)
+class ExpectedFailure:
+    """Description of a failure that can be compared; members that are None match anything."""
+
+    kind: str | None = None
+    at: str | None = None
+    reason: str | None = None
+
+    def matches(self, failure: Failure) -> bool:
+        """Return True if the failure is the described one."""
+        return (
+            self.kind in (None, failure.kind)
+            and self.at in (None, failure.where)
+            and (self.reason is None or re.search(self.reason, str(failure)) is not None)
+        )
+
+    def __str__(self) -> str:
+        parts = (self.kind, self.at and f"at {self.at}", self.reason and f"matching {self.reason}")
+        return " ".join(filter(None, parts))
+
+
+@dataclass(frozen=True, slots=True)
 class Deviation:
-    """One entry."""
+    """Entry of a file of known deviations."""
 
     sessions: str
     reason: str
+    fails_with: ExpectedFailure
     transport: str | None = None
-    falls_silent: bool = False
-    """Whether it speaks of a server that does not answer anything any more."""
+    check_only: bool = False
+    flaky: bool = False
 
     def applies_to(self, name: str, transport: str) -> bool:
-        """Whether the entry speaks of a session over a transport."""
+        """Return True if the entry applies to a session over a transport."""
         return self.transport in (None, transport) and fnmatchcase(name, self.sessions)
 
 
 def load_deviations(path: Path) -> list[Deviation]:
-    """Read a file of known deviations; raises SessionError naming what is wrong."""
+    """Read a file of known deviations; raise SessionError if it is invalid."""
     try:
         tables = tomllib.loads(path.read_text(encoding="utf-8")).get("deviation", [])
     except (OSError, ValueError) as error:
         raise SessionError(f"{path}: {error}") from None
-    entries = []
-    for number, table in enumerate(tables, 1):
-        known = {"sessions", "reason"} <= set(table) <= set(_MEMBERS)
-        if not known or any(not isinstance(table[one], _MEMBERS[one]) for one in table):
-            raise SessionError(
-                f"{path}: deviation {number} needs the texts sessions and reason, and may have the "
-                "text transport and the boolean falls_silent"
-            )
-        if not table["reason"].strip():
-            raise SessionError(f"{path}: the reason of deviation {number} is empty")
-        entries.append(Deviation(**table))
-    return entries
+    return [_deviation(table, f"{path}: deviation {at}") for at, table in enumerate(tables, 1)]
+
+
+def _deviation(table: dict[str, Any], where: str) -> Deviation:
+    has_members = set(table) >= _REQUIRED and set(table) <= set(_MEMBERS)
+    if not has_members or any(not isinstance(table[one], _MEMBERS[one]) for one in table):
+        raise SessionError(
+            f"{where} needs the strings sessions and reason and the table fails_with, and may "
+            "have the string transport and the booleans check_only and flaky"
+        )
+    if not table["reason"].strip():
+        raise SessionError(f"{where}: reason is empty")
+    return Deviation(**{**table, "fails_with": _expected_failure(table["fails_with"], where)})
+
+
+def _expected_failure(table: dict[str, Any], where: str) -> ExpectedFailure:
+    is_valid = table and set(table) <= {"kind", "at", "reason"}
+    if not is_valid or not all(isinstance(one, str) for one in table.values()):
+        raise SessionError(f"{where}: fails_with needs one of the strings kind, at and reason")
+    if table.get("kind", _EXCUSABLE_KINDS[0]) not in _EXCUSABLE_KINDS:
+        kinds = ", ".join(_EXCUSABLE_KINDS)
+        raise SessionError(f"{where}: fails_with.kind {table['kind']!r} is not one of {kinds}")
+    try:
+        re.compile(table.get("reason", ""))
+    except re.error as error:
+        raise SessionError(f"{where}: fails_with.reason is not a pattern: {error}") from None
+    return ExpectedFailure(**table)
 
 
 def check_named(path: Path, entries: Iterable[Deviation], sessions: Iterable[Playable]) -> None:
-    """Raise SessionError if an entry names no session at all: it applies_to nothing."""
+    """Raise SessionError for an entry that applies to no session."""
     plays = [(one.name, transport) for one in sessions for transport in one.transports]
     for entry in entries:
         if not any(entry.applies_to(name, transport) for name, transport in plays):
-            raise SessionError(f"{path}: there is no session {_name(entry)}")
+            over = f" over {entry.transport}" if entry.transport else ""
+            raise SessionError(f"{path}: there is no session {entry.sessions!r}{over}")
+
+
+def applicable(entries: Iterable[Deviation], play: Play) -> list[Deviation]:
+    """Return the entries that apply to a play."""
+    return [one for one in entries if one.applies_to(play.session, play.transport)]
 
 
 def stale(
     entries: Iterable[Deviation], outcomes: Mapping[tuple[str, Transport], Outcome]
 ) -> list[Deviation]:
-    """The entries of which everything that was played has passed.
+    """Return the entries whose plays all passed; races cannot be stale.
 
     ``outcomes`` are by session and transport.
     """
 
-    def of(entry: Deviation) -> set[Outcome]:
+    def outcomes_of(entry: Deviation) -> set[Outcome]:
         found = (outcome for play, outcome in outcomes.items() if entry.applies_to(*play))
         return set(found) - {Outcome.NOT_APPLICABLE}
 
-    return [entry for entry in entries if of(entry) == {Outcome.PASSED}]
+    return [
+        entry for entry in entries if not entry.flaky and outcomes_of(entry) == {Outcome.PASSED}
+    ]
 
 
 def baseline(report: Report) -> str:
-    """The text of a file that applies_to what failed in a run, with what came as the reason.
+    """Return a file that excuses the failures of a run, each by its kind and place.
 
-    What was known already keeps its reason; what could not be judged is not excused. A session that
-    did the same over every transport makes one entry.
+    Known deviations keep their reasons; plays without a verdict are not excused. A failure that is
+    the same over every transport makes one entry.
     """
-    deviating: dict[str, dict[str, str]] = defaultdict(dict)
+    deviating: dict[str, dict[str, dict[str, Any]]] = defaultdict(dict)
     for play in report.plays:
-        if play.outcome in (Outcome.FAILED, Outcome.KNOWN):
-            deviating[play.session][play.transport] = play.known_deviation or play.reason or ""
+        if play.outcome in (Outcome.FAILED, Outcome.KNOWN) and play.divergence:
+            failure = {"kind": play.divergence.kind}
+            if play.divergence.where:
+                failure["at"] = play.divergence.where
+            else:
+                failure["reason"] = f"^{re.escape(play.divergence.message)}$"
+            reason = play.known_deviation or play.reason or ""
+            deviating[play.session][play.transport] = {"reason": reason, "fails_with": failure}
     document = tomlkit.document()
-    document.add(tomlkit.comment(f"What {report.header.target} does differently: say why of each."))
+    comment = f"Known deviations of {report.header.target}: replace each reason by an explanation."
+    document.add(tomlkit.comment(comment))
     tables = tomlkit.aot()
-    for name, reasons in deviating.items():
+    for name, entries in deviating.items():
         transports = [play.transport for play in report.plays if play.session == name]
-        if len(reasons) == len(transports) and len(set(reasons.values())) == 1:
-            reason = next(iter(reasons.values()))
-            tables.append(tomlkit.item({"sessions": name, "reason": reason}))
+        first = next(iter(entries.values()))
+        if len(entries) == len(transports) and all(one == first for one in entries.values()):
+            tables.append(_table({"sessions": name, **first}))
         else:
-            for transport, reason in reasons.items():
-                entry = {"sessions": name, "transport": transport, "reason": reason}
-                tables.append(tomlkit.item(entry))
+            for transport, entry in entries.items():
+                tables.append(_table({"sessions": name, "transport": transport, **entry}))
     if deviating:
         document.add("deviation", tables)
     return tomlkit.dumps(document)
 
 
-def _name(entry: Deviation) -> str:
-    over = f" over {entry.transport}" if entry.transport else ""
-    return f"{entry.sessions!r}{over}"
+def _table(entry: dict[str, Any]) -> Any:
+    table = tomlkit.table()
+    for name, value in entry.items():
+        if name == "fails_with":
+            inline = tomlkit.inline_table()
+            inline.update(value)
+            table.add(name, inline)
+        else:
+            table.add(name, value)
+    return table

@@ -25,6 +25,8 @@ from typing import TYPE_CHECKING, Any
 from exec_server_conformance.errors import Failure, Mismatch, SessionError
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from exec_server_conformance.runner.session import Step
 
 Json = Any
@@ -63,32 +65,48 @@ def joined_chunks(chunks: list[dict[str, Any]]) -> dict[str, str]:
     return {stream: text_of(data) for stream, data in streams.items()}
 
 
-def match(expected: Json, actual: Json, where: str) -> None:
+def _raise(mismatch: Mismatch) -> None:
+    raise mismatch
+
+
+def match(
+    expected: Json, actual: Json, where: str, report: Callable[[Mismatch], None] = _raise
+) -> None:
     """Compare a value; call ``report`` with a Mismatch for each difference, by default raise it."""
     if isinstance(expected, dict):
         pattern = next((name for name in expected if name.startswith("$")), None)
         if pattern is not None:
-            _match_pattern(pattern, expected[pattern], actual, where)
+            try:
+                _match_pattern(pattern, expected[pattern], actual, where)
+            except Mismatch as mismatch:
+                report(mismatch)
             return
         if not isinstance(actual, dict):
-            raise _mismatch(where, expected, actual)
+            report(_mismatch(where, expected, actual))
+            return
         for name, value in expected.items():
             if name == "message" and where.endswith("error"):
                 continue
             if name not in actual:
                 words = f"a member {name!r} such as {show(value)}"
-                raise _mismatch(where, {name: value}, actual, words)
-            match(value, actual[name], f"{where}.{name}")
+                report(_mismatch(where, {name: value}, actual, words))
+                continue
+            match(value, actual[name], f"{where}.{name}", report)
         return
     if isinstance(expected, list):
         if not isinstance(actual, list):
-            raise _mismatch(where, expected, actual)
-        _match_length(expected, actual, where)
+            report(_mismatch(where, expected, actual))
+            return
+        try:
+            _match_length(expected, actual, where)
+        except Mismatch as mismatch:
+            report(mismatch)
+            return
         for index, value in enumerate(expected):
-            match(value, actual[index], f"{where}[{index}]")
+            match(value, actual[index], f"{where}[{index}]", report)
         return
     if type(expected) is not type(actual) or expected != actual:
-        raise _mismatch(where, expected, actual)
+        report(_mismatch(where, expected, actual))
 
 
 def _match_length(expected: list[Json], actual: list[Json], where: str) -> None:
@@ -104,12 +122,17 @@ def _match_length(expected: list[Json], actual: list[Json], where: str) -> None:
     raise Mismatch(text, where, expected, actual)
 
 
-def match_streams(expected: Json, actual: dict[str, str], where: str) -> None:
+def match_streams(
+    expected: Json,
+    actual: dict[str, str],
+    where: str,
+    report: Callable[[Mismatch], None] = _raise,
+) -> None:
     """Compare output per stream; unexpected streams are differences."""
-    match(expected, actual, where)
+    match(expected, actual, where, report)
     others = set(actual) - set(expected)
     if others:
-        raise _mismatch(where, expected, actual, f"nothing on {', '.join(sorted(others))}")
+        report(_mismatch(where, expected, actual, f"nothing on {', '.join(sorted(others))}"))
 
 
 def _mismatch(where: str, expected: Json, actual: Json, words: str | None = None) -> Mismatch:

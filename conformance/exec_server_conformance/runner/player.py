@@ -29,6 +29,7 @@ from exec_server_conformance.errors import (
 )
 from exec_server_conformance.runner.connection_log import ConnectionLog, id_key
 from exec_server_conformance.runner.contract import Contract, contract
+from exec_server_conformance.runner.findings import Findings
 from exec_server_conformance.runner.http_origin import Origin
 from exec_server_conformance.runner.patterns import (
     match,
@@ -41,6 +42,9 @@ from exec_server_conformance.runner.target import Server, Servers, Target
 from exec_server_conformance.runner.trace import Trace
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from exec_server_conformance.runner.known_deviations import ExpectedFailure
     from exec_server_conformance.runner.process_events import ProcessEvents
     from exec_server_conformance.runner.session import Session, Step, Transport
 
@@ -57,6 +61,10 @@ _LIVENESS_ID = "still-alive"
 
 Recorder = Callable[["Step", Any, dict[str, str]], None]
 """Callback that receives the value of a step and the placeholders (actual text → name)."""
+
+
+Compare = Callable[[Any, Any, str, Callable[[Mismatch], None]], None]
+"""Comparison of an expected with an actual value that reports each difference."""
 
 
 class Player:
@@ -79,6 +87,7 @@ class Player:
         recorder: Recorder | None = None,
         placeholders: dict[str, str] | None = None,
         timeout: float | None = None,
+        excused: Sequence[ExpectedFailure] = (),
     ) -> None:
         self._timeout = timeout or session.timeout_seconds
         self._session = session
@@ -92,6 +101,7 @@ class Player:
         self._connections: dict[str, ConnectionLog] = {}
         self._next_id = 1000
         self.trace = Trace()
+        self.findings = Findings(excused)
         self._workspace = Path(tempfile.mkdtemp(prefix="exec-server-conformance-")).resolve()
         self._placeholders = {str(self._workspace): "${workspace}", **(placeholders or {})}
         self._line = 1
@@ -164,9 +174,12 @@ class Player:
         """Return the more severe cause of a missing message: a crash or a hang; None if neither."""
         if any(connection.ended for connection in self._connections.values()):
             if not self._has_signalled and await self._server.exit_status(_LIVENESS_SECONDS):
-                return ServerCrashed(f"{failure}; the server {await self._server.end()}")
+                return ServerCrashed(
+                    f"{failure}; the server {await self._server.end()}", failure.where
+                )
         elif not await self._is_alive():
-            return Unresponsive(f"{failure}; the server no longer answers any request")
+            text = f"{failure}; the server no longer answers any request"
+            return Unresponsive(text, failure.where)
         return None
 
     async def _is_alive(self) -> bool:
@@ -205,7 +218,8 @@ class Player:
             text = f"expected {missed} within {self._timeout:g} s"
             others = (one for line in self._connections.values() for one in line.answers.values())
             other = next(others, None)
-            return NoResponse(text if other is None else f"{text}; received instead: {show(other)}")
+            text = text if other is None else f"{text}; received instead: {show(other)}"
+            return NoResponse(text, missed)
         except Failure as failure:
             return failure
         return None
@@ -251,7 +265,7 @@ class Player:
             if not self._connections:
                 raise
             raise NoResponse(str(error)) from None
-        connection = ConnectionLog(self._contract, link, name, self.trace)
+        connection = ConnectionLog(self._contract, link, name, self.trace, self.findings)
         for other in self._connections.values():
             connection.known |= other.known
         self._connections[name] = connection
@@ -307,16 +321,17 @@ class Player:
                 f"{self._location()}: the step has no expectation; record the scenario first"
             )
 
-    def _match(
-        self, compare: Callable[[Any, Any, str], None], expected: Any, actual: Any, what: str
-    ) -> None:
-        """Compare values; a Mismatch refers to the message that contained the value."""
-        try:
-            compare(expected, actual, what)
-        except Mismatch as mismatch:
-            last = self.trace.last_received if self._entry is None else self._entry
-            mismatch.entry = last
-            raise
+    def _match(self, compare: Compare, expected: Any, actual: Any, what: str) -> None:
+        """Compare values; raise a Mismatch that no known deviation excuses."""
+
+        def report(mismatch: Mismatch) -> None:
+            # The message that contained the value, or the last one before it.
+            mismatch.entry = self.trace.last_received if self._entry is None else self._entry
+            mismatch.line = self._line
+            if not self.findings.tolerate(mismatch):
+                raise mismatch
+
+        compare(expected, actual, what, report)
 
     # Steps
 
@@ -355,7 +370,7 @@ class Player:
     async def _do_ping(self, step: Step, members: dict[str, Any]) -> None:
         self._waiting_for = "a pong"
         if not await self._connection(members).link.ping(members["ping"].encode()):
-            raise NoResponse("expected a pong, but the server closed the connection")
+            raise NoResponse("expected a pong, but the server closed the connection", "a pong")
 
     async def _do_binary(self, step: Step, members: dict[str, Any]) -> None:
         await self._send_raw(members, base64.b64decode(members["binary"]), binary=True)

@@ -7,6 +7,7 @@ structures, one per line: a ``run``, ``play`` lines sorted by name, ``drift`` li
 
 from __future__ import annotations
 
+import json
 from enum import StrEnum
 from typing import Annotated, Any, Literal
 
@@ -40,6 +41,9 @@ class Cause(StrEnum):
     CLIENT_NO_RESPONSE = "client-no-response"
     INVALID_SESSION = "invalid-session"
 
+
+DriftKind = Literal["member", "flag", "enum-value", "notification"]
+"""Kind of an unknown part of a message."""
 
 Seconds = Annotated[float, Meta(ge=0, description="In seconds.")]
 Count = Annotated[int, Meta(ge=0)]
@@ -76,6 +80,9 @@ class Divergence(msgspec.Struct, frozen=True, rename="camel"):
         Annotated[int, Meta(ge=1)] | UnsetType,
         Meta(description="Line of the session file; absent if there is none."),
     ] = UNSET
+    kind: Annotated[
+        str, Meta(description="Kind of the violation, as in files of known deviations.")
+    ] = "rule"
 
 
 class Play(msgspec.Struct, frozen=True, rename="camel", tag="play", tag_field="event"):
@@ -97,6 +104,7 @@ class Play(msgspec.Struct, frozen=True, rename="camel", tag="play", tag_field="e
         str | UnsetType, Meta(description="Reason given by the known deviation.")
     ] = UNSET
     divergence: Divergence | UnsetType = UNSET
+    tries: Annotated[int, Meta(ge=1, description="Number of tries; several if it is flaky.")] = 1
     trace: list[TraceEntry] = []
 
     @property
@@ -136,6 +144,22 @@ class RunHeader(msgspec.Struct, frozen=True, rename="camel", tag="run", tag_fiel
     ] = "server"
 
 
+class Drift(msgspec.Struct, frozen=True, rename="camel", tag="drift", tag_field="event"):
+    """Unknown part of otherwise valid messages, which receivers ignore."""
+
+    kind: DriftKind
+    place: Annotated[str, Meta(description="Path, such as initialize.result.newMember.")]
+    example: Annotated[Any, Meta(description="First value seen, redacted.")]
+    sessions: Annotated[list[str], Meta(description="Names of the sessions, sorted.")]
+    count: Annotated[int, Meta(ge=1, description="Number of occurrences.")]
+
+    def __str__(self) -> str:
+        count = f"{self.count} times in {len(self.sessions)} sessions"
+        example = json.dumps(self.example, ensure_ascii=False)
+        example = example if len(example) <= 80 else f"{example[:80]}…"
+        return f"{self.kind} {self.place} = {example} ({count}, such as {self.sessions[0]})"
+
+
 class Summary(msgspec.Struct, frozen=True, rename="camel", tag="summary", tag_field="event"):
     """Totals of the run."""
 
@@ -157,3 +181,4 @@ class Report(msgspec.Struct, frozen=True):
     header: RunHeader
     plays: list[Play]
     summary: Summary
+    drift: list[Drift] = []

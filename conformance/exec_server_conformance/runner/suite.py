@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from enum import IntEnum
 from importlib.metadata import version
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 from msgspec import UNSET
 from msgspec.structs import replace
@@ -24,12 +24,14 @@ from exec_server_conformance.errors import (
     Unresponsive,
 )
 from exec_server_conformance.runner.contract import REVISIONS
+from exec_server_conformance.runner.known_deviations import FLAKY_TRIES, applicable
 from exec_server_conformance.runner.known_deviations import stale as stale_among
 from exec_server_conformance.runner.player import Player
 from exec_server_conformance.runner.redaction import Redactor
 from exec_server_conformance.runner.results import (
     Cause,
     Divergence,
+    Drift,
     Outcome,
     Play,
     Report,
@@ -46,6 +48,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from exec_server_conformance.runner.known_deviations import Deviation
+    from exec_server_conformance.runner.results import DriftKind
     from exec_server_conformance.runner.session import Session, Transport
     from exec_server_conformance.runner.target import Target
 
@@ -82,6 +85,8 @@ class Plan:
     """Time limit of each session in seconds; None for the limit of the session."""
     keeps_traces: bool = True
     """Keep the wire traces of sessions that passed."""
+    strict: bool = False
+    """Fail the run if there is drift."""
 
 
 class Listener(Protocol):
@@ -135,6 +140,7 @@ class Suite:
     listener: Listener
     _features: ServerFeatures = field(default_factory=lambda: ServerFeatures(()))
     _plays: list[Play] = field(default_factory=list)
+    _drift: dict[tuple[DriftKind, str], list[tuple[str, Any, int]]] = field(default_factory=dict)
     _no_server: str | None = None
     _began: float = field(default_factory=time.monotonic)
     _started: datetime = field(default_factory=lambda: datetime.now(UTC))
@@ -197,7 +203,23 @@ class Suite:
             seconds=time.monotonic() - self._began,
             no_target=self._no_server,
             interrupted=interrupted,
+            drift=self._merged_drift(),
+            strict=plan.strict,
         )
+
+    def _merged_drift(self) -> list[Drift]:
+        """Return one entry per kind and place, sorted by place."""
+        redactor = Redactor()
+        return [
+            Drift(
+                kind=kind,
+                place=place,
+                example=redactor.value(found[0][1]),
+                sessions=sorted({session for session, _, _ in found}),
+                count=sum(count for _, _, count in found),
+            )
+            for (kind, place), found in sorted(self._drift.items(), key=lambda one: one[0][1])
+        ]
 
     def _applicable(self) -> list[tuple[Session, Transport]]:
         """Return the sessions to run; finish those that do not apply."""
@@ -233,12 +255,27 @@ class Suite:
         if play.outcome is not Outcome.PASSED and not was_first:
             # Retry on a fresh server to rule out effects of earlier sessions.
             play, _ = await self._try(session, transport, None)
+        tries = 1
+        while self._is_flaky(play) and tries < FLAKY_TRIES:
+            play, _ = await self._try(session, transport, None)
+            tries += 1
+        play = replace(play, tries=tries)
         self._finish(replace(play, seconds=round(time.monotonic() - begin, 6)))
+
+    def _is_flaky(self, play: Play) -> bool:
+        """Return True if a play failed like a flaky deviation."""
+        if play.outcome is not Outcome.FAILED or not play.divergence:
+            return False
+        failure = _failure_of(play.divergence)
+        entries = applicable(self.plan.deviations, play)
+        return any(one.flaky and one.fails_with.matches(failure) for one in entries)
 
     async def _try(
         self, session: Session, transport: Transport, servers: Servers | None
     ) -> tuple[Play, bool]:
         """Run a session; return its result and True if the server was started for it."""
+        play = _play_of(session, transport, Outcome.PASSED)
+        entries = applicable(self.plan.deviations, play)
         player = Player(
             session,
             self.plan.target,
@@ -246,10 +283,13 @@ class Suite:
             servers=servers,
             also_speaks=self._features.other_revisions(session.revision),
             timeout=self._bound(session),
+            excused=[one.fails_with for one in entries if one.check_only],
         )
-        play = _play_of(session, transport, Outcome.PASSED)
         try:
             await player.play()
+            if player.findings.tolerated:
+                failure = player.findings.tolerated[0]
+                play = self._failed(play, session, failure, player.trace.redactor)
         except Failure as failure:
             play = self._failed(play, session, failure, player.trace.redactor)
         except SessionError as error:
@@ -260,6 +300,8 @@ class Suite:
             if player.was_first:
                 self._no_server = str(error)
             play = replace(play, outcome=Outcome.ERROR, reason=f"no server: {error}")
+        for key, (example, count) in player.findings.drift.items():
+            self._drift.setdefault(key, []).append((session.name, example, count))
         if play.outcome is not Outcome.PASSED or self.plan.keeps_traces:
             play = replace(play, trace=player.trace.entries)
         return play, player.was_first
@@ -270,7 +312,8 @@ class Suite:
         divergence = Divergence(
             line=failure.line,
             message=message,
-            where=UNSET if mismatch is None else mismatch.where,
+            kind=failure.kind,
+            where=failure.where or UNSET,
             expected=UNSET if mismatch is None else redactor.value(mismatch.expected),
             received=UNSET if mismatch is None else redactor.value(mismatch.received),
             entry=UNSET if failure.entry is None else failure.entry,
@@ -292,14 +335,7 @@ class Suite:
             place = location(session, failure)
             reason = f"{place}: the session is invalid: {session_violation} ({message})"
             return replace(play, outcome=Outcome.ERROR, cause=Cause.INVALID_SESSION, reason=reason)
-        deviations = self.plan.deviations
-        if isinstance(failure, Unresponsive):
-            deviations = [one for one in deviations if one.falls_silent]
-        known = None if isinstance(failure, ServerCrashed) else matching_reason(deviations, play)
-        if known is None:
-            has_broken_down = isinstance(failure, Unresponsive | ServerCrashed)
-            return replace(play, outcome=Outcome.ERROR) if has_broken_down else play
-        return replace(play, outcome=Outcome.KNOWN, known_deviation=known)
+        return judged(play, failure, self.plan.deviations)
 
     def _finish(self, play: Play) -> None:
         self._plays.append(play)
@@ -330,6 +366,8 @@ def build_report(
     seconds: float,
     no_target: str | None,
     interrupted: bool,
+    drift: Sequence[Drift] = (),
+    strict: bool = False,
 ) -> Report:
     """Build the report: sorted results, stale deviations, totals and exit code.
 
@@ -337,21 +375,21 @@ def build_report(
     """
     outcomes = {(one.session, one.transport): one.outcome for one in plays}
     stale = stale_among(deviations, outcomes)
-    judged = [
+    plays = [
         replace(
             play, outcome=Outcome.STALE, reason=f"passed although a known deviation applies: {why}"
         )
-        if play.outcome is Outcome.PASSED and (why := matching_reason(stale, play))
+        if play.outcome is Outcome.PASSED and (why := _reason(stale, play))
         else play
         for play in plays
     ]
-    judged.sort(key=lambda play: (play.session, play.transport))
-    counts = Counter(play.outcome for play in judged)
+    plays.sort(key=lambda play: (play.session, play.transport))
+    counts = Counter(play.outcome for play in plays)
     if interrupted:
         code = ExitCode.INTERRUPTED
     elif no_target is not None:
         code = ExitCode.NO_SERVER
-    elif counts[Outcome.FAILED] or counts[Outcome.ERROR]:
+    elif counts[Outcome.FAILED] or counts[Outcome.ERROR] or (strict and drift):
         code = ExitCode.FAILED
     else:
         code = ExitCode.STALE if stale else ExitCode.PASSED
@@ -363,10 +401,32 @@ def build_report(
         no_server=no_target,
         stale=[one.sessions for one in stale],
     )
-    return Report(header, judged, summary)
+    return Report(header, plays, summary, list(drift))
 
 
-def matching_reason(deviations: Sequence[Deviation], play: Play) -> str | None:
-    """Return the reason of the first deviation that applies to a session."""
-    found = (one for one in deviations if one.applies_to(play.session, play.transport))
-    return next((one.reason for one in found), None)
+def judged(play: Play, failure: Failure, deviations: Sequence[Deviation]) -> Play:
+    """Return a failed play with its outcome: known, failed or, after a breakdown, error."""
+    entries = [one for one in applicable(deviations, play) if not one.flaky]
+    is_crash = isinstance(failure, ServerCrashed)
+    known = next((one for one in entries if one.fails_with.matches(failure)), None)
+    if known is not None and not is_crash:
+        return replace(play, outcome=Outcome.KNOWN, known_deviation=known.reason)
+    if entries and not is_crash:
+        expected = " or ".join(str(one.fails_with) for one in entries)
+        reason = f"{play.reason} (differs from the known deviation: {expected})"
+        play = replace(play, reason=reason)
+    if isinstance(failure, Unresponsive | ServerCrashed):
+        return replace(play, outcome=Outcome.ERROR)
+    return play
+
+
+def _failure_of(divergence: Divergence) -> Failure:
+    """Return the failure that a divergence was made from, for comparison."""
+    failure = Failure(divergence.message)
+    failure.kind = divergence.kind
+    failure.where = divergence.where or ""
+    return failure
+
+
+def _reason(deviations: Sequence[Deviation], play: Play) -> str | None:
+    return next((one.reason for one in applicable(deviations, play)), None)

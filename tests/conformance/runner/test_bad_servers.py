@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from exec_server_conformance.runner import matrix
 from tests.support.suite_runs import PROGRAM, SESSION, against, run, written
 from tests.support.waiting import PATIENCE
 
@@ -82,9 +83,12 @@ def test_invalid_websocket_server_is_one_message(tmp_path: Path, script: str, sa
     assert said in done.stderr
 
 
-def known(directory: Path, more: str = "") -> Path:
+def known(directory: Path, more: str = "", fails_with: str = 'kind = "value"') -> Path:
     path = directory / "known.toml"
-    path.write_text(f'[[deviation]]\nsessions = "v1/test/*"\nreason = "it is so"\n{more}')
+    path.write_text(
+        f'[[deviation]]\nsessions = "v1/test/*"\nreason = "it is so"\n'
+        f"fails_with = {{ {fails_with} }}\n{more}"
+    )
     return path
 
 
@@ -106,7 +110,7 @@ def test_crash_or_hang_is_not_excused(tmp_path: Path, fault: str, said: str) -> 
 
 def test_known_hang_is_excused_and_a_crash_is_not(tmp_path: Path) -> None:
     options: list[Any] = ["--sessions", written(tmp_path), "--timeout", "3"]
-    path = known(tmp_path, "falls_silent = true\n")
+    path = known(tmp_path, fails_with='kind = "unresponsive"')
     silent = run("--cmd", against("stops-answering"), *options, "--known-deviations", path)
     assert silent.returncode == 0
     assert "1 known deviations" in silent.stdout
@@ -172,7 +176,7 @@ def test_stale_deviation_has_its_own_exit_code(tmp_path: Path) -> None:
 
 def test_deviation_without_matching_session_is_rejected(tmp_path: Path) -> None:
     path = tmp_path / "known.toml"
-    path.write_text('[[deviation]]\nsessions = "v1/typo/*"\nreason = "it is so"\n')
+    path.write_text(known(tmp_path).read_text().replace("v1/test", "v1/typo"))
     done = run(
         "--cmd", against("none"), "--sessions", written(tmp_path), "--known-deviations", path
     )
@@ -183,9 +187,24 @@ def test_deviation_without_matching_session_is_rejected(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("more", "said"),
     [
-        ("color = 1\n", "deviation 1 needs the texts sessions and reason"),
-        ('falls_silent = "yes"\n', "deviation 1 needs the texts sessions and reason"),
-        ("[[deviation]]\nsessions = 'v1/*'\nreason = ' '\n", "the reason of deviation 2 is empty"),
+        ("color = 1\n", "deviation 1 needs the strings sessions and reason"),
+        ('flaky = "yes"\n', "deviation 1 needs the strings sessions and reason"),
+        (
+            "[[deviation]]\nsessions = 'v1/*'\nreason = ' '\nfails_with.at = 'x'\n",
+            "deviation 2: reason is empty",
+        ),
+        (
+            "[[deviation]]\nsessions = 'v1/*'\nreason = 'x'\nfails_with.kind = 'crash'\n",
+            "deviation 2: fails_with.kind 'crash' is not one of value, schema, rule",
+        ),
+        (
+            "[[deviation]]\nsessions = 'v1/*'\nreason = 'x'\nfails_with = {}\n",
+            "deviation 2: fails_with needs one of the strings",
+        ),
+        (
+            "[[deviation]]\nsessions = 'v1/*'\nreason = 'x'\nfails_with.reason = '('\n",
+            "deviation 2: fails_with.reason is not a pattern",
+        ),
         ("[[", "known.toml"),
     ],
 )
@@ -233,3 +252,59 @@ def test_repeated_failures_are_summarised(tmp_path: Path) -> None:
         in done.stdout
     )
     assert "0 passed, 6 failed" in done.stdout
+
+
+def test_deviation_that_fails_differently_is_a_failure(tmp_path: Path) -> None:
+    options: list[Any] = ["--sessions", written(tmp_path), "--known-deviations"]
+    at = "kind = 'value', at = \"process 'p'.exitCode\""
+    same = run("--cmd", against("exit-code"), *options, known(tmp_path, fails_with=at))
+    assert same.returncode == 0, same.stdout
+    other = run("--cmd", against("wrong-code"), *options, known(tmp_path, fails_with=at))
+    assert other.returncode == 1
+    expected = "(differs from the known deviation: value at process 'p'.exitCode)"
+    assert expected in other.stdout
+
+
+def test_excused_check_does_not_hide_the_rest_of_the_session(tmp_path: Path) -> None:
+    at = "kind = 'value', at = \"process 'p'.exitCode\""
+    path = known(tmp_path, "check_only = true\n", at)
+    options: list[Any] = ["--sessions", written(tmp_path), "--known-deviations", path]
+    known_only = run("--cmd", against("exit-code"), *options)
+    assert known_only.returncode == 0, known_only.stdout
+    assert "1 known deviations" in known_only.stdout
+    both = run("--cmd", against("exit-code+wrong-code"), *options)
+    assert both.returncode == 1
+    assert "process/terminate.error.code: expected -32602, got -32603" in both.stdout
+    fixed = run("--cmd", against("none"), *options)
+    assert fixed.returncode == 4
+
+
+def test_flaky_play_must_pass_within_three_tries(tmp_path: Path) -> None:
+    at = "kind = 'value', at = \"process 'p'.exitCode\""
+    path = known(tmp_path, "flaky = true\n", at)
+    options: list[Any] = ["--sessions", written(tmp_path / "sessions"), "--known-deviations", path]
+    counter = tmp_path / "count"
+    race = shlex.join(
+        [
+            "sh",
+            "-c",
+            f'echo >> {counter}; [ $(wc -l < {counter}) -ge "$0" ] && exec {against("none")}; '
+            f"exec {against('exit-code')}",
+        ]
+    )
+    # The first server is the one that is probed.
+    passed = run("--cmd", f"{race} 4", *options)
+    assert passed.returncode == 0, passed.stdout
+    assert "FLAKY  v1/test/one [stdio]: passed after 3 tries" in passed.stdout
+    counter.unlink()
+    failed = run("--cmd", f"{race} 5", *options)
+    assert failed.returncode == 1
+    assert "FLAKY  v1/test/one [stdio]: failed after 3 tries" in failed.stdout
+    other = run("--cmd", against("wrong-code"), *options)
+    assert other.returncode == 1
+    assert "FLAKY" not in other.stdout
+
+
+def test_only_codex_releases_have_flaky_deviations() -> None:
+    files = matrix.DEVIATIONS.glob("*")
+    assert all(path.name.startswith("codex-") for path in files)

@@ -42,7 +42,6 @@ def test_conforming_server_passes(tmp_path: Path) -> None:
         ("exit-code", 3, "exitCode: expected 0, got 1"),
         ("output-after-close", 3, "after that of its close"),
         ("exit-twice", 3, "second process/exited"),
-        ("unknown-notification", 3, "unknown notification"),
         ("wrong-code", 4, "expected -32602, got -32603"),
         ("wrong-id", 2, "unexpected answer"),
         ("answer-twice", 3, "unexpected answer"),
@@ -193,12 +192,12 @@ def test_members_of_another_supported_revision_are_allowed(tmp_path: Path) -> No
     both = run("--cmd", against("none", "v0", "v1"), "--sessions", tmp_path)
     assert both.returncode == 0, both.stdout
     contract("v0", ("v1",)).check("#/$defs/InitializeResult", superset(), "the result")
-    with pytest.raises(Failure, match="sessionId"):
-        contract("v0").check("#/$defs/InitializeResult", superset(), "the result")
-    with pytest.raises(Failure, match="neither"):
-        contract("v0", ("v1",)).check(
-            "#/$defs/InitializeResult", {**superset(), "neither": 1}, "the result"
-        )
+    pointer = "#/$defs/InitializeResult"
+    assert contract("v0", ("v1",)).check(pointer, superset(), "the result") == []
+    (addition,) = contract("v0").check(pointer, superset(), "the result")
+    assert (addition.kind, addition.path) == ("member", ("sessionId",))
+    (addition,) = contract("v0", ("v1",)).check(pointer, {**superset(), "neither": 1}, "the result")
+    assert (addition.path, addition.example) == (("neither",), 1)
     with pytest.raises(Failure, match="string"):
         contract("v0", ("v1",)).check(
             "#/$defs/InitializeResult", {**superset(), "sessionId": 1}, "the result"
@@ -207,7 +206,11 @@ def test_members_of_another_supported_revision_are_allowed(tmp_path: Path) -> No
 
 def test_known_deviation_is_excused_and_stale_one_fails(tmp_path: Path) -> None:
     known = tmp_path / "known.toml"
-    known.write_text('[[deviation]]\nsessions = "v1/test/*"\nreason = "it is so"\n')
+    known.write_text(
+        '[[deviation]]\nsessions = "v1/test/*"\n'
+        'reason = "it is so"\n'
+        'fails_with = { kind = "value", at = "process \'p\'.exitCode" }\n'
+    )
     arguments = ["--sessions", written(tmp_path), "--known-deviations", known]
     excused = run("--cmd", against("exit-code"), *arguments)
     assert excused.returncode == 0
@@ -341,3 +344,46 @@ def test_generalised_expectation_matches_the_recorded_value() -> None:
     general = generalise(value, {"/tmp/x": "${workspace}"})
     assert general["path"] == "${workspace}/y"
     match({**general, "path": "/tmp/x/y"}, value, "value")
+
+
+ADDITIONS = {
+    "unknown-notification": "notification process/vanished",
+    "unknown-member": "member process/start.result.color",
+    "unknown-flag": "flag environment/info.result.capabilities.timeTravel",
+    "unknown-stream": "enum-value process/output.params.stream",
+}
+
+
+@pytest.mark.parametrize(("fault", "place"), ADDITIONS.items())
+def test_additions_are_drift_and_fail_only_a_strict_run(
+    tmp_path: Path, fault: str, place: str
+) -> None:
+    revision = "v2" if fault == "unknown-flag" else "v1"  # v1 has no flags
+    steps = SESSION[1:]
+    if fault == "unknown-flag":
+        steps = [{"call": "environment/info", "params": {}, "expect": {"result": {}}}]
+    elif fault == "unknown-stream":
+        process = {"process": "p", "expect": {"output": {"holo": "hi"}, "exitCode": 0}}
+        steps = [SESSION[1], process]
+    sessions = tmp_path / "sessions"
+    for name in ("one", "two"):
+        written(sessions, [{**SESSION[0], "session": f"{revision}/test/{name}"}, *steps])
+    reports = {kind: tmp_path / f"report.{kind}" for kind in ("junit", "jsonl", "tap", "html")}
+    options = [word for kind, path in reports.items() for word in (f"--{kind}", str(path))]
+    done = run("--cmd", against(fault, revision), "--sessions", sessions, *options)
+    assert done.returncode == 0, done.stdout
+    found = [line for line in done.stdout.splitlines() if line.startswith("DRIFT")]
+    assert len(found) == 1, done.stdout
+    assert found[0].startswith(f"DRIFT  {place}")
+    assert f"(2 times in 2 sessions, such as {revision}/test/one)" in found[0]
+    kind, _, where = place.partition(" ")
+    assert f'name="drift" value="{place}' in reports["junit"].read_text()
+    assert f"# drift: {place}" in reports["tap"].read_text()
+    assert f"<td><code>{where}</code></td>" in reports["html"].read_text()
+    entries = [json.loads(line) for line in reports["jsonl"].read_text().splitlines()]
+    (entry,) = [one for one in entries if one["event"] == "drift"]
+    assert (entry["kind"], entry["place"], entry["count"]) == (kind, where, 2)
+    strict = run("--cmd", against(fault, revision), "--sessions", sessions, "--strict")
+    assert strict.returncode == 1
+    assert "2 passed, 0 failed" in strict.stdout
+    assert "DRIFT" not in run("--cmd", against("none", revision), "--sessions", sessions).stdout
