@@ -226,7 +226,6 @@ def test_a_large_file_is_read_and_written_completely(client: peer.Client, root: 
             -32602,
             "subpath",
         ),
-        (sandbox(entry({"type": "path", "path": "file://host/x"}, "read")), -32600, "file:"),
     ],
 )
 def test_sandboxes_that_cannot_be_enforced_are_refused(
@@ -239,6 +238,17 @@ def test_sandboxes_that_cannot_be_enforced_are_refused(
     ):
         error = client.error(method, {**params, "sandbox": restricted})
         assert (error["code"], words in error["message"]) == (code, True), error
+
+
+def test_paths_of_other_systems_are_refused(client: peer.Client) -> None:
+    restricted = sandbox(entry({"type": "path", "path": "file://host/x"}, "read"), cwd="file:///")
+    start = peer.start_params("p", "true", cwd="file:///")
+    for method, params, code in (
+        ("fs/readFile", {"path": "file:///etc/passwd"}, -32600),
+        ("process/start", start, -32602),
+    ):
+        error = client.error(method, {**params, "sandbox": restricted})
+        assert (error["code"], "is invalid on 'linux'" in error["message"]) == (code, True)
 
 
 def test_special_paths_of_file_calls_require_a_cwd(client: peer.Client, root: Path) -> None:
