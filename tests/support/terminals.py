@@ -112,6 +112,8 @@ class Terminal:
     def __init__(self, *arguments: str, url: str = f"stdio:{SERVER}") -> None:
         self._master, self._slave = pty.openpty()
         self.seen = b""
+        self.before = b""
+        """Output ahead of the text that was expected last."""
         self.resize(30, 90)
         self.modes = termios.tcgetattr(self._slave)
         self.process = subprocess.Popen(
@@ -140,7 +142,7 @@ class Terminal:
                 self.seen += os.read(self._master, 65536)
             except OSError:
                 raise AssertionError(f"ended without {text!r}, with {self.seen!r}") from None
-        self.seen = self.seen.partition(text)[2]
+        self.before, _, self.seen = self.seen.partition(text)
 
     def end(self) -> int:
         """Wait for the exit code; the terminal must be as it was."""

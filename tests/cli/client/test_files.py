@@ -300,7 +300,7 @@ def test_cp_of_a_large_file_shows_how_far_it_is(tmp_path: Path) -> None:
         (("cat", "/usr"), 1, "/usr: Is a directory"),
         (("cat", "/dev/null"), 1, "/dev/null: not a regular file"),
         (("ls", "/no/such/directory"), 1, "/no/such/directory: No such file or directory"),
-        (("run",), 125, "no program"),
+        (("run",), 125, "exec-server run: a program to run is expected"),
         (("run", "-e", "=x", "true"), 125, "NAME=VALUE"),
         (("juggle",), 125, "invalid choice"),
         (("run", "--url", "x:", "true"), 125, "expected ws://"),

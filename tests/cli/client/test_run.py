@@ -49,7 +49,7 @@ def test_an_input_that_cannot_be_ended_is_told(url: str) -> None:
         assert process.stdin is not None
         assert process.stderr is not None
         process.stdin.close()
-        assert b"cannot end" in process.stderr.readline()
+        assert b"cannot close" in process.stderr.readline()
         process.send_signal(signal.SIGTERM)
         assert process.wait(terminals.PATIENCE) > 128
 
@@ -206,4 +206,4 @@ def test_the_terminal_is_restored_when_told_to_end(signum: signal.Signals) -> No
 def test_a_terminal_wants_a_terminal() -> None:
     done = terminals.run("run", "-it", "--", "true")
     assert done.returncode == 125
-    assert b"no terminal" in done.stderr
+    assert b"not a terminal" in done.stderr

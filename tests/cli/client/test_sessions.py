@@ -196,4 +196,4 @@ def test_servers_without_sessions_to_leave() -> None:
     assert b"keeps no session without a connection" in done.stderr
     done = terminals.run("ps", "--session", "x")
     assert done.returncode == 125
-    assert b"servers that listen do" in done.stderr
+    assert b"listening servers do" in done.stderr

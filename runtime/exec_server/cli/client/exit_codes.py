@@ -1,4 +1,4 @@
-"""What ends a command early, and the exit codes of that; docker's, where docker has one."""
+"""Exit codes, which are those of docker where it has one, and the error that selects one."""
 
 from __future__ import annotations
 
@@ -10,25 +10,25 @@ FAILED: Final = 1
 """A file could not be read, written or listed."""
 
 TROUBLE: Final = 125
-"""The command line, the server or the connection is at fault, not the program that was run."""
+"""The command line, the server or the connection failed, not the program that was run."""
 
 NOT_EXECUTABLE: Final = 126
 NOT_FOUND: Final = 127
 
 SIGNALLED: Final = 128
-"""Added to the number of a signal that ended a program, or this one."""
+"""Added to the number of the signal that ended a program or this command."""
 
 
 class CommandError(ExecServerError):
-    """A command cannot be done; its text is for whoever typed it."""
+    """The command cannot be carried out; the text is shown to the user."""
 
     def __init__(self, message: str, code: int = TROUBLE) -> None:
         super().__init__(message)
         self.code = code
-        """What to exit with."""
+        """Exit code of the command."""
 
 
 def describe(error: OSError) -> str:
-    """What the operating system, here or there, refused."""
+    """Return the text of an error of the local or the remote operating system."""
     reason = error.strerror or str(error) or type(error).__name__
     return reason if error.filename is None else f"{error.filename}: {reason}"

@@ -1,4 +1,4 @@
-"""``exec-server info``: what a server is and can do."""
+"""``exec-server info``: description of a server."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 
 async def info(client: Client, options: argparse.Namespace) -> int:
-    """Tell what the server tells of itself."""
+    """Print the description of the server."""
     facts = await client.environment()
     told = {
         "target": client.target,

@@ -10,9 +10,11 @@ import os
 import signal
 import sys
 import traceback
-from typing import TYPE_CHECKING, Final, NoReturn
+from typing import TYPE_CHECKING, Any, Final, NoReturn
 
+from exec_server import __version__
 from exec_server.cli.client import copying, files, info, printing, run, sessions, terminal
+from exec_server.cli.client.escape_keys import DETACH_KEYS, ESCAPE_CHARACTER
 from exec_server.cli.client.exit_codes import (
     FAILED,
     SIGNALLED,
@@ -28,11 +30,18 @@ from exec_server.printable import printable
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-INTERACTIVE: Final = "pass standard input on to it"
+INTERACTIVE: Final = "pass standard input on to the program"
 
 
 class _Parser(argparse.ArgumentParser):
-    """Wrong usage has an exit code that no program it runs is likely to have."""
+    """Parser whose errors exit with the code of this command, unlike those of programs.
+
+    Options are not abbreviated: ``--token`` would be taken for ``--token-file``, and a secret for a
+    path.
+    """
+
+    def __init__(self, **options: Any) -> None:
+        super().__init__(allow_abbrev=False, **options)
 
     def error(self, message: str) -> NoReturn:
         self.print_usage(sys.stderr)
@@ -42,62 +51,108 @@ class _Parser(argparse.ArgumentParser):
 def _parser() -> argparse.ArgumentParser:
     server = _Parser(add_help=False)
     add_options(server)
-    server.add_argument("-v", "--verbose", action="store_true", help="tell what is worth knowing")
+    server.add_argument(
+        "-v",
+        "--verbose",
+        action="store_true",
+        help="enable informational logging on standard error",
+    )
+    server.add_argument("--version", action="version", version=f"exec-server {__version__}")
     as_json = _Parser(add_help=False)
-    as_json.add_argument("--json", action="store_true", help="print JSON, for programs")
+    as_json.add_argument("--json", action="store_true", help="print JSON")
+    keys = _Parser(add_help=False)
+    keys.add_argument(
+        "--escape",
+        metavar="CHAR",
+        default=ESCAPE_CHARACTER,
+        help="escape character of an interactive terminal session: at the start of a line, CHAR "
+        "and a period end the program and the session; 'none' disables it (default: %(default)s)",
+    )
+    keys.add_argument(
+        "--detach-keys",
+        metavar="KEYS",
+        default=DETACH_KEYS,
+        help="keys that leave an interactive terminal session and its program running, where the "
+        "server keeps sessions; 'none' disables them (default: %(default)s)",
+    )
 
     parser = _Parser(
         prog="exec-server",
-        description="Commands and files of a machine that runs an exec-server.",
-        epilog=f"{TOKEN_VARIABLE} holds the bearer token for servers that ask for one. Exit codes: "
-        "run's are the program's; 128+N died by signal N, 127 not found, 126 not executable, "
-        "125 trouble with the server or the command line; 1 a file could not be had.",
+        description="Run programs and copy files on a machine with an exec-server.",
+        epilog="Exit codes: 'run' and 'attach' return that of the program, 128+N if signal N "
+        "killed it, 126 if it cannot be executed and 127 if it was not found. Otherwise, 1 means "
+        "that a file could not be read, written or listed, and 125 an error of the command line, "
+        f"the server or the connection. {TOKEN_VARIABLE} holds the bearer token of servers that "
+        "require one.",
     )
+    parser.add_argument("--version", action="version", version=f"exec-server {__version__}")
     commands = parser.add_subparsers(metavar="COMMAND", required=True)
 
-    command = commands.add_parser("run", parents=[server, as_json], help="run a program")
+    command = commands.add_parser("run", parents=[server, as_json, keys], help="run a program")
     command.add_argument("-i", "--interactive", action="store_true", help=INTERACTIVE)
-    command.add_argument("-t", "--tty", action="store_true", help="give it a terminal")
+    command.add_argument(
+        "-t", "--tty", action="store_true", help="run the program on a terminal instead of pipes"
+    )
     command.add_argument(
         "-d",
         "--detach",
         action="store_true",
-        help="leave it running, and print its session and its id for ps, attach and kill",
+        help="leave the program running, and print its session and id for ps, attach and kill",
     )
-    command.add_argument("--name", metavar="ID", help="its id within the session")
-    command.add_argument("-C", "--directory", metavar="DIR", help="its working directory")
+    command.add_argument(
+        "--name", metavar="ID", help="id of the program within the session (default: a unique one)"
+    )
+    command.add_argument(
+        "-C",
+        "--directory",
+        metavar="DIR",
+        help="working directory of the program (default: the server's)",
+    )
     command.add_argument(
         "-e",
         "--env",
         metavar="NAME[=VALUE]",
         action="append",
         default=[],
-        help="an environment variable (may be repeated)",
+        help="environment variable of the program; without a value, the local one is passed on "
+        "(repeatable)",
     )
     command.add_argument(
         "argv", nargs=argparse.REMAINDER, metavar="-- PROGRAM ...", help="program and arguments"
     )
-    command.set_defaults(do=run.run)
+    command.set_defaults(do=run.run, parser=command)
 
-    command = commands.add_parser("ps", parents=[server, as_json], help="list a session's programs")
+    command = commands.add_parser(
+        "ps", parents=[server, as_json], help="list the programs of a session"
+    )
     command.set_defaults(do=sessions.list_processes)
 
     command = commands.add_parser(
-        "attach", parents=[server], help="show what a session's program writes"
+        "attach", parents=[server, keys], help="show the output of a program of a session"
     )
     command.add_argument("-i", "--interactive", action="store_true", help=INTERACTIVE)
     command.add_argument(
-        "-t", "--tty", action="store_true", help="it has a terminal, where the server does not tell"
+        "-t",
+        "--tty",
+        action="store_true",
+        help="assume that the program has a terminal, if the server cannot list programs",
     )
-    command.add_argument("process", metavar="ID")
+    command.add_argument("process", metavar="ID", help="id of the program within the session")
     command.set_defaults(do=sessions.attach)
 
-    command = commands.add_parser("kill", parents=[server], help="end a session's programs")
-    command.add_argument("-f", "--force", action="store_true", help="without asking them first")
-    command.add_argument("processes", nargs="+", metavar="ID")
+    command = commands.add_parser("kill", parents=[server], help="end programs of a session")
+    command.add_argument(
+        "-f",
+        "--force",
+        action="store_true",
+        help="send SIGKILL at once (default: SIGTERM, and SIGKILL 10 seconds later)",
+    )
+    command.add_argument(
+        "processes", nargs="+", metavar="ID", help="id of a program within the session"
+    )
     command.set_defaults(do=sessions.kill)
 
-    command = commands.add_parser("cp", parents=[server], help="copy files, either way")
+    command = commands.add_parser("cp", parents=[server], help="copy files to or from the server")
     command.add_argument(
         "-r", "-R", "--recursive", action="store_true", help="copy directories and their content"
     )
@@ -105,30 +160,37 @@ def _parser() -> argparse.ArgumentParser:
         "-p",
         "--preserve",
         action="store_true",
-        help="fail with exit code 1 where modes and times cannot be kept (default: a warning for "
-        "private files alone)",
+        help="exit with 1 if modes and times cannot be kept, because the server has no tar "
+        "(default: they are kept where possible)",
     )
     command.add_argument(
         "-a",
         "--archive",
         action="store_true",
-        help="copy directories, and fail where modes and times cannot be kept: the same as -rp",
+        help="copy directories, and exit with 1 if modes and times cannot be kept; same as -rp",
     )
     command.add_argument(
         "paths",
         nargs="+",
-        metavar="SOURCE... DESTINATION",
-        help="local path, remote path as :PATH or :~/PATH, or '-' for the standard streams",
+        metavar="PATH",
+        help="sources and then the destination: local paths, remote paths as :PATH or :~/PATH, or "
+        "'-' for standard input or output",
     )
-    command.set_defaults(do=copying.copy)
+    command.set_defaults(do=copying.copy, parser=command)
 
-    command = commands.add_parser("ls", parents=[server, as_json], help="list a directory")
-    command.add_argument("-l", "--long", action="store_true", help="with sizes and times")
-    command.add_argument("path", nargs="?", default="", help="default: the server's directory")
+    command = commands.add_parser(
+        "ls", parents=[server, as_json], help="list a directory of the server"
+    )
+    command.add_argument(
+        "-l", "--long", action="store_true", help="show kinds, sizes and modification times"
+    )
+    command.add_argument(
+        "path", nargs="?", default="", help="directory or file (default: the server's directory)"
+    )
     command.set_defaults(do=files.list_directory)
 
-    command = commands.add_parser("cat", parents=[server], help="print files")
-    command.add_argument("paths", nargs="+", metavar="PATH")
+    command = commands.add_parser("cat", parents=[server], help="print files of the server")
+    command.add_argument("paths", nargs="+", metavar="PATH", help="remote path")
     command.set_defaults(do=files.show)
 
     command = commands.add_parser("info", parents=[server, as_json], help="describe the server")
@@ -137,12 +199,12 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Do what the command line asks; returns the exit code."""
+    """Run a command line and return the exit code."""
     printing.prepare()
     try:
         return _flushed(_run(argv))
     except BrokenPipeError:
-        # The reader of the output is gone; Python would complain about it once more at exit.
+        # The reader of the output is gone; without this, Python reports it again at exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), terminal.STDOUT)
         return SIGNALLED + signal.SIGPIPE
     except OSError as error:
@@ -169,7 +231,7 @@ def _run(argv: Sequence[str] | None) -> int:
     except OSError as error:
         return _fail(describe(error), FAILED)
     except (TypeError, ValueError) as error:
-        # An argument that the client library does not take.
+        # An argument that the client library refuses.
         return _fail(str(error), TROUBLE)
     except KeyboardInterrupt:
         return SIGNALLED + signal.SIGINT
@@ -184,16 +246,15 @@ def _run(argv: Sequence[str] | None) -> int:
 
 
 def _options(argv: Sequence[str] | None) -> argparse.Namespace:
-    parser = _parser()
-    options = parser.parse_args(argv)
+    options = _parser().parse_args(argv)
     if options.do is run.run:
         if options.argv[:1] == ["--"]:
             del options.argv[0]
         if not options.argv:
-            parser.error("run: there is no program to run")
+            options.parser.error("a program to run is expected")
     if options.do is copying.copy:
         if len(options.paths) < 2:
-            parser.error("cp: a source and a destination are expected")
+            options.parser.error("a source and a destination are expected")
         options.recursive = options.recursive or options.archive
         options.preserve = options.preserve or options.archive
     return options
@@ -206,7 +267,7 @@ async def _do(options: argparse.Namespace) -> int:
 
 
 def _flushed(code: int) -> int:
-    """The exit code, with standard output written. Raises OSError if it cannot be."""
+    """Flush standard output and return the exit code. Raises OSError if it cannot be written."""
     sys.stdout.flush()
     return code
 

@@ -1,4 +1,4 @@
-"""Printing what servers name: JSON, tables for people, and names for people or programs."""
+"""Output of the commands: JSON, lines of text, and names of files."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ characters that the locale lacks are escaped."""
 
 
 def prepare() -> None:
-    """Make standard output take any name, and keep connections off closed standard streams."""
+    """Let standard output encode any name, and reserve the descriptors of closed streams."""
     for fd in (terminal.STDIN, terminal.STDOUT, terminal.STDERR):
         try:
             os.fstat(fd)
@@ -53,23 +53,23 @@ def print_json(value: Any) -> None:
 
 
 def print_line(text: str) -> None:
-    """Print a line for people; what a terminal would obey is escaped."""
+    """Print a line of text, with control characters escaped."""
     print(printable(text))
 
 
 def print_name(text: str) -> None:
-    """Print a name on a line of its own: as it is for programs, escaped on a terminal."""
+    """Print a name on its own line, with control characters escaped on a terminal."""
     print(printable(text) if sys.stdout.isatty() else text)
 
 
 class MessageFormatter(logging.Formatter):
-    """Log records as the messages of this program: one line each, nothing to obey in it."""
+    """Formatter of log records as one line each, without control characters."""
 
     def format(self, record: logging.LogRecord) -> str:
-        """The line without its end."""
+        """Return the line without its newline."""
         return message_line(record.getMessage())
 
 
 def message_line(message: str) -> str:
-    """An error message as the line that is printed on standard error."""
+    """Return an error message as the line printed on standard error."""
     return f"exec-server: {printable(message, TEXT_CHARACTERS)}"

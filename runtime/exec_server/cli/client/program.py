@@ -1,4 +1,4 @@
-"""The program ``exec-server``, which loads late what few of its commands use."""
+"""Entry point of ``exec-server``, which imports rarely used modules lazily."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
 
 def run() -> NoReturn:
-    """Run the command line as a program of its own."""
+    """Run the command line and exit."""
     lazy_imports.install(lazy_imports.SELDOM_USED)
     lazy_imports.load_msgspec()
     from exec_server.cli.client.main import main  # noqa: PLC0415 (what it loads is to be loaded late)

@@ -1,4 +1,4 @@
-"""How far a copy is, on a terminal."""
+"""Progress bar of a copy."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Final
 from exec_server.printable import printable
 
 LARGE_BYTES: Final = 8 * 1024 * 1024
-"""Files below this are copied without a word."""
+"""Minimum size of a file with a bar: smaller ones are copied within a second."""
 
 REFRESH_SECONDS: Final = 0.1
 
@@ -19,10 +19,10 @@ MIB: Final = 1024 * 1024
 
 
 class Progress:
-    """A bar on standard error, for a large file and a terminal; otherwise nothing."""
+    """Progress bar on standard error, shown for large files on a terminal."""
 
     def __init__(self, name: str, total: int | None) -> None:
-        """``total``: bytes, None if nobody knows."""
+        """``total``: bytes, None if unknown."""
         self._name = printable(name)
         self._total = total
         self._done = 0
@@ -31,7 +31,7 @@ class Progress:
         self._is_shown = sys.stderr.isatty() and (total is None or total >= LARGE_BYTES)
 
     def advance(self, size: int) -> None:
-        """That many more bytes are there."""
+        """Add to the number of copied bytes."""
         self._done += size
         now = time.monotonic()
         if self._is_shown and now >= self._next_at:
@@ -39,7 +39,7 @@ class Progress:
             self._draw(now)
 
     def finish(self) -> None:
-        """Draw it a last time, and go to the next line."""
+        """Draw the bar a last time and end its line."""
         if self._is_shown:
             self._draw(time.monotonic())
             print(file=sys.stderr)

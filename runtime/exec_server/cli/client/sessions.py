@@ -1,4 +1,4 @@
-"""``exec-server ps``, ``attach`` and ``kill``: programs of a session that was left."""
+"""``exec-server ps``, ``attach`` and ``kill``: programs of a detached session."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Final
 from exec_server.cli.client import terminal
 from exec_server.cli.client.exit_codes import FAILED, SIGNALLED, CommandError
 from exec_server.cli.client.printing import print_json, print_line
-from exec_server.cli.client.run import GRACE_SECONDS, TerminalSession
+from exec_server.cli.client.run import GRACE_SECONDS, TerminalSession, key_filter
 from exec_server.cli.client.target_options import SESSION_VARIABLE, session_of
 from exec_server.client import ServerError, Unsupported
 from exec_server.printable import printable
@@ -23,18 +23,18 @@ if TYPE_CHECKING:
     from exec_server.client import Client, Overflow, Process, ProcessInfo
 
 UNKNOWN_PROCESS: Final = -32600
-"""The code of the answer about a process that the session does not have."""
+"""Error code of a server for an unknown process."""
 
 
 @contextlib.asynccontextmanager
 async def _visit(client: Client, options: argparse.Namespace, command: str) -> AsyncIterator[None]:
-    """Do something in the session that is named, and leave it as it is, whatever comes.
+    """Use the session of the options and detach from it at the end.
 
-    A client that is closed otherwise kills the programs that it has attached to.
+    Closing the client would kill the programs that it has attached to.
     """
     if session_of(options) is None:
         raise CommandError(
-            f"{command}: a new session has no programs; name the one that 'run --detach' has left, "
+            f"{command}: a new session has no programs; give the id that 'run --detach' printed "
             f"with --session or {SESSION_VARIABLE}"
         )
     try:
@@ -79,23 +79,27 @@ def _status(process: ProcessInfo) -> str:
 
 
 async def attach(client: Client, options: argparse.Namespace) -> int:
-    """Show what a program of the session writes, until it ends; its exit code is passed through.
+    """Show the output of a program until it ends, and return its exit code.
 
-    Without ``-i`` Ctrl-C stops the showing and leaves the program alone.
+    Without ``-i``, Ctrl-C stops the display and leaves the program running.
     """
     async with _visit(client, options, "attach"):
         tty = await _has_terminal(client, options)
         if options.interactive:
             terminal.require(tty=tty)
         process = await _attached(client, options.process, tty=tty, overflow="block")
-        joint = TerminalSession(process, has_size=tty and await _fit(process))
-        return await (joint.follow(interactive=True) if options.interactive else _watch(joint))
+        session = TerminalSession(
+            process,
+            has_size=tty and await _fit(process),
+            keys=key_filter(options, can_detach=True),
+        )
+        return await (session.follow(interactive=True) if options.interactive else _watch(session))
 
 
-async def _watch(joint: TerminalSession) -> int:
-    """Follow the output, and stop at the first signal."""
+async def _watch(session: TerminalSession) -> int:
+    """Show the output, and stop at the first signal."""
     loop = asyncio.get_running_loop()
-    showing = asyncio.create_task(joint.show())
+    showing = asyncio.create_task(session.show())
     caught: list[int] = []
 
     def stop(signum: int) -> None:
@@ -110,7 +114,7 @@ async def _watch(joint: TerminalSession) -> int:
 
 
 async def _has_terminal(client: Client, options: argparse.Namespace) -> bool:
-    """As the server tells, or else as the options do."""
+    """Return true if the program has a terminal, by the server or else by the options."""
     try:
         found = {process.id: process for process in await client.processes()}
     except Unsupported:
@@ -138,7 +142,7 @@ def _unknown(process_id: str) -> CommandError:
 
 
 async def _fit(process: Process) -> bool:
-    """Give the program's terminal the size of the one here; whether it can be resized."""
+    """Resize the terminal of the program to the local one; false if it cannot be resized."""
     size = terminal.size()
     if size is None:
         return False
@@ -150,7 +154,7 @@ async def _fit(process: Process) -> bool:
 
 
 async def kill(client: Client, options: argparse.Namespace) -> int:
-    """End programs of the session: ask first, where the server can, unless told otherwise."""
+    """End programs of the session: SIGTERM first, where the server can send it, unless forced."""
     async with _visit(client, options, "kill"):
         processes = [await _attached(client, process_id) for process_id in options.processes]
         await asyncio.gather(*(_end(process, force=options.force) for process in processes))

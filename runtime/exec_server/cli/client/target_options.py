@@ -1,4 +1,4 @@
-"""Which server a command is for: options, environment variables, and the connection they make."""
+"""Options and environment variables that select the server, and the connection to it."""
 
 from __future__ import annotations
 
@@ -26,43 +26,64 @@ CLIENT_NAME: Final = "exec-server"
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
-    """What every command takes."""
+    """Add the options of every command."""
     where = parser.add_mutually_exclusive_group()
     where.add_argument(
         "--url",
-        help="ws://HOST:PORT, wss://HOST, unix:///PATH, stdio:COMMAND or in-process: "
+        help="server: ws://HOST:PORT, wss://HOST, unix:///PATH, stdio:COMMAND or in-process: "
         f"(default: ${URL_VARIABLE})",
     )
-    where.add_argument("--cmd", metavar="COMMAND", help="start this server, and end it afterwards")
+    where.add_argument(
+        "--cmd", metavar="COMMAND", help="start COMMAND as the server, and end it with this command"
+    )
     parser.add_argument(
         "--session",
         metavar="ID",
-        help=f"take up this session, as 'run --detach' names it (default: ${SESSION_VARIABLE})",
+        help="id of a detached session to resume, as printed by 'run --detach' "
+        f"(default: ${SESSION_VARIABLE}, or a new session)",
     )
-    for name, variable, text in (
-        ("--token-file", TOKEN_FILE_VARIABLE, "holds the bearer token that the server asks for"),
-        ("--ca-file", CA_FILE_VARIABLE, "authorities to trust on wss:// instead of the system's"),
-        ("--client-cert", CLIENT_CERT_VARIABLE, "certificate to show on wss://, and its key"),
-        ("--client-key", CLIENT_KEY_VARIABLE, "the key, if it is not in the same file"),
-    ):
-        parser.add_argument(name, metavar="FILE", help=f"{text} (default: ${variable})")
+    parser.add_argument(
+        "--token-file",
+        metavar="FILE",
+        help="file with the bearer token for a listening server "
+        f"(default: ${TOKEN_FILE_VARIABLE}, or the token in ${TOKEN_VARIABLE})",
+    )
+    parser.add_argument(
+        "--ca-file",
+        metavar="FILE",
+        help="PEM file of the certificate authorities trusted for wss:// "
+        f"(default: ${CA_FILE_VARIABLE}, or those of the system)",
+    )
+    parser.add_argument(
+        "--client-cert",
+        metavar="FILE",
+        help="PEM file of the client certificate for wss://, with or without its key "
+        f"(default: ${CLIENT_CERT_VARIABLE}, or no certificate)",
+    )
+    parser.add_argument(
+        "--client-key",
+        metavar="FILE",
+        help="PEM file of the key of the client certificate "
+        f"(default: ${CLIENT_KEY_VARIABLE}, or the file of the certificate)",
+    )
 
 
 def session_of(options: argparse.Namespace) -> str | None:
-    """The session to take up, if one is named."""
+    """Return the session to resume, if one is given."""
     return options.session or os.environ.get(SESSION_VARIABLE) or None
 
 
 def reach(options: argparse.Namespace) -> Connecting:
-    """A client of the server that the options and the environment name."""
+    """Return a connection to the server of the options and the environment."""
     target = f"stdio:{options.cmd}" if options.cmd else options.url or os.environ.get(URL_VARIABLE)
     if not target:
-        raise CommandError(f"there is no server: give --url or --cmd, or set {URL_VARIABLE}")
+        raise CommandError(f"no server: give --url or --cmd, or set {URL_VARIABLE}")
     session_id = session_of(options)
+    _check_scheme(options, target)
     if not target.startswith(LISTENING):
         if session_id is not None:
             raise CommandError(
-                f"{shown_url(target)} has no sessions that can be taken up; servers that listen do"
+                f"{shown_url(target)} has no sessions to resume; listening servers do"
             )
         return connect(target, client_name=CLIENT_NAME)
     return connect_websocket(
@@ -74,8 +95,24 @@ def reach(options: argparse.Namespace) -> Connecting:
     )
 
 
+def _check_scheme(options: argparse.Namespace, target: str) -> None:
+    """Raise CommandError for an option that the target would ignore.
+
+    Variables are not checked: they may be meant for other servers.
+    """
+    for option, value, schemes in (
+        ("--token-file", options.token_file, LISTENING),
+        ("--ca-file", options.ca_file, ("wss://",)),
+        ("--client-cert", options.client_cert, ("wss://",)),
+        ("--client-key", options.client_key, ("wss://",)),
+    ):
+        if value is not None and not target.startswith(schemes):
+            expected = " or ".join(schemes)
+            raise CommandError(f"{option} applies to {expected} only, not to {shown_url(target)}")
+
+
 def _token(options: argparse.Namespace) -> str | None:
-    """The token itself, or what is in the file; a file on the command line goes first."""
+    """Return the token of the options or the environment; the option takes precedence."""
     path = options.token_file
     if path is None:
         token = os.environ.get(TOKEN_VARIABLE)
@@ -90,7 +127,7 @@ def _token(options: argparse.Namespace) -> str | None:
     except UnicodeDecodeError:
         token = ""
     if not token:
-        raise CommandError(f"token file {path}: there is no token in it")
+        raise CommandError(f"token file {path}: the file contains no token")
     return token
 
 
@@ -105,11 +142,11 @@ def _tls(options: argparse.Namespace) -> ssl.SSLContext:
         try:
             context.load_cert_chain(cert, key or None)
         except OSError as error:
-            # OpenSSL tells neither which file it means nor what is wrong with it.
+            # The error of OpenSSL names neither the file nor the problem.
             is_missing = isinstance(error, FileNotFoundError)
             reason = "no such file" if is_missing else "a certificate and its key are expected"
             files = f"{cert} and {key}" if key else cert
             raise CommandError(f"client certificate in {files}: {reason}") from error
     elif key:
-        raise CommandError("--client-key is of use with --client-cert alone")
+        raise CommandError("--client-key requires --client-cert")
     return context
