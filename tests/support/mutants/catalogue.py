@@ -32,6 +32,8 @@ class Mutant:
     change: Callable[..., None]
     is_patch: bool
     """True if it changes the program rather than the messages."""
+    drift: str = ""
+    """Place of the drift that the session reports instead of failing; empty if it fails."""
 
     def install(self) -> None:
         """Make this process's server the mutant."""
@@ -45,13 +47,13 @@ MUTANTS: dict[str, Mutant] = {}
 
 
 def mutant(
-    fault: str, caught_by: str, transport: Transport = "stdio"
+    fault: str, caught_by: str, transport: Transport = "stdio", drift: str = ""
 ) -> Callable[[Callable[[Wire], None]], Callable[[Wire], None]]:
     """Enter hooks on the messages of a connection into the catalogue."""
 
     def enter(change: Callable[[Wire], None]) -> Callable[[Wire], None]:
         name = change.__name__.replace("_", "-")
-        MUTANTS[name] = Mutant(fault, caught_by, transport, change, is_patch=False)
+        MUTANTS[name] = Mutant(fault, caught_by, transport, change, is_patch=False, drift=drift)
         return change
 
     return enter
@@ -271,7 +273,20 @@ def wrong_process(wire: Wire) -> None:
     wire.on_event(change)
 
 
-@mutant("starts are announced with a notification of its own", "v1/process/no_output")
+@mutant(
+    "results of process/start have an unknown member",
+    "v1/process/no_output",
+    drift="process/start.result.color",
+)
+def unknown_member(wire: Wire) -> None:
+    wire.on_result("process/start", lambda result, params: result.update(color="red"))
+
+
+@mutant(
+    "starts are announced with a notification of its own",
+    "v1/process/no_output",
+    drift="process/started",
+)
 def unknown_notification(wire: Wire) -> None:
     def change(method: str, params: Message) -> list[Message] | None:
         started = notification("process/started", processId=params["processId"])

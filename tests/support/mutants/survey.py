@@ -103,6 +103,8 @@ async def _failed(
             player = Player(session, target, transport, timeout=timeout)
             try:
                 await player.play()
+                if player.findings.drift:
+                    found.add(session.name)
             except (Failure, TargetError):
                 found.add(session.name)
 
