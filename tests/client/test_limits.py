@@ -392,5 +392,5 @@ async def test_pieces_of_a_body_that_wait_for_an_earlier_one_are_bounded() -> No
         connect(url) as client,
         client.http.stream("GET", "http://localhost/") as response,
     ):
-        with pytest.raises(ClientError, match="a piece of it never came"):
+        with pytest.raises(ClientError, match="a piece of it is missing"):
             await response.read()
