@@ -72,7 +72,8 @@ class ResponseWriter:
                 if not isinstance(content, StreamedBytes):
                     content = StreamedBytes.over(content)
                 empty = msgspec.structs.replace(result, **{attribute: b""})
-                head, tail = jsonrpc.split_at_empty(jsonrpc.response(request.id, empty), member)
+                message = jsonrpc.response(request.id, empty)
+                head, _, tail = jsonrpc.splice_base64(message, member, (b"",))
                 on_finish = self._on_streamed if holds_slot else _do_nothing
                 self._channel.send_streamed_reply(Base64Message(head, tail, content, on_finish))
                 return holds_slot
