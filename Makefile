@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 SERVER ?= $(BIN)/codex-exec-server
 
-.PHONY: help setup generate check breaking record lint format types test test-unit test-mutants test-peers conformance conformance-pinned peers conformance-peers matrix mutants screenshots screens bench bench-client bench-library soak fuzz lock docs wheel test-wheels clean
+.PHONY: help setup generate check breaking record lint format types test test-unit test-mutants test-peers coverage conformance conformance-pinned peers conformance-peers matrix mutants screenshots screens bench bench-client bench-library soak fuzz lock docs wheel test-wheels clean
 
 help: ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 20
@@ -57,6 +57,17 @@ test-unit: $(STAMP) ## of these, the unit tests: schema, code generator, models,
 
 test-mutants: $(STAMP) ## prove that the sessions notice faults: break our server in many ways
 	$(BIN)/pytest -n 12 --dist worksteal $(MUTANTS)
+
+# Instrumented programs are slower and larger: tests of time, memory and imports are left out.
+COVERAGE_TESTS ?= --ignore tests/peers --ignore tests/packaging --ignore $(MUTANTS) -m "not measures"
+
+coverage: $(STAMP) ## branch coverage of the tests, in all processes that they start; fails below the gate
+	rm -rf dist/coverage
+	mkdir -p dist/coverage
+	$(BIN)/coverage run -m pytest -n 4 --dist worksteal $(COVERAGE_TESTS)
+	find dist/coverage -empty -delete # of processes that were killed at once
+	$(BIN)/coverage combine --quiet
+	$(BIN)/coverage report
 
 VERSIONS ?= 0.130.0 0.139.0 0.143.0 0.171.0
 

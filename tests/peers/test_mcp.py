@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from tests.support.waiting import PATIENCE
+
 from . import mcp_server
 from .mcp_server import TOKEN, HttpMcpServer
 from .mock_model import call
@@ -77,8 +79,12 @@ def _greet_over_http(stage: Stage, **settings: str) -> None:
         assert set(asked) == {server.url}
 
 
-def _placed(stage: Stage) -> dict[str, str]:
-    return {f"mcp_servers.greeter.{stage.release.environment_key}": "remote"}
+def _placed(stage: Stage) -> dict[str, Any]:
+    return {
+        f"mcp_servers.greeter.{stage.release.environment_key}": "remote",
+        # Tools of a server that has not started within 10 seconds, the default, are not offered.
+        "mcp_servers.greeter.startup_timeout_sec": PATIENCE,
+    }
 
 
 def _call(call_id: str, tool: str, **arguments: Any) -> Turn:

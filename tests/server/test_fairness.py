@@ -8,11 +8,15 @@ import signal
 import socket
 from typing import TYPE_CHECKING
 
+import pytest
+
 from tests.support import peer
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
+
+pytestmark = pytest.mark.measures
 
 BURST = 400
 

@@ -22,6 +22,8 @@ from tests.support import peer
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
 
+pytestmark = pytest.mark.measures
+
 MEBIBYTE = 1024 * 1024
 
 CLIENTS = 6

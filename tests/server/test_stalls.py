@@ -14,6 +14,8 @@ from tests.fuzz.stalls import Case, Watch, envelope_cases, method_cases, watchin
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+pytestmark = pytest.mark.measures
+
 SEED = 20_261_121
 SAMPLE = 40
 """Of some ten thousand cases."""

@@ -11,7 +11,7 @@ import sys
 import time
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 from websockets.exceptions import ConnectionClosed
 from websockets.sync.client import connect, unix_connect
@@ -21,11 +21,18 @@ from tests.support.waiting import PATIENCE, is_gone, wait_until
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
 
-__all__ = ["PATIENCE", "eventually", "is_gone", "wait_until"]
-
-eventually = wait_until  # the former name, which branches in flight still use
+__all__ = ["PATIENCE", "is_gone", "wait_until"]
 
 PROGRAM = str(Path(sys.executable).with_name("codex-exec-server"))
+
+
+_UNLIMITED: Final[dict[str, Any]] = {
+    "compression": None,
+    "max_size": None,
+    "close_timeout": 5,
+    "ping_interval": None,  # a busy machine may take longer than its answer is waited for
+}
+"""Options of connections: only the server limits and ends them."""
 
 
 class Ended(Exception):
@@ -187,9 +194,9 @@ class WebSocketClient(Client):
         self._exits = ExitStack()
         if url.startswith("unix://"):
             options |= {"path": url.removeprefix("unix://")}
-            opened = unix_connect(compression=None, max_size=None, close_timeout=5, **options)
+            opened = unix_connect(**_UNLIMITED, **options)
         else:
-            opened = connect(url, compression=None, max_size=None, close_timeout=5, **options)
+            opened = connect(url, **_UNLIMITED, **options)
         self.websocket = self._exits.enter_context(opened)
 
     def send_text(self, text: str | bytes) -> None:

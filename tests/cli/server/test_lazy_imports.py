@@ -14,6 +14,8 @@ from tests.support.waiting import PATIENCE
 if TYPE_CHECKING:
     from pathlib import Path
 
+pytestmark = pytest.mark.measures
+
 WATCHED = 'print("loading", __name__)\nvalue = 7\n'
 
 

@@ -42,7 +42,7 @@ def test_matrix_compares_servers(tmp_path: Path) -> None:
     assert done.returncode == 3
     assert "v1/test/one   ✓  ✗" in done.stdout
     assert "v2/test/two" not in done.stdout
-    assert "1 of 2 sessions pass wherever they apply." in done.stdout
+    assert "1 of 2 sessions pass on every server that they apply to." in done.stdout
     assert "not | there: could not be run: cannot run '/no/such/server'" in done.stdout
     matrix = json.loads(files["json"].read_text(encoding="utf-8"))
     assert [server["exitCode"] for server in matrix["servers"]] == [0, 1, 0, 3]
@@ -63,12 +63,12 @@ def test_matrix_compares_servers(tmp_path: Path) -> None:
     ("text", "said"),
     [
         ("", "'target' is a required property"),
-        ("[[target]]", "needs exactly one of command, url and peer"),
-        ('[[target]]\ncommand = "a"\nurl = "b"', "needs exactly one of command, url and peer"),
+        ("[[target]]", "requires exactly one of command, url and peer"),
+        ('[[target]]\ncommand = "a"\nurl = "b"', "requires exactly one of command, url and peer"),
         ('[[target]]\ncommand = "a"\ncolour = 1', "colour"),
         ('[[target]]\npeer = "newest"', "does not match"),
         ('[[target]]\npeer = "0.0.1"', "exec_server_conformance.codex_binaries fetch 0.0.1`"),
-        ('[[target]]\nname = "a"\ncommand = "b"\n' * 2, "there are two targets 'a'"),
+        ('[[target]]\nname = "a"\ncommand = "b"\n' * 2, "duplicate target 'a'"),
         ("[[target", "targets.toml"),
     ],
 )
