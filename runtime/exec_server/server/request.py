@@ -33,6 +33,12 @@ class Request(msgspec.Struct, gc=False):
     held_bytes: int | None = None
     """Memory that the request takes while it is pending; see ``weigh``."""
 
+    @property
+    def greatest_weight(self) -> int:
+        """The most that ``weigh`` can return, without a look at the message."""
+        size = len(self.message) * (_WIDE_CHARACTER_BYTES + VALUE_BYTES)
+        return _REQUEST_COST + size + self.decoded_bytes
+
     def weigh(self, settings: Settings) -> int:
         """Return the memory that the request takes while it is pending."""
         if self.held_bytes is None:

@@ -104,8 +104,11 @@ class RequestDispatcher:
         if len(self._tasks) + len(self._streams) >= allowed:
             raise InvalidRequest(f"at most {allowed} requests of a connection may wait at a time")
         # A single one is bounded by the limit of a message; serialized ones have to wait.
-        if not method.serialized and self.memory.held_bytes:
-            self.memory.check_room(request.weigh(self._settings))
+        if not method.serialized:
+            held = self.memory.held_bytes
+            # Weighing takes longer than this for nearly all requests, which are far from the limit.
+            if held and held + request.greatest_weight > self.memory.max_bytes:
+                self.memory.check_room(request.weigh(self._settings))
 
     def dispatch(self, request: Request) -> None:
         """Start a request now, or when everything that it must not overtake is done."""
