@@ -21,7 +21,7 @@ import os
 
 
 def system_text(errno: int) -> str:
-    """How clients are told of an operating system's error."""
+    """Return the text for clients of an operating system's error."""
     return f"{os.strerror(errno)} (os error {errno})"
 
 

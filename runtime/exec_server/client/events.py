@@ -1,4 +1,4 @@
-"""What happens to a process, in the order of its sequence numbers."""
+"""Events of a process, in the order of their sequence numbers."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ class Output(msgspec.Struct, frozen=True, gc=False):
     more."""
 
     data: bytes
-    """What was written."""
+    """Bytes that the process wrote."""
 
 
 class Gap(msgspec.Struct, frozen=True, gc=False):
-    """Output is missing here: nobody kept it until it was asked for."""
+    """Missing output: it was no longer retained when it was requested."""
 
     first_seq: int
     """Number of the first event that is missing."""
@@ -42,7 +42,7 @@ class Exited(msgspec.Struct, frozen=True, gc=False):
     128 and the signal's number, or 1, in v2."""
 
     sandbox_denied: bool = False
-    """Whether it seems to have failed because of its sandbox (v2)."""
+    """True if it seems to have failed because of its sandbox (v2)."""
 
 
 class Closed(msgspec.Struct, frozen=True, gc=False):
@@ -53,10 +53,10 @@ class Closed(msgspec.Struct, frozen=True, gc=False):
 
 
 PlacedEvent: TypeAlias = Output | Exited | Closed
-"""What a server tells, each with a number of its own."""
+"""Events that carry a sequence number."""
 
 ProcessEvent: TypeAlias = PlacedEvent | Gap
-"""What iterating over a process yields."""
+"""Events that iteration over a process yields."""
 
 UNPLACED: Final = 0
 """The sequence number of an event whose place is not known."""
@@ -66,13 +66,13 @@ class Excerpt(msgspec.Struct, frozen=True):
     """Beginning and end of an output stream, as much of it as the server keeps."""
 
     head: bytes
-    """How it begins."""
+    """Beginning of the output."""
 
     omitted: int
-    """How many bytes are missing between the two; with 0 both joined are all of the output."""
+    """Number of bytes missing between the two; with 0 the whole output is both joined."""
 
     tail: bytes
-    """How it ends, as far as that is not in ``head``."""
+    """End of the output, as far as it is not in ``head``."""
 
 
 class Excerpts(msgspec.Struct, frozen=True):
@@ -91,29 +91,29 @@ class Excerpts(msgspec.Struct, frozen=True):
     """Exit code; None while the process runs."""
 
     closed: bool
-    """Whether the process has ended and all its output has been seen by the server."""
+    """True if the process has ended and the server has read all its output."""
 
 
 class ProcessInfo(msgspec.Struct, frozen=True):
-    """A process of the session, whoever started it."""
+    """A process of the session, including those that other clients started."""
 
     id: str
     """Its id within the session, to attach to it with."""
 
     pid: int
-    """What the server's system calls it; once it has ended, another may be called that."""
+    """Process id on the server's machine; it may be reused once the process has ended."""
 
     argv: list[str]
     """Program and arguments."""
 
     tty: bool
-    """Whether it has a terminal."""
+    """True if it has a terminal."""
 
     exit_code: int | None
     """Exit code; None while the process runs."""
 
     closed: bool
-    """Whether it has ended and all its output has been seen by the server."""
+    """True if it has ended and the server has read all its output."""
 
 
 class Snapshot(msgspec.Struct, frozen=True):
@@ -131,7 +131,7 @@ class Snapshot(msgspec.Struct, frozen=True):
     """Exit code; None while the process runs."""
 
     closed: bool
-    """Whether the process has ended and all its output has been seen by the server."""
+    """True if the process has ended and the server has read all its output."""
 
     sandbox_denied: bool = False
-    """Whether the process seems to have failed because of its sandbox (v2)."""
+    """True if the process seems to have failed because of its sandbox (v2)."""

@@ -7,7 +7,7 @@ from typing import Final
 from urllib.parse import quote_from_bytes, unquote_to_bytes
 
 _PLAIN: Final = "/!$&'()*+,;=:@-._~"
-"""What a URI's path may hold unescaped besides letters and digits (RFC 3986)."""
+"""Characters of a URI's path that need no escape, besides letters and digits (RFC 3986)."""
 
 
 def to_uri(path: str) -> str:

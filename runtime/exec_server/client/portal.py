@@ -64,7 +64,7 @@ class Portal:
 
     @property
     def is_closed(self) -> bool:
-        """Whether nothing can be run any more."""
+        """True once nothing can be run any more."""
         return self._loop.is_closed()
 
     def close(self) -> None:

@@ -1,9 +1,8 @@
-"""JSON-RPC over one transport: requests out, answers and notifications in.
+"""JSON-RPC over one transport: requests out, responses and notifications in.
 
-A connection is ready as soon as its transport is, and ended once, by either side. Then every
-request that waits for an answer fails. What the server sends that nobody waits for, or that nobody
-knows, is ignored; what is no message at all ends the connection, because an answer may be lost
-with it.
+A connection is ready as soon as its transport is. It ends once, by either side, and every pending
+request then fails. Unknown responses and notifications are ignored; input that is no message ends
+the connection, because a response may be lost with it.
 """
 
 from __future__ import annotations
@@ -111,7 +110,7 @@ class RpcConnection:
         self._max_bytes = max_message_bytes or MESSAGE_BYTES
         self._max_bulk_bytes = max_message_bytes or BULK_MESSAGE_BYTES
         self._bulk: set[int | str] = set()
-        """Requests with long answers that have not come, also those that nobody waits for."""
+        """Pending requests with long responses, abandoned ones included."""
         self._refused = 0
         self._has_violated = False
         self._loop = asyncio.get_running_loop()
@@ -144,7 +143,7 @@ class RpcConnection:
 
     @property
     def is_alive(self) -> bool:
-        """Whether requests can be sent."""
+        """True if requests can be sent."""
         return self._end_reason is None
 
     # Caller
@@ -231,7 +230,7 @@ class RpcConnection:
     # Flow
 
     def pause_reading(self) -> None:
-        """Leave what the server sends unread, except while somebody waits for an answer."""
+        """Read nothing from the server, except while a request waits for its response."""
         self._is_paused = True
         if not self._answers and self._end_reason is None:
             self.transport.pause_receiving()
@@ -283,7 +282,7 @@ class RpcConnection:
         answer = self._answers.get(identifier) if identifier is not None else None
         if answer is None or answer.done():
             log.debug(
-                "ignoring an answer that nobody waits for: id %s", printable(str(identifier), 80)
+                "ignoring a response to no pending request: id %s", printable(str(identifier), 80)
             )
         elif message.error is not None:
             method = self._methods[identifier]  # type: ignore[index]  # None has no answer

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 async def list_tree(
     revision: Revision, top: str, *, follow_symlinks: bool, prune_hidden: bool
 ) -> Tree:
-    """What the server would list of it, see v2's fs/walk. Raises ServerError about ``top``."""
+    """Return what fs/walk of v2 would list. Raises ServerError about ``top``."""
     tree = Tree([], [], truncated=False)
     seen = set()
     directories = 0

@@ -20,7 +20,7 @@ _QUIT: Final = b"."
 
 
 class Action(Enum):
-    """What the user asked the session to do."""
+    """Action that the user requested."""
 
     QUIT = auto()
     DETACH = auto()

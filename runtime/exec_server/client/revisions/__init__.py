@@ -1,4 +1,4 @@
-"""What the client needs of a server, in the shapes of each revision of the protocol."""
+"""Operations of the client in the shapes of each protocol revision."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ class _EnvironmentInfo(msgspec.Struct):
 
 
 def newest_with(environment_info: msgspec.Raw) -> str:
-    """``draft`` or ``v2``, by the capabilities that a server tells of."""
+    """Return ``draft`` or ``v2``, by the capabilities that a server reports."""
     try:
         flags = msgspec.json.decode(environment_info, type=_EnvironmentInfo).capabilities
     except msgspec.ValidationError:

@@ -1,4 +1,4 @@
-"""What a client does, in terms that no revision owns.
+"""Operations of a client in terms that are independent of revisions.
 
 A revision turns these calls into its own messages by way of its generated stubs, and its
 notifications into events. What it has no message for it does not override, so that the caller is
@@ -27,7 +27,7 @@ LC_ALL, LC_CTYPE, LOGNAME, PATH, SHELL, TEMP, TMP, TMPDIR and USER."""
 WALK_DEPTH: Final = 64
 WALK_DIRECTORIES: Final = 10_000
 WALK_ENTRIES: Final = 50_000
-"""How many levels, directories and entries of a tree are listed at most; servers allow no more."""
+"""Maximum number of levels, directories and entries of a listed tree; servers allow no more."""
 
 
 class StartSpec(msgspec.Struct, frozen=True, kw_only=True):
@@ -50,14 +50,14 @@ class StartSpec(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class FileStatus(msgspec.Struct, frozen=True, kw_only=True):
-    """What a path leads to. All three kinds are false for a pipe, a socket or a device."""
+    """Status of a path. All three kinds are false for a pipe, a socket or a device."""
 
     is_dir: bool
-    """Whether it leads to a directory."""
+    """True if it leads to a directory."""
     is_file: bool
-    """Whether it leads to a regular file."""
+    """True if it leads to a regular file."""
     is_symlink: bool
-    """Whether the path itself is a symbolic link; the rest is about what it leads to."""
+    """True if the path itself is a symbolic link; the other members describe its target."""
     size: int | None
     """Bytes; None where the revision does not tell (v1)."""
     modified: float | None
@@ -72,9 +72,9 @@ class DirEntry(msgspec.Struct, frozen=True):
     name: str
     """Name without the directory; bytes that are not UTF-8 appear as U+FFFD."""
     is_dir: bool
-    """Whether it is a directory."""
+    """True if it is a directory."""
     is_file: bool
-    """Whether it is a regular file."""
+    """True if it is a regular file."""
 
 
 class TreeEntry(msgspec.Struct, frozen=True):
@@ -83,7 +83,7 @@ class TreeEntry(msgspec.Struct, frozen=True):
     path: str
     """Absolute native path, by the names that the walk came by."""
     is_dir: bool
-    """Whether it is a directory; otherwise it is a regular file."""
+    """True if it is a directory; otherwise it is a regular file."""
 
 
 class TreeError(msgspec.Struct, frozen=True):
@@ -92,18 +92,18 @@ class TreeError(msgspec.Struct, frozen=True):
     path: str
     """Absolute native path."""
     message: str
-    """What went wrong, in words for people."""
+    """Description of the error."""
 
 
 class Tree(msgspec.Struct, frozen=True):
-    """What a directory holds at every depth."""
+    """Contents of a directory at every depth."""
 
     entries: list[TreeEntry]
     """Breadth first, each directory's in the order of their names."""
     errors: list[TreeError]
-    """What could not be looked at."""
+    """Paths that could not be listed."""
     truncated: bool
-    """Whether there is more than could be listed."""
+    """True if the listing is incomplete because of a limit."""
 
 
 class HttpExchange(msgspec.Struct, frozen=True, kw_only=True):
@@ -138,7 +138,7 @@ class BodyPiece(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Environment(msgspec.Struct, frozen=True, kw_only=True):
-    """What a server tells about its machine; None and empty where its release does not."""
+    """Facts about a server's machine; None or empty where its release does not report them."""
 
     shell_name: str | None = None
     """Name of the recommended shell, such as ``bash``."""
@@ -155,7 +155,7 @@ class Environment(msgspec.Struct, frozen=True, kw_only=True):
     version: str | None = None
     """Version of the server program."""
     capabilities: frozenset[str] = frozenset()
-    """What the server can do beyond its methods, as the wire names it."""
+    """Capability flags of the server, by their names on the wire."""
 
 
 class Revision:
@@ -163,18 +163,18 @@ class Revision:
 
     name: ClassVar[str]
     has_sessions: ClassVar[bool] = True
-    """Whether a session outlives its connection."""
+    """True if a session outlives its connection."""
     numbers_events: ClassVar[bool] = True
-    """Whether events carry sequence numbers, and output can be read again."""
+    """True if events carry sequence numbers and output can be read again."""
     names_processes: ClassVar[bool] = True
-    """Whether the client names processes; otherwise the server does."""
+    """True if the client chooses process ids; otherwise the server does."""
     methods: ClassVar[Mapping[str, Method]]
     """Method table of the revision."""
 
     # Notifications
 
     def event(self, method: str, params: msgspec.Raw) -> tuple[str, PlacedEvent] | None:
-        """The process and the event that a notification tells of; None for any other."""
+        """Return the process and the event of a notification; None for any other notification."""
         raise NotImplementedError
 
     def body_piece(self, method: str, params: msgspec.Raw) -> BodyPiece | None:
@@ -182,7 +182,7 @@ class Revision:
         return None
 
     async def drain_output(self, process_id: str) -> None:
-        """Return when the output of an exited process has come, where nothing tells of that."""
+        """Wait for all output of an exited process, where no notification reports its end."""
         raise NotImplementedError
 
     # Processes
@@ -214,14 +214,14 @@ class Revision:
         raise NotImplementedError
 
     has_interrupt: bool = False
-    """Whether ``interrupt`` is there."""
+    """True if ``interrupt`` is supported."""
 
     async def interrupt(self, process_id: str) -> None:
         """Send SIGINT to the process group."""
         self._unsupported("signals")
 
     can_close_stdin: bool = False
-    """Whether ``close_stdin`` is there."""
+    """True if ``close_stdin`` is supported."""
 
     async def close_stdin(self, process_id: str) -> None:
         """End the standard input."""
@@ -234,7 +234,7 @@ class Revision:
     # Environment
 
     async def environment(self) -> Environment:
-        """What the server tells about its machine."""
+        """Return facts about the server's machine."""
         return Environment()
 
     # Files
@@ -252,7 +252,7 @@ class Revision:
         self._unsupported("files")
 
     async def status(self, path: str) -> FileStatus:
-        """What the path leads to."""
+        """Return the status of a path."""
         self._unsupported("files")
 
     async def read_directory(self, path: str) -> list[DirEntry]:
@@ -260,10 +260,10 @@ class Revision:
         self._unsupported("files")
 
     has_tree: bool = False
-    """Whether ``tree`` is there."""
+    """True if ``tree`` is supported."""
 
     async def tree(self, path: str, *, follow_symlinks: bool, prune_hidden: bool) -> Tree:
-        """What a directory holds at every depth, up to ``WALK_DIRECTORIES`` and so on."""
+        """Return the contents of a directory at every depth, up to the limits above."""
         self._unsupported("listing a tree")
 
     async def remove(self, path: str, *, recursive: bool, force: bool) -> None:
@@ -279,10 +279,10 @@ class Revision:
         self._unsupported("resolving paths")
 
     can_stream_reads: bool = False
-    """Whether files can be read in blocks."""
+    """True if files can be read in blocks."""
 
     async def can_stream_writes(self) -> bool:
-        """Whether files can be written in blocks."""
+        """True if files can be written in blocks."""
         return False
 
     async def open_file(self, handle_id: str, path: str, *, writes: bool) -> None:

@@ -1,4 +1,4 @@
-"""What revisions v1 and v2 say in the same words, each with models of its own."""
+"""Conversions shared by v1 and v2, whose models are alike but distinct."""
 
 from __future__ import annotations
 
@@ -102,7 +102,7 @@ class HttpResultModel(Protocol):
 def event_decoders(
     output: type[msgspec.Struct], exited: type[msgspec.Struct], closed: type[msgspec.Struct]
 ) -> Mapping[str, Callable[[msgspec.Raw], tuple[str, PlacedEvent]]]:
-    """How to read each notification about a process, by method."""
+    """Return the decoder of each notification about a process, by method."""
     decode_output: Callable[[msgspec.Raw], Any] = decoder(output)
     decode_exited: Callable[[msgspec.Raw], Any] = decoder(exited)
     decode_closed: Callable[[msgspec.Raw], Any] = decoder(closed)
@@ -142,7 +142,7 @@ def snapshot(result: ReadResultModel) -> Snapshot:
 
 
 def check_write(process_id: str, status: str) -> None:
-    """Raise InputRefused unless the bytes were taken; a status nobody knows counts as taken."""
+    """Raise InputRefused unless the bytes were taken; an unknown status counts as taken."""
     if status == "unknownProcess":
         raise InputRefused(f"the server has no process {process_id!r}")
     if status == "stdinClosed":
@@ -154,7 +154,7 @@ def check_write(process_id: str, status: str) -> None:
 
 
 def was_started_before(error: ServerError, process_id: str) -> bool:
-    """Whether a start failed because an earlier copy of the same request succeeded."""
+    """Return True if a start failed because an earlier copy of the same request succeeded."""
     return (
         error.was_repeated
         and error.code == _INVALID_REQUEST

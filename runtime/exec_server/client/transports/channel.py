@@ -1,4 +1,4 @@
-"""What a transport and the connection above it know of each other on the client's side."""
+"""The interface between a transport and the connection above it, on the client's side."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ class Transport(Protocol):
 
     @property
     def end_reason(self) -> str:
-        """Why the connection ended, in words, once it has."""
+        """Reason why the connection ended; empty while it is open."""
         ...
 
     @property
@@ -60,12 +60,12 @@ class Dialer(Protocol):
 
     @property
     def target(self) -> str:
-        """What is connected to, as errors name it."""
+        """Name of the peer in error messages."""
         ...
 
     @property
     def can_resume(self) -> bool:
-        """Whether a session may outlive a connection made this way."""
+        """True if a session may outlive a connection of this kind."""
         ...
 
     async def dial(self, receiver: Receiver) -> Transport:

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from exec_server.transports.channel import Receiver, StreamedMessage
 
 _TURN_BYTES: Final = 256 * 1024
-"""What the client is given in one turn of the event loop, as in one read of a socket."""
+"""Bytes delivered to the client per turn of the event loop, as by one read of a socket."""
 
 
 class MemoryDialer:

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 log = logging.getLogger("exec_server.client")
 
 GRACE_SECONDS: Final = 2.0
-"""How long the server may take to end after SIGTERM."""
+"""Seconds that the server may take to end after SIGTERM."""
 
 PIPE_BYTES: Final = 1024 * 1024
 """Capacity of the pipes, the most that every user may have: fewer switches between the two."""
@@ -99,7 +99,7 @@ class ServerProcess:
 
     @property
     def end_reason(self) -> str:
-        """How the server ended and its last words, as far as they are known."""
+        """Return how the server ended and its last line on standard error, as far as known."""
         words = bytes(self._stderr).decode(errors="replace").strip()
         last = f": {words.splitlines()[-1]}" if words else ""
         if not self._exited.done():

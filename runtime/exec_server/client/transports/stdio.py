@@ -61,7 +61,7 @@ class StdioClientTransport(StdioTransport):
 
     @property
     def end_reason(self) -> str:
-        """How the server ended; see Transport."""
+        """Reason why the connection ended; see Transport."""
         return "it was closed here" if self._was_closed_here else self._server.end_reason
 
     def limit_messages(self, max_bytes: int) -> None:

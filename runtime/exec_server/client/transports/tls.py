@@ -43,7 +43,7 @@ class TlsRelay:
         """``open`` makes it."""
         self.local = local
         self.failure: OSError | None = None
-        """What broke the connection."""
+        """Error that broke the connection."""
         self._writers = (encrypted[1], plain[1])
         self._passing = asyncio.gather(
             self._pass_on(encrypted[0], plain[1]), self._pass_on(plain[0], encrypted[1])
@@ -116,7 +116,7 @@ async def _pass_on(source: asyncio.StreamReader, sink: asyncio.StreamWriter) -> 
 
 
 def describe(error: OSError) -> str:
-    """What went wrong with a connection, in words."""
+    """Return a description of a connection's error."""
     if isinstance(error, ssl.SSLCertVerificationError):
         return f"its certificate is not valid: {error.verify_message.rstrip('.')}"
     if isinstance(error, ssl.SSLError):

@@ -191,7 +191,7 @@ class WebSocketClientTransport(WebSocketEndpoint):
 
     @property
     def end_reason(self) -> str:
-        """Why the connection ended; see Transport."""
+        """Reason why the connection ended; see Transport."""
         if self.has_violated and self._protocol.close_sent is not None:
             return f"the server broke the protocol: {self._protocol.close_sent.reason}"
         close = self._protocol.close_rcvd
@@ -330,7 +330,7 @@ class WebSocketClientTransport(WebSocketEndpoint):
 
     @property
     def _broken(self) -> OSError | None:
-        """What broke the connection below, if something did."""
+        """Error that broke the underlying connection; None if there was none."""
         return None if self._relay is None else self._relay.failure
 
     def bytes_received(self, data: memoryview) -> None:

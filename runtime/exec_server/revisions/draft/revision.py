@@ -27,10 +27,10 @@ if TYPE_CHECKING:
 
 
 class EveryRevisionInitializeResult(InitializeResult, frozen=True, kw_only=True):
-    """What clients of every revision find what they need in; each ignores the rest."""
+    """Result that serves clients of every revision; each ignores the members it does not know."""
 
     protocol_version: str | UnsetType = UNSET
-    """How v0 names itself, if it is spoken."""
+    """Version of v0, if the server speaks it."""
 
 
 class LifecycleDraft(LifecycleV2):

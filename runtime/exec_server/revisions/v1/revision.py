@@ -52,7 +52,7 @@ class EnvironmentV1:
     """environment/*."""
 
     async def info(self, params: EnvironmentInfoParams) -> EnvironmentInfoResult:
-        """What commands are best written for."""
+        """Shell that commands should be written for."""
         shell = login_shell()
         return EnvironmentInfoResult(shell=Shell(name=shell.name, path=shell.path))
 

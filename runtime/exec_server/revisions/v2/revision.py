@@ -24,10 +24,10 @@ if TYPE_CHECKING:
 
 
 class EveryRevisionInitializeResult(InitializeResult, frozen=True, kw_only=True):
-    """What clients of every revision find what they need in; each ignores the rest."""
+    """Result that serves clients of every revision; each ignores the members it does not know."""
 
     protocol_version: str | UnsetType = UNSET
-    """How v0 names itself, if it is spoken."""
+    """Version of v0, if the server speaks it."""
 
 
 class LifecycleV2:
@@ -50,7 +50,7 @@ class LifecycleV2:
 
 
 def v0_version(connection: ConnectionContext) -> str | UnsetType:
-    """What a client of v0 looks for in the answer to initialize, if the server speaks v0."""
+    """Members that a client of v0 needs in the result of initialize, if the server speaks v0."""
     return "exec-server.v0" if "v0" in connection.revisions else UNSET
 
 
