@@ -36,7 +36,7 @@ async def total(process: Process) -> tuple[int, list[Gap]]:
 
 
 async def test_unread_output_delays_nobody(target: Target) -> None:
-    """A process whose output nobody reads ends, and others are served meanwhile."""
+    """A process whose output is not read ends, and others are served meanwhile."""
     async with target.connect() as client:
         unread = await client.start(flood(8), env=PATH)
         assert (await client.run(["echo", "quick"], env=PATH)).stdout == b"quick\n"
@@ -113,7 +113,7 @@ async def test_requests_pass_a_blocked_consumer(target: Target) -> None:
 
 
 async def test_readers_at_different_speeds(target: Target) -> None:
-    """Standard error comes through while nobody reads standard output, and is never lost."""
+    """Standard error arrives while standard output is not read, and is never lost."""
     async with target.connect() as client:
         script = "head -c 4000000 /dev/zero; echo trouble >&2; head -c 4000000 /dev/zero"
         process = await client.start(["sh", "-c", script], env=PATH)

@@ -54,7 +54,7 @@ async def talk(play: Callable[[Peer], Awaitable[None]]) -> Any:
 
 
 async def test_unknown_members_and_choices() -> None:
-    """Members, streams and kinds that nobody knows yet do no harm."""
+    """Unknown members, streams and kinds are ignored."""
 
     async def play(peer: Peer) -> None:
         process_id = await started(peer)
@@ -79,7 +79,7 @@ async def test_unknown_members_and_choices() -> None:
 
 
 async def test_unknown_messages() -> None:
-    """Notifications and requests that nobody knows are ignored and refused, and nothing breaks."""
+    """Unknown notifications are ignored and unknown requests refused."""
     refusals = []
 
     async def play(peer: Peer) -> None:

@@ -192,7 +192,7 @@ async def test_change_is_not_repeated(target: Target, tmp_path: Path) -> None:
 
 
 async def test_unknown_session(target: Target) -> None:
-    """When the server has forgotten the session, everybody who waits is told, and nobody hangs."""
+    """Pending calls fail, and none hangs, if the server has forgotten the session."""
     async with CuttingProxy(url_of(target)) as proxy:
         with listening(target) as other:
             client = await connect_websocket(proxy.url)

@@ -826,7 +826,7 @@ class TestExposure:
 
     @pytest.mark.parametrize("url", ["ws://0.0.0.0:0", "ws://[::]:0"])
     def test_needs_authentication(self, capsys: pytest.CaptureFixture[str], url: str) -> None:
-        """Whoever gets there could do anything."""
+        """A client on another machine could run anything without authentication."""
         assert main(["--listen", url]) == 1
         out, err = capsys.readouterr()
         assert out == ""
@@ -922,10 +922,10 @@ class TestPending:
             client = server.client()
             client.initialize()
             client.start("p", "sleep", "0.5")
-            assert client.closed("p")  # who is let in may take its time
+            assert client.closed("p")  # an admitted client has no time limit
 
     def test_their_number_is_limited(self) -> None:
-        """Whoever waits longest makes room; who is let in does not count."""
+        """The oldest pending handshake is dropped; admitted connections do not count."""
         with peer.listening("--max-pending-connections", "3") as server:
             clients = [server.client() for _ in range(5)]
             waiting = [connected(server) for _ in range(4)]

@@ -189,7 +189,7 @@ def test_no_connection_is_accepted_any_more() -> None:
 
 
 def test_a_detached_session_ends_as_well() -> None:
-    """Nobody hears of it, but its processes are asked all the same."""
+    """No client receives its events, but its processes get SIGTERM all the same."""
     with peer.listening("--grace-seconds", "60", "--detached-seconds", "60") as server:
         client = server.client()
         client.initialize()

@@ -166,7 +166,7 @@ def test_a_long_error_is_cut() -> None:
 
 
 def test_ps_shows_names_with_nothing_to_obey() -> None:
-    """Whoever started the programs of a session chose their names and arguments."""
+    """The clients that started the programs of a session chose their names and arguments."""
     with terminals.listening("draft") as url:
         detached = terminals.run(
             "run", "-d", "--name", f"p{ESCAPE}", "sleep", "60", ESCAPE, url=url

@@ -180,7 +180,7 @@ def test_a_fifo_is_read_from_its_first_writer_to_its_last(tmp_path: Path) -> Non
         second = os.open(fifo, os.O_WRONLY)
         os.write(first, b"one ")
         os.close(first)
-        while unread(second):  # noqa: ASYNC110 - a pipe tells nobody when it has been read
+        while unread(second):  # noqa: ASYNC110 - a pipe does not report when it has been read
             await asyncio.sleep(0)
         assert not loading.done()
         os.write(second, b"two")

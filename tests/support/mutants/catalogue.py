@@ -1176,7 +1176,7 @@ def children_outlive() -> None:
     Watchdog.arm = lambda self: None  # type: ignore[method-assign]
 
 
-@patch("an Origin header is let in", "v1/door/origin", "ws")
+@patch("a request with an Origin header is accepted", "v1/door/origin", "ws")
 def origin_accepted() -> None:
     _patch_head(lambda head: re.sub(rb"(?i)\r\norigin:[^\r]*", b"", head))
 
