@@ -121,9 +121,11 @@ bench-library: $(STAMP) ## measure the client library: imports, echo, output, pr
 	$(BIN)/python -m tests.bench.measure_client
 
 SOAK_SECONDS ?= 600
+SOAK_KILLS ?= 1000
 
-soak: $(STAMP) ## load and faults for SOAK_SECONDS; reports what was lost, leaked and spent
+soak: $(STAMP) ## load and faults for SOAK_SECONDS, then SOAK_KILLS killed servers; reports what was lost or left
 	$(BIN)/python -m tests.soak --seconds $(SOAK_SECONDS)
+	$(BIN)/python -m tests.soak.kills --kills $(SOAK_KILLS)
 
 FUZZ ?= --messages 1000000
 STALLS ?= --seconds 3600
