@@ -233,7 +233,7 @@ async def test_the_command_shows_a_certificate(target: Target, authority: Author
     async with CuttingProxy(url_of(target), tls=authority.server(asks=True)) as proxy:
         assert await script(proxy.url, *run, **files) == (0, b"in\n", "")
         for name, words in (
-            ("EXEC_SERVER_CLIENT_CERT", "--client-key is of use with --client-cert alone"),
+            ("EXEC_SERVER_CLIENT_CERT", "--client-key requires --client-cert"),
             ("EXEC_SERVER_CLIENT_KEY", "client.pem: a certificate and its key are expected"),
         ):
             code, output, errors = await script(proxy.url, *run, **{**files, name: ""})
@@ -256,7 +256,7 @@ async def test_the_command_reads_the_token_from_a_file(
             assert await script(proxy.url, *run, **variable) == (0, b"in\n", "")
             variable["EXEC_SERVER_TOKEN_FILE"] = str(tmp_path / "token")
             assert await script(proxy.url, run[0], *run[3:], **variable) == (0, b"in\n", "")
-            for name, words in (("empty", "there is no token in it"), ("none", "No such file")):
+            for name, words in (("empty", "contains no token"), ("none", "No such file")):
                 variable["EXEC_SERVER_TOKEN_FILE"] = str(tmp_path / name)
                 code, output, errors = await script(proxy.url, run[0], *run[3:], **variable)
                 assert (code, output, errors.count("\n")) == (125, b"", 1)

@@ -463,8 +463,8 @@ BREAKS: dict[str, Break] = {
     "invalid-example: result": (
         "invalid-example",
         "methods.json",
-        put("methods", 2, "examples", 0, "result", {"processId": "a", "pid": 1}),
-        "/methods/2/examples/0/result",
+        put("methods", 2, "examples", 0, "result", {"processId": 1}),
+        "/methods/2/examples/0/result/processId",
     ),
     "invalid-example: no answer": (
         "invalid-example",

@@ -64,6 +64,7 @@ def test_session_options(tmp_path: Path) -> None:
 def test_known_deviations_are_expected_failures_and_stale_ones_fail(tmp_path: Path) -> None:
     (tmp_path / "known.toml").write_text(
         '[[deviation]]\nsessions = "v1/process/terminate_not_running"\nreason = "so it is"\n'
+        "fails_with = { reason = '.' }\n"
     )
     known = ("--exec-server-known-deviations", "known.toml")
     server = ("--exec-server-cmd", against("none"))
@@ -71,6 +72,7 @@ def test_known_deviations_are_expected_failures_and_stale_ones_fail(tmp_path: Pa
     assert "XFAIL (so it is)" in excused.stdout
     (tmp_path / "known.toml").write_text(
         '[[deviation]]\nsessions = "v1/handshake/empty_*"\nreason = "so it was"\n'
+        'fails_with = { kind = "value" }\n'
     )
     for more in ((), ("-n", "1")):
         stale = pytest_in(tmp_path, *server, *PASSING, *known, *more)

@@ -81,7 +81,7 @@ def test_search_filters_plays(view: Page) -> None:
 
 def test_failure_includes_the_wire_trace(view: Page) -> None:
     play = view.locator('[id="v1/fs/failed-ws"]')
-    expect(play.locator("h3")).to_have_text("The server sent this wrong")
+    expect(play.locator("h3")).to_have_text("Contract violation by the server")
     expect(play.locator(".where")).to_have_text("process/start.result")
     assert play.locator("figcaption").all_inner_texts() == ["expected", "received"]
     expected, received = play.locator("figure pre").all_inner_texts()

@@ -84,6 +84,7 @@ def test_invalid_targets_file_is_reported(tmp_path: Path, text: str, said: str) 
 def test_target_has_its_own_known_deviations(tmp_path: Path) -> None:
     (tmp_path / "known.toml").write_text(
         '[[deviation]]\nsessions = "v1/test/*"\nreason = "so it is"\n'
+        """fails_with = { kind = "value", at = "process 'p'.exitCode" }\n"""
     )
     path = targets(tmp_path, wrong=against("exit-code"))
     path.write_text(path.read_text() + 'known_deviations = "known.toml"\n')

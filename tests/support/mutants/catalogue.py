@@ -389,11 +389,6 @@ def start_without_id(wire: Wire) -> None:
     wire.on_result("process/start", lambda result, _: result.pop("processId"))
 
 
-@mutant("the answer to a start has a member of its own", "v1/process/no_output")
-def start_with_pid(wire: Wire) -> None:
-    wire.on_result("process/start", lambda result, _: result.update(pid=4711))
-
-
 @mutant("terminate always says that the process ran", "v1/process/terminate_not_running")
 def terminate_always_running(wire: Wire) -> None:
     wire.on_result("process/terminate", lambda result, _: result.update(running=True))

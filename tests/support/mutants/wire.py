@@ -43,6 +43,11 @@ class Wire:
         """Change whatever comes; None swallows it."""
         self._reads.append(hook)
 
+    @property
+    def changes_input(self) -> bool:
+        """True if a hook changes the messages of the client as bytes."""
+        return bool(self._reads)
+
     def on_params(self, method: str, hook: Callable[[Message], Any]) -> None:
         """Change the params of a request in place."""
         self._params[method].append(hook)
@@ -160,7 +165,9 @@ def install(make_hooks: Callable[[Wire], None]) -> None:
     from exec_server.server.connection import Connection  # noqa: PLC0415 (after what patches it)
 
     begin, receive = Connection.__init__, Connection.receive
+    receive_part = Connection.receive_part
     wires: dict[Any, Wire] = {}
+    parts: defaultdict[Any, bytearray] = defaultdict(bytearray)
 
     def tampered_begin(self: Any, channel: Channel, *rest: Any, **options: Any) -> None:
         wire = wires[self] = Wire(self, channel)
@@ -172,5 +179,16 @@ def install(make_hooks: Callable[[Wire], None]) -> None:
         if changed is not None:
             receive(self, changed)
 
+    def tampered_receive_part(self: Any, part: bytes, *, is_last: bool) -> None:
+        if not wires[self].changes_input:
+            receive_part(self, part, is_last=is_last)
+            return
+        parts[self] += part
+        if is_last:
+            changed = wires[self].take_in(bytes(parts.pop(self)))
+            if changed is not None:
+                receive_part(self, changed, is_last=True)
+
     Connection.__init__ = tampered_begin  # type: ignore[method-assign]
     Connection.receive = tampered_receive  # type: ignore[method-assign]
+    Connection.receive_part = tampered_receive_part  # type: ignore[method-assign]
