@@ -266,7 +266,7 @@ async def test_a_server_that_expects_tls_is_told() -> None:
 
 
 async def test_a_long_error_of_a_server_holds_nothing_up() -> None:
-    """What it says of the operating system is found in time that grows with its length."""
+    """Searching it for a system error takes time in proportion to its length."""
 
     async def play(peer: Peer) -> None:
         request = await peer.request("fs/getMetadata")

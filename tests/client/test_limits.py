@@ -250,7 +250,7 @@ async def ended(peer: Peer, seq: int) -> None:
 
 
 async def test_events_that_wait_for_an_earlier_one_are_bounded() -> None:
-    """What is not kept is read again."""
+    """Events beyond the limit are read again."""
     chunk = b"x" * 65536
     count = 1600
     is_sent = asyncio.Event()

@@ -41,8 +41,6 @@ class Copy(NamedTuple):
     source: str
     target: str
     is_tree: bool
-    target_exists: bool
-    """True if the target is a directory that a tree is merged into."""
 
 
 async def copy(client: Client, options: argparse.Namespace) -> int:
@@ -125,9 +123,7 @@ async def _upload(
             continue
         name = _last_name(source)
         into = is_dir and name not in _NO_NAMES
-        copies.append(
-            Copy(source, posixpath.join(target, name) if into else target, is_tree, is_dir)
-        )
+        copies.append(Copy(source, posixpath.join(target, name) if into else target, is_tree))
     if not copies:
         return code
     failed = await tar_transfer.upload(client, copies, follow=not options.recursive)
@@ -168,7 +164,7 @@ async def _download(
             name = _last_name(source.removeprefix(REMOTE_MARK))
             into = is_dir and name not in _NO_NAMES
             local = os.path.join(destination, name) if into else destination
-            one = Copy(path, local, is_tree, is_dir)
+            one = Copy(path, local, is_tree)
             failed = await tar_transfer.download(
                 client, one, follow=not is_link and not is_tree, size=status.size
             )
